@@ -1,0 +1,33 @@
+"""Errors a user can cause. Each message is one sentence: the value, the rule, the remedy."""
+
+
+class PipelineError(Exception):
+    """Base of every error the command line prints without a traceback (exit code 1)."""
+
+
+class ParamsError(PipelineError):
+    """params.yaml, or an override of it, asks for something that cannot be."""
+
+
+class DataError(PipelineError):
+    """A data set, a photograph or the prepared data is missing, broken or inconsistent."""
+
+
+class WeightsError(PipelineError):
+    """Weights are missing, unreadable, or not those of the network they are meant for."""
+
+
+class StoreError(PipelineError):
+    """A feature store is missing, incomplete, stale, damaged, locked, or does not fit the disk."""
+
+
+class ShapeError(PipelineError):
+    """A decoder, fusion or backbone cannot work at the requested shape."""
+
+
+class CheckpointError(PipelineError):
+    """A saved model is missing, incomplete, or belongs to another configuration."""
+
+
+class TrainingError(PipelineError):
+    """Training cannot go on (a loss that is not finite, a device that is not there)."""

@@ -1,0 +1,26 @@
+"""`python -m stages`: one command for each stage of the pipeline, and the tools around it."""
+
+import sys
+
+import typer
+
+from pipeline.errors import PipelineError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Feature inversion: prepare → extract → train → evaluate. `dvc repro` runs these same stages.",
+)
+
+
+def main() -> None:
+    try:
+        app()
+    except PipelineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
