@@ -1,0 +1,46 @@
+"""The one place where images are normalised: the input of the backbone.
+
+Which numbers? A network must see what it was trained on, or its features are those of a badly exposed
+photograph. Published weights therefore bring their own mean and standard deviation: torchvision's are
+ImageNet's, while timm's `augreg` vision transformers were trained with 0.5 and 0.5, and DINOv2 and ConvNeXt
+with ImageNet's again; the numbers are taken from the library's record of the weights, never retyped here.
+Random weights were trained on nothing, so they get ImageNet's, which all tables of this field assume. Weights
+from a file get those of the published weights of the same network (most such files are fine-tunes of them),
+unless `mean` and `std` in params.yaml say otherwise. Both are part of `Backbone.describe()` and so of the
+fingerprint of every feature store.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+Triple = tuple[float, float, float]
+
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
+IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Mean and standard deviation of R, G and B, in units of the [0, 1] range."""
+
+    mean: Triple = IMAGENET_MEAN
+    std: Triple = IMAGENET_STD
+
+
+class Normalize(nn.Module):
+    """RGB in [0, 1] → (RGB − mean) / std, shape (B, 3, H, W) unchanged."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, normalization: Normalization) -> None:
+        super().__init__()
+        for name, values in (("mean", normalization.mean), ("std", normalization.std)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std

@@ -1,0 +1,74 @@
+"""The networks known by name, and how an entry of params.yaml chooses one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.errors import ParamsError
+from pipeline.params import BackboneParams
+from pipeline.section import unknown_name
+
+Library = Literal["torchvision", "timm"]
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A model of a library."""
+
+    library: Library
+    model: str
+
+
+BACKBONES: dict[str, NetworkSpec] = {
+    "vgg16": NetworkSpec("torchvision", "vgg16"),
+    "resnet34": NetworkSpec("torchvision", "resnet34"),
+    "resnet50": NetworkSpec("torchvision", "resnet50"),
+    "vit_small": NetworkSpec("timm", "vit_small_patch16_224"),
+    "vit_base": NetworkSpec("timm", "vit_base_patch16_224"),
+    "pvt_v2_b2": NetworkSpec("timm", "pvt_v2_b2"),
+}
+
+
+def resolve(name: str, entry: BackboneParams) -> NetworkSpec:
+    """The model behind `backbones.<name>`: the table's, or the entry's own `library` and `model`.
+
+    Raises:
+        ParamsError: a name that is not in the table and whose entry says nothing about where to find it, half
+            of a description, or an entry that gives a name of the table to another model.
+    """
+    known = BACKBONES.get(name)
+    if entry.library is None and entry.model is None:
+        if known is None:
+            raise ParamsError(
+                f"params.yaml: backbones.{name} is not one of {', '.join(BACKBONES)}, so its entry must say which "
+                f"model it is; add library: timm and model: <a name from timm.list_models()>"
+            )
+        return known
+    if entry.library is None or entry.model is None:
+        missing = "library" if entry.library is None else "model"
+        raise ParamsError(f"params.yaml: backbones.{name} has no {missing}; library and model go together")
+    spec = NetworkSpec(entry.library, entry.model)
+    if known not in (None, spec):
+        raise ParamsError(
+            f"params.yaml: backbones.{name} is {known.library}'s {known.model} by definition, not "
+            f"{spec.library}'s {spec.model}; give the entry another name"
+        )
+    return spec
+
+
+def check_layers(name: str, layers: Sequence[str], legal: Sequence[str]) -> tuple[str, ...]:
+    """`layers`, if each is a layer of the network and named once.
+
+    Raises:
+        ParamsError: none, one twice, or one that the network does not have; the message lists what it has.
+    """
+    if not layers:
+        raise ParamsError(f"params.yaml: backbones.{name}.layers is empty; list some of: {', '.join(legal)}")
+    for layer in layers:
+        if layer not in legal:
+            raise ParamsError(unknown_name(f"backbones.{name}.layers", layer, legal))
+    if len(set(layers)) < len(layers):
+        raise ParamsError(f"params.yaml: backbones.{name}.layers names a layer twice: {', '.join(layers)}")
+    return tuple(layers)
