@@ -1,0 +1,34 @@
+# make repro: install, run the pipeline on the sample photographs, print the scores.
+# make test:  install, lint, type checks, the whole test suite.
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.installed
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: repro test lint setup clean
+repro: $(READY)
+	@dvc repro
+	@python -m stages summary
+
+test: $(READY) lint
+	@python -m pytest
+
+lint: $(READY)
+	@ruff check .
+	@ruff format --check .
+	@mypy
+
+setup: $(READY)
+
+$(READY): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $$($(PYTHON) --version 2>&1) is too old; Python 3.11 or newer is needed: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+		{ echo "error: this Python cannot make virtual environments; install its venv package (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@echo "installing requirements.txt into $(VENV) (several GB, a few minutes the first time)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $(READY)
+
+clean:
+	rm -rf .work .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,45 @@
+"""A saved model: model.safetensors (the weights) and model.json (everything needed to rebuild the module around them)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline.errors import CheckpointError
+
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+
+
+def save_model(directory: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+    """Write both files through temporary names, the description last: no description, no model."""
+    directory.mkdir(parents=True, exist_ok=True)
+    partial = directory / f"{WEIGHTS}.partial"
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
+    os.replace(partial, directory / WEIGHTS)
+    partial = directory / f"{DESCRIPTION}.partial"
+    partial.write_text(json.dumps(description, indent=2, sort_keys=True) + "\n")
+    os.replace(partial, directory / DESCRIPTION)
+
+
+def load_model(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and description of the model in `directory`.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    for name in (DESCRIPTION, WEIGHTS):
+        if not (directory / name).is_file():
+            raise CheckpointError(f"{directory / name} is missing; train first: python -m stages train")
+    try:
+        description = json.loads((directory / DESCRIPTION).read_text())
+        tensors = load_file(directory / WEIGHTS)
+    except (json.JSONDecodeError, SafetensorError) as error:
+        raise CheckpointError(f"the model in {directory} is damaged ({error}); train again: python -m stages train") from None
+    return tensors, description

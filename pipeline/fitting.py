@@ -1,0 +1,205 @@
+"""Gradient descent on any module that maps batches of features to images: epochs, best checkpoint, resume."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from pipeline.errors import TrainingError
+from pipeline.losses import Loss
+from pipeline.optim import build_optimizers, rate_factor
+from pipeline.params import ProtocolParams
+from pipeline.progress import progress
+
+
+class TrainingBatch(Protocol):
+    @property
+    def features(self) -> tuple[Tensor, ...]: ...
+    @property
+    def targets(self) -> Tensor: ...
+
+
+class Feed(Protocol):
+    """Where batches come from. `waited` is the time, in seconds, spent waiting for them so far."""
+
+    @property
+    def waited(self) -> float: ...
+    def training(self, epoch: int) -> Iterable[TrainingBatch]: ...
+    def validation(self) -> Iterable[TrainingBatch]: ...
+    def training_images(self) -> int: ...
+
+
+@dataclass
+class Progress:
+    """What a resumed run must know besides weights and optimiser states."""
+
+    epoch: int = 0
+    best_loss: float = math.inf
+    best_epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def stopped(self, patience: int) -> bool:
+        return bool(patience) and self.epoch - self.best_epoch >= patience
+
+
+class Fitter:
+    """Fits `module` under one protocol. After `run`, `best` holds the weights of the best validation epoch."""
+
+    def __init__(
+        self, module: nn.Module, linear: nn.Module | None, loss: Loss, protocol: ProtocolParams, fabric: Fabric
+    ) -> None:
+        self.protocol, self.loss, self.fabric = protocol, loss, fabric
+        optimizers = build_optimizers(protocol.optimizer, protocol.learning_rate, module, linear)
+        self.plateaus = [ReduceLROnPlateau(o, factor=0.5, patience=5, min_lr=1e-7) for o in optimizers]
+        self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+        self.raw, self.raw_optimizers = module, optimizers
+        self.module, *self.optimizers = fabric.setup(module, *optimizers)
+        average = get_ema_multi_avg_fn(protocol.ema)
+        self.ema = AveragedModel(module, multi_avg_fn=average) if protocol.ema else None
+        self.best: dict[str, Tensor] = _snapshot(module)
+        self.progress = Progress()
+
+    def run(self, feed: Feed, state: Path, label: str) -> Progress:
+        """Train to the last epoch or to early stopping, saving `state` after each epoch; continues from `state` if it exists.
+
+        Raises:
+            TrainingError: a loss that is not finite; the best weights stay in `state`.
+        """
+        if state.is_file():
+            self._restore(state)
+        epochs = self.protocol.epochs
+        with progress(label, epochs, "epochs", done=self.progress.epoch) as advance:
+            while self.progress.epoch < epochs and not self.progress.stopped(self.protocol.early_stopping):
+                self._epoch(feed)
+                self._save(state)
+                advance(1)
+        return self.progress
+
+    def _epoch(self, feed: Feed) -> None:
+        start, waited = time.perf_counter(), feed.waited
+        train = self._train(feed)
+        seconds = time.perf_counter() - start
+        waiting = (feed.waited - waited) / seconds
+        rate = self.raw_optimizers[0].param_groups[0]["lr"]
+        validation = self._validate(feed)
+        epoch = self.progress.epoch = self.progress.epoch + 1
+        row = {"epoch": epoch, **_prefixed("train", train), **_prefixed("validation", validation), "learning_rate": rate}
+        row |= {"samples_per_second": feed.training_images() / seconds, "waiting_share": waiting}
+        self.progress.history.append(row)
+        if self.protocol.schedule == "plateau":
+            for plateau in self.plateaus:
+                plateau.step(validation["total"])
+        if validation["total"] < self.progress.best_loss:
+            self.progress.best_loss, self.progress.best_epoch = validation["total"], epoch
+            self.best = _snapshot(self._judged())
+
+    def _train(self, feed: Feed) -> dict[str, float]:
+        self.module.train()
+        steps = math.ceil(feed.training_images() / self.protocol.batch_size)
+        losses: list[dict[str, Tensor]] = []
+        for index, batch in enumerate(feed.training(self.progress.epoch)):
+            self._set_rate(self.progress.epoch * steps + index, self.protocol.epochs * steps)
+            losses.append(self._step(batch))
+        totals = torch.stack([terms["total"] for terms in losses]).cpu()  # one synchronisation an epoch
+        if not torch.isfinite(totals).all():
+            self._refuse(int((~torch.isfinite(totals)).nonzero()[0]) + 1, float(totals[~torch.isfinite(totals)][0]))
+        return {name: float(torch.stack([terms[name] for terms in losses]).mean()) for name in losses[0]}
+
+    def _step(self, batch: TrainingBatch) -> dict[str, Tensor]:
+        terms = self.loss(self.module(batch.features), batch.targets)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(terms["total"])
+        if self.protocol.gradient_clip:
+            torch.nn.utils.clip_grad_norm_(self.raw.parameters(), self.protocol.gradient_clip)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        if self.ema is not None:
+            self.ema.update_parameters(self.raw)
+        return {name: value.detach() for name, value in terms.items()}
+
+    def _set_rate(self, step: int, steps: int) -> None:
+        if self.protocol.schedule == "plateau":
+            return
+        factor = rate_factor(self.protocol.schedule, step, steps, self.protocol.warmup)
+        for optimizer, peaks in zip(self.raw_optimizers, self.peaks, strict=True):
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
+
+    def _refuse(self, step: int, value: float) -> None:
+        rate = self.raw_optimizers[0].param_groups[0]["lr"]
+        raise TrainingError(
+            f"the training loss became {value} in epoch {self.progress.epoch + 1}, step {step}, at learning rate {rate:.3g}; "
+            f"lower protocols.*.learning_rate or set gradient_clip (the best weights, of epoch {self.progress.best_epoch}, are kept)"
+        )
+
+    def _judged(self) -> nn.Module:
+        return self.raw if self.ema is None else self.ema.module
+
+    def _validate(self, feed: Feed) -> dict[str, float]:
+        with self.fabric.autocast():
+            return validate(self._judged(), self.loss, feed.validation())
+
+    def _save(self, path: Path) -> None:
+        state = {
+            "module": self.raw.state_dict(),
+            "ema": self.ema.state_dict() if self.ema is not None else None,
+            "best": self.best,
+            "optimizers": [optimizer.state_dict() for optimizer in self.raw_optimizers],
+            "plateaus": [plateau.state_dict() for plateau in self.plateaus],
+            "progress": asdict(self.progress),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        torch.save(state, partial)
+        os.replace(partial, path)
+
+    def _restore(self, path: Path) -> None:
+        state: Mapping[str, Any] = torch.load(path, map_location=self.fabric.device, weights_only=True)
+        self.raw.load_state_dict(state["module"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        for optimizer, saved in zip(self.raw_optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        for plateau, saved in zip(self.plateaus, state["plateaus"], strict=True):
+            plateau.load_state_dict(saved)
+        self.best, self.progress = state["best"], Progress(**state["progress"])
+
+
+@torch.no_grad()
+def validate(module: nn.Module, loss: Loss, batches: Iterable[TrainingBatch]) -> dict[str, float]:
+    """The loss, term by term, and the PSNR (dB) of `module` in evaluation mode: means over images."""
+    module.eval()
+    sums: dict[str, float] = {}
+    count = 0
+    for batch in batches:
+        image = module(batch.features)
+        with torch.autocast(image.device.type, enabled=False):
+            image = image.float()
+            error = (image - batch.targets).square().mean(dim=(1, 2, 3))
+            terms = {**loss(image, batch.targets), "psnr": (-10 * error.clamp_min(1e-12).log10()).mean()}
+        for name, value in terms.items():
+            sums[name] = sums.get(name, 0.0) + float(value) * len(image)
+        count += len(image)
+    return {name: value / count for name, value in sums.items()}
+
+
+def _snapshot(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def _prefixed(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
+    return {f"{prefix}_{name}": value for name, value in values.items()}
+
+

@@ -1,0 +1,166 @@
+"""From cached features to an image: standardise, fuse, decode; optionally on top of a linear read-out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pipeline.checkpoint import load_model
+from pipeline.decoders import DECODERS
+from pipeline.decoders.linear import Linear
+from pipeline.errors import CheckpointError
+from pipeline.fusion import FUSIONS
+from pipeline.params import Params
+from pipeline.section import parse_section
+from pipeline.sources import FeatureShape, ImageSize, Source
+
+LINEAR = "linear"
+DEAD = 1e-6  # a channel whose standard deviation is below this is constant: it carries nothing
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """Everything that fixes an inverter's modules and shapes; plain values, so that it is saved beside the weights.
+
+    `linear` holds the options of a linear read-out under the decoder (warm start), or None.
+    """
+
+    sources: tuple[str, ...]
+    shapes: tuple[tuple[int, int, int], ...]  # (C, H, W) of each source
+    image: tuple[int, int]  # height, width
+    decoder: str
+    decoder_options: Mapping[str, Any]
+    fusion: str
+    fusion_options: Mapping[str, Any]
+    linear: Mapping[str, Any] | None
+
+    @classmethod
+    def of(cls, params: Params, shapes: Mapping[Source, FeatureShape], image: ImageSize) -> Blueprint:
+        """The inverter params.yaml asks for. Sources are sorted, so that their order in params.yaml changes nothing."""
+        sources = sorted(shapes)
+        warm = params.train.warm_start == LINEAR and params.decoder != LINEAR
+        return cls(
+            sources=tuple(map(str, sources)),
+            shapes=tuple((shapes[s].channels, shapes[s].height, shapes[s].width) for s in sources),
+            image=(image.height, image.width),
+            decoder=params.decoder,
+            decoder_options=params.decoders[params.decoder],
+            fusion=params.fusion,
+            fusion_options=params.fusions[params.fusion],
+            linear=params.decoders[LINEAR] if warm else None,
+        )
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Blueprint:
+        """The inverse of `asdict`, after a trip through JSON (lists become tuples again)."""
+        shapes = tuple((c, h, w) for c, h, w in values["shapes"])
+        height, width = values["image"]
+        return cls(**{**values, "sources": tuple(values["sources"]), "shapes": shapes, "image": (height, width)})
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Standardise(nn.Module):
+    """Each channel to zero mean and unit variance, by the training rows' statistics from the store's manifest."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels, 1, 1))
+        self.register_buffer("scale", torch.ones(channels, 1, 1))
+
+    def fit(self, mean: Float[Tensor, " c"], std: Float[Tensor, " c"]) -> None:
+        """Take the statistics over; a channel that never varies is only centred."""
+        self.mean.copy_(mean[:, None, None])
+        self.scale.copy_(torch.where(std > DEAD, std, torch.ones_like(std)).reciprocal()[:, None, None])
+
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return (features - self.mean) * self.scale
+
+
+class Inverter(nn.Module):
+    """Features of one or several sources to RGB (B, 3, H, W).
+
+    In evaluation the image lies in [0, 1]. In training the sum of a linear part and a decoder is left unclamped, because a
+    clamp has no gradient outside.
+    """
+
+    def __init__(self, blueprint: Blueprint) -> None:
+        """Raises ShapeError when the decoder or the fusion cannot work at these shapes."""
+        super().__init__()
+        self.blueprint = blueprint
+        shapes = [FeatureShape(*shape) for shape in blueprint.shapes]
+        image = ImageSize(*blueprint.image)
+        self.standardise = nn.ModuleList(Standardise(shape.channels) for shape in shapes)
+        self.grid = (max(s.height for s in shapes), max(s.width for s in shapes))
+        stacked = FeatureShape(sum(s.channels for s in shapes), *self.grid)
+        self.linear = _linear(stacked, image, blueprint)
+        self.fusion, self.decoder = None, None
+        if blueprint.decoder != LINEAR:
+            fusion, decoder = FUSIONS.get(blueprint.fusion), DECODERS.get(blueprint.decoder)
+            where = f"decoders.{blueprint.decoder}"
+            options = parse_section(decoder.Options, blueprint.decoder_options, where)
+            fusing = parse_section(fusion.Options, blueprint.fusion_options, f"fusions.{blueprint.fusion}")
+            self.fusion = fusion(shapes, fusing)
+            self.decoder = decoder(self.fusion.shape, image, options)
+            if self.linear is not None:
+                self.decoder.zero_output()
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """In the order `forward` takes them."""
+        return tuple(map(Source.parse, self.blueprint.sources))
+
+    def standardised(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return tuple(one(each) for one, each in zip(self.standardise, features, strict=True))
+
+    def stack(self, standardised: Sequence[Tensor]) -> Float[Tensor, "b c h w"]:
+        """All sources on the largest grid (bilinear), channels concatenated: the input of the linear part."""
+        on_grid = [
+            x if x.shape[-2:] == self.grid else F.interpolate(x, self.grid, mode="bilinear", align_corners=False)
+            for x in standardised
+        ]
+        return on_grid[0] if len(on_grid) == 1 else torch.cat(on_grid, dim=1)
+
+    def forward(self, features: Sequence[Tensor]) -> Float[Tensor, "b 3 y x"]:
+        inputs = self.standardised(features)
+        if self.decoder is None or self.fusion is None:
+            assert self.linear is not None
+            image = self.linear.synthesize(self.stack(inputs))
+        elif self.linear is None:
+            image = self.decoder(self.fusion(inputs))
+        else:
+            image = self.linear.synthesize(self.stack(inputs)) + self.decoder.synthesize(self.fusion(inputs))
+        return image if self.training else image.clamp(0, 1)
+
+
+def _linear(shape: FeatureShape, image: ImageSize, blueprint: Blueprint) -> Linear | None:
+    options = blueprint.decoder_options if blueprint.decoder == LINEAR else blueprint.linear
+    if options is None:
+        return None
+    return Linear(shape, image, parse_section(Linear.Options, options, f"decoders.{LINEAR}"))
+
+
+def load_inverter(models: Path, device: torch.device) -> Inverter:
+    """The trained inverter saved in `models`, in evaluation mode on `device`.
+
+    Raises:
+        CheckpointError: no model there, a damaged one, or weights that do not fit their description.
+    """
+    tensors, description = load_model(models)
+    inverter = Inverter(Blueprint.parse(description["blueprint"]))
+    try:
+        inverter.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(f"the weights in {models} do not fit the model described there: {error}") from None
+    return inverter.to(device).eval()

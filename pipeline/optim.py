@@ -1,0 +1,99 @@
+"""Optimisers and learning-rate schedules, by the names params.yaml uses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+ADAM_SHARE = 0.1  # Adam's rate on what Muon leaves over, as a share of the peak rate
+LINEAR_SHARE = 0.05  # rate of a warm-started linear part: it starts at its optimum
+
+
+class Muon(Optimizer):
+    """Momentum whose update of each weight matrix is orthogonalised by Newton-Schulz (Jordan et al. 2024).
+
+    A convolution's weight (O, I, k, k) counts as the matrix (O, I·k·k). The update is scaled by 0.2·√max(rows, columns), so that its
+    RMS matches Adam's and the two share a schedule (Liu et al. 2025, eq. 4). Parameters with fewer than two dimensions
+    belong to another optimiser.
+    """
+
+    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, steps: int = 5) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "steps": steps})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, group)
+
+    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+        buffer = state["momentum"].mul_(group["momentum"]).add_(parameter.grad)
+        direction = parameter.grad.add(buffer, alpha=group["momentum"])  # Nesterov
+        matrix = direction.flatten(1)
+        update = orthogonalise(matrix, group["steps"]) * (0.2 * math.sqrt(max(matrix.shape)))
+        parameter.sub_(update.view_as(parameter), alpha=group["lr"])
+
+
+def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
+    """The nearest semi-orthogonal matrix (U Vᵀ of the SVD), approximately, by a quintic Newton-Schulz iteration."""
+    a, b, c = 3.4445, -4.7750, 2.0315  # Jordan et al.: steepest at zero, singular values end in [0.7, 1.2]
+    x = matrix / (matrix.norm() + 1e-7)
+    transposed = x.shape[0] > x.shape[1]
+    x = x.T if transposed else x
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if transposed else x
+
+
+def build_optimizers(name: str, rate: float, body: nn.Module, linear: nn.Module | None) -> list[Optimizer]:
+    """The optimisers of a decoder (`body`) and of the linear part it was warm-started from.
+
+    `body` may hold both parts' parameters; those of `linear` go at LINEAR_SHARE of the rate.
+    """
+    slow = {id(p) for p in linear.parameters()} if linear is not None else set()
+    fast = [p for p in body.parameters() if id(p) not in slow and p.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": fast, "lr": rate}]
+    optimizers: list[Optimizer] = []
+    if name == "muon":
+        optimizers.append(Muon([p for p in fast if p.ndim >= 2], lr=rate))
+        groups = [{"params": [p for p in fast if p.ndim < 2], "lr": rate * ADAM_SHARE}]
+    if linear is not None:
+        share = LINEAR_SHARE * (ADAM_SHARE if name == "muon" else 1.0)
+        groups.append({"params": [p for p in linear.parameters() if p.requires_grad], "lr": rate * share})
+    groups = [group for group in groups if group["params"]]
+    if groups:
+        kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
+        fused = all(p.device.type == "cuda" for group in groups for p in group["params"])
+        optimizers.append(kind(groups, betas=(0.9, 0.999), fused=fused))
+    return optimizers
+
+
+def rate_factor(schedule: str, step: int, steps: int, warmup: float) -> float:
+    """The learning rate at `step` of `steps`, as a share of the peak. `warmup` is a share of all steps.
+
+    `cosine`: linear warm-up, then half a cosine to zero. `one_cycle`: cosine up from 1/25 and down to 1e-4/25 (Smith & Topin 2019).
+    `constant` and `plateau`: warm-up only; a plateau is judged once an epoch, outside.
+    """
+    done, rise = step / max(steps, 1), max(warmup, 1e-9)
+    if schedule == "one_cycle":
+        if done < rise:
+            return _cosine(1 / 25, 1.0, done / rise)
+        return _cosine(1.0, 1e-4 / 25, (done - rise) / (1 - rise))
+    ramp = min(1.0, (step + 1) / (steps * rise)) if warmup else 1.0
+    if schedule == "cosine" and done > warmup:
+        return ramp * _cosine(1.0, 0.0, (done - warmup) / (1 - warmup))
+    return ramp
+
+
+def _cosine(start: float, end: float, progress: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2

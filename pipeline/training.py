@@ -1,0 +1,200 @@
+"""Fit an inverter on cached features: the linear part in closed form, the decoder by gradient descent. No backbone runs here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning.fabric import Fabric
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.cached import Batch, CachedFeatures
+from pipeline.checkpoint import save_model
+from pipeline.errors import DataError, ShapeError
+from pipeline.fitting import Fitter
+from pipeline.images import PreparedData
+from pipeline.inverter import Blueprint, Inverter
+from pipeline.losses import Loss
+from pipeline.params import Params
+from pipeline.progress import progress
+from pipeline.ridge import NormalEquations, RidgeSolution, solve
+from pipeline.runtime import seed_everything
+from pipeline.sources import ImageSize, Source
+from pipeline.stores import FeatureStore, open_store
+
+READ_BATCH = 16  # rows read at a time where the batch size is no hyper-parameter
+
+
+def train(
+    params: Params, data: PreparedData, features: Path, output: Path, curves: Path, work: Path, device: torch.device
+) -> dict[str, Any]:
+    """Fit the inverter `params` asks for and save it in `output`; `curves` gets a CSV row for each epoch.
+
+    Returns the model's description. A run that was killed continues at its last finished epoch.
+
+    Raises:
+        StoreError: a feature store is missing, stale or damaged.
+        ShapeError: the decoder cannot work on these features.
+        TrainingError: the loss is not finite.
+    """
+    seed_everything(params.seed)
+    sources = sorted(params.sources)
+    stores = [open_store(features / source.backbone / source.layer) for source in sources]
+    _check_rows(data, sources, stores)
+    inverter = _build(params, data, sources, stores).to(device)
+    description = _describe(params, data, sources, stores, inverter)
+    workspace = work / "train" / _fingerprint(description)
+    with CachedFeatures(data, stores, device, params.train.resident) as cached:
+        if inverter.linear is not None:
+            description["ridge"] = _fit_linear(inverter, data, cached, workspace / "linear.pt")
+        if inverter.decoder is not None:
+            description["epochs"] = _fit_decoder(inverter, params, data, cached, workspace, curves)
+        else:
+            scores = validate(inverter, Loss(params.losses[params.loss]).to(device), feed.validation())
+            write_curves(curves, [{"epoch": 0, **{f"validation_{name}": value for name, value in scores.items()}}])
+    save_model(output, inverter.state_dict(), description)
+    shutil.rmtree(workspace, ignore_errors=True)
+    return description
+
+
+class SplitFeed:
+    """Batches of the training and validation splits, in an order that depends on seed and epoch alone."""
+
+    def __init__(self, data: PreparedData, cached: CachedFeatures, batch_size: int, seed: int) -> None:
+        self.data, self.cached, self.batch_size, self.seed = data, cached, batch_size, seed
+        rows = data.rows("train")
+        images = data.image[rows]
+        starts = np.flatnonzero(np.r_[True, images[1:] != images[:-1]])
+        self.views = np.split(rows, starts[1:])  # the rows of each training image
+
+    @property
+    def waited(self) -> float:
+        return self.cached.waited
+
+    def training_images(self) -> int:
+        return len(self.views)
+
+    def training(self, epoch: int) -> Iterator[Batch]:
+        """Every training image once, in a random view and order."""
+        random = np.random.default_rng((self.seed, epoch))
+        rows = np.array([random.choice(views) for views in self.views])
+        return self.cached.batches(_batched(random.permutation(rows), self.batch_size))
+
+    def validation(self) -> Iterator[Batch]:
+        return self.cached.batches(_batched(self.data.rows("validation"), READ_BATCH))
+
+
+def _batched(rows: NDArray[np.int64], size: int) -> Iterable[NDArray[np.int64]]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def _check_rows(data: PreparedData, sources: list[Source], stores: list[FeatureStore]) -> None:
+    for source, store in zip(sources, stores, strict=True):
+        if store.manifest.data != data.fingerprint:
+            raise DataError(
+                f"{store.path} holds features of other photographs or views than {data.root}; "
+                f"extract again: python -m stages extract --backbone {source.backbone}"
+            )
+
+
+def _build(params: Params, data: PreparedData, sources: list[Source], stores: list[FeatureStore]) -> Inverter:
+    shapes = {source: store.shape for source, store in zip(sources, stores, strict=True)}
+    try:
+        inverter = Inverter(Blueprint.of(params, shapes, ImageSize(data.crop, data.crop)))
+    except ShapeError as error:
+        raise ShapeError(f"decoder {params.decoder} on {' + '.join(map(str, sources))}: {error}") from None
+    for standardise, store in zip(inverter.standardise, stores, strict=True):
+        standardise.fit(torch.from_numpy(store.mean), torch.from_numpy(store.std))
+    return inverter
+
+
+def _describe(
+    params: Params, data: PreparedData, sources: list[Source], stores: list[FeatureStore], inverter: Inverter
+) -> dict[str, Any]:
+    """Everything that determines the fitted weights: saved with the model, and the identity of unfinished work."""
+    chosen = {
+        "seed": params.seed,
+        "loss": {params.loss: params.losses[params.loss]},
+        "train": params.train.model_dump(exclude={"resident"}),
+        "protocol": params.protocols[params.train.protocol].model_dump(),
+    }
+    return {
+        "blueprint": inverter.blueprint.plain(),
+        "parameters": sum(p.numel() for p in inverter.parameters()),
+        "stores": {str(source): store.fingerprint for source, store in zip(sources, stores, strict=True)},
+        "data": data.fingerprint,
+        **chosen,
+    }
+
+
+def _fingerprint(description: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _fit_linear(inverter: Inverter, data: PreparedData, cached: CachedFeatures, saved: Path) -> dict[str, Any]:
+    """Solve the linear part over all training rows, its strength judged on the validation rows."""
+    linear = inverter.linear
+    assert linear is not None
+    device = inverter.standardise[0].mean.device
+    if saved.is_file():
+        state = torch.load(saved, map_location=device, weights_only=True)
+    else:
+        equations = {}
+        for split in ("train", "validation"):
+            equations[split] = NormalEquations(linear.shape.channels, linear.kernel, linear.ratio, device)
+            _accumulate(equations[split], inverter, cached, data.rows(split), split)
+        solution = solve(equations["train"], equations["validation"])
+        state = {"weight": solution.weight, "summary": _ridge_summary(solution)}
+        saved.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(state, saved)
+    linear.load_solution(state["weight"])
+    return state["summary"]
+
+
+def _ridge_summary(solution: RidgeSolution) -> dict[str, Any]:
+    psnr = {f"{strength:g}": round(float(-10 * np.log10(error)), 3) for strength, error in solution.errors.items()}
+    return {"strength": solution.strength, "validation_psnr_of_mean_error": psnr}
+
+
+@torch.no_grad()
+def _accumulate(
+    equations: NormalEquations, inverter: Inverter, cached: CachedFeatures, rows: NDArray[np.int64], split: str
+) -> None:
+    with progress(f"ridge ({split})", len(rows)) as advance:
+        for batch in cached.batches(_batched(rows, READ_BATCH)):
+            equations.update(inverter.stack(inverter.standardised(batch.features)), batch.targets)
+            advance(len(batch.rows))
+
+
+def _fit_decoder(
+    inverter: Inverter, params: Params, data: PreparedData, cached: CachedFeatures, workspace: Path, curves: Path
+) -> dict[str, Any]:
+    protocol = params.protocols[params.train.protocol]
+    device = inverter.standardise[0].mean.device
+    loss = Loss(params.losses[params.loss]).to(device)
+    fabric = Fabric(accelerator=device.type, devices=1, precision=_precision(params.train.precision, device))
+    fitter = Fitter(inverter, inverter.linear, loss, protocol, fabric)
+    feed = SplitFeed(data, cached, protocol.batch_size, params.seed)
+    reached = fitter.run(feed, workspace / "state.pt", f"train {params.decoder}")
+    _write_curves(curves, reached.history)
+    inverter.load_state_dict(fitter.best)
+    return {"run": reached.epoch, "best": reached.best_epoch}
+
+
+def _precision(name: str, device: torch.device) -> Any:
+    """`auto`: bf16 autocast on CUDA, float32 on the CPU."""
+    mixed = name == "bf16" or (name == "auto" and device.type == "cuda")
+    return "bf16-mixed" if mixed else "32-true"
+
+
+def _write_curves(path: Path, history: list[dict[str, float]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(history).to_csv(path, index=False, float_format="%.6g")

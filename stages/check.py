@@ -1,0 +1,18 @@
+"""`python -m stages check`: is params.yaml valid, whole? The first stage of the graph."""
+
+from pathlib import Path
+
+from stages.options import PARAMS, Overrides, ParamsFile
+
+CHECKED = Path("data/checked")
+
+
+def check(params: ParamsFile = PARAMS, overrides: Overrides = None) -> None:
+    """Validate params.yaml, down to every option of every decoder, fusion, loss and data set."""
+    from stages.loading import load_checked
+
+    # Written first: DVC deletes the file before this stage runs, and a refused params.yaml should leave the
+    # workspace as it was. That the check has not passed is told by the exit code and by dvc.lock.
+    CHECKED.parent.mkdir(exist_ok=True)
+    CHECKED.write_text("params.yaml is valid\n")
+    load_checked(params, overrides)

@@ -1,0 +1,49 @@
+"""What every stage does first: read params.yaml and validate it whole."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.params import Params, load_params
+
+
+def load_checked(path: Path, overrides: Iterable[str] | None) -> Params:
+    """Params whose every section is valid, chosen or not.
+
+    Names, types and ranges come first and need no torch, so that a typo fails within a second.
+
+    Raises:
+        ParamsError: all problems found, a line each.
+    """
+    params = load_params(path, overrides or ())
+    check_options(params)
+    return params
+
+
+def check_options(params: Params) -> None:
+    """Hold the options of every decoder, fusion and data set, and every loss term, against the code that takes them."""
+    from pipeline.datasets import DATASETS
+    from pipeline.decoders import DECODERS
+    from pipeline.errors import ParamsError
+    from pipeline.fusion import FUSIONS
+    from pipeline.losses import check_terms
+    from pipeline.registry import Registry
+    from pipeline.section import parse_section, unknown_name
+
+    problems: list[str] = []
+
+    def collect(section: str, registry: Registry[Any], entries: Mapping[str, Any]) -> None:
+        for name, options in entries.items():
+            try:
+                if name not in registry.names():
+                    raise ParamsError(unknown_name(section, name, registry.names()))
+                parse_section(registry.get(name).Options, options, f"{section}.{name}")
+            except ParamsError as error:
+                problems.append(str(error))
+
+    collect("datasets", DATASETS, params.datasets)
+    collect("decoders", DECODERS, params.decoders)
+    collect("fusions", FUSIONS, params.fusions)
+    problems += [problem for name, terms in params.losses.items() for problem in check_terms(f"losses.{name}", terms)]
+    if problems:
+        raise ParamsError("\n".join(problems))

@@ -1,0 +1,46 @@
+"""`python -m stages train`: fit the decoder on the cached features."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stages.options import (
+    FEATURES,
+    METRICS,
+    MODELS,
+    PARAMS,
+    PREPARED,
+    WORK,
+    Device,
+    FeaturesDir,
+    ModelDir,
+    Overrides,
+    ParamsFile,
+    PreparedDir,
+    WorkDir,
+)
+
+Curves = Annotated[Path, typer.Option(help="CSV with a row for each epoch: losses, PSNR, rate, samples/s.")]
+
+
+def train(
+    data: PreparedDir = PREPARED,
+    features: FeaturesDir = FEATURES,
+    models: ModelDir = MODELS,
+    curves: Curves = METRICS / "training.csv",
+    work: WorkDir = WORK,
+    device: Device = "auto",
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+) -> None:
+    """Fit the decoder on the cached features. No backbone runs; a killed run resumes at its last epoch."""
+    from stages.loading import load_checked
+
+    settings = load_checked(params, overrides)
+
+    from pipeline import training
+    from pipeline.images import PreparedData
+    from pipeline.runtime import choose_device
+
+    training.train(settings, PreparedData.open(data), features, models, curves, work, choose_device(device))
