@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import ParamsError
 from pipeline.registry import Registry
+from pipeline.similarity import load_lpips, ssim
 
 Term = Callable[[Tensor, Tensor], Tensor]  # (prediction, target), each (B, 3, H, W) float32, to a scalar
 
@@ -24,6 +25,21 @@ def _mse() -> Term:
 @TERMS.register("l1")
 def _l1() -> Term:
     return F.l1_loss
+
+
+@TERMS.register("ssim")
+def _ssim() -> Term:
+    return lambda prediction, target: 1 - ssim(prediction, target).mean()
+
+
+@TERMS.register("lpips")
+class _LpipsTerm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.distance = load_lpips()
+
+    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return self.distance(prediction, target).mean()
 
 
 class Loss(nn.Module):
