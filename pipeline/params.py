@@ -87,9 +87,7 @@ class EvaluateParams(Section):
     batch_size: Count = 16
     bootstrap: Annotated[int, Field(ge=100)] = 1000
     strips: Count = 3
-    refine: Literal["none", "lbfgs", "map", "block_inverse"] = "none"
-    refine_budget: Count = 24
-    refine_images: Count = 8
+    reconstructions: Count = 8
 
 
 class Params(Section):

@@ -1,0 +1,5 @@
+"""Scoring a trained inverter on the test split, beside what its scores are worth."""
+
+from pipeline.evaluation.run import evaluate
+
+__all__ = ["evaluate"]

@@ -1,0 +1,87 @@
+"""What a score is worth: images that need no decoder at all, scored beside it.
+
+Floors need less than the features (the mean colour; a thumbnail as small as the feature grid). The ceiling is
+what a standard codec does with the feature's bytes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from pipeline.sources import FeatureShape
+
+JPEG_QUALITIES = (1, 100)
+BYTES = {"float16": 2, "float32": 4, "bfloat16": 2, "int8": 1}  # of one stored element
+
+
+def mean_colour(crops: Iterable[NDArray[np.uint8]]) -> Tensor:
+    """Mean RGB in [0, 1] over batches of 8-bit crops (B, H, W, 3), float32 (3,). Exact: sums are integers."""
+    total, pixels = np.zeros(3, dtype=np.int64), 0
+    for batch in crops:
+        total += batch.sum(axis=(0, 1, 2), dtype=np.int64)
+        pixels += batch.size // 3
+    return torch.from_numpy(total / pixels / 255).float()
+
+
+def flat(targets: Tensor, colour: Tensor) -> Tensor:
+    """One colour (3,) in every pixel of images shaped like `targets` (B, 3, H, W)."""
+    return colour.to(targets).view(1, 3, 1, 1).expand_as(targets).contiguous()
+
+
+def thumbnail(targets: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Bicubic (antialiased) down to `grid` and up again: (B, 3, H, W) → the same, clamped to [0, 1]."""
+    small = F.interpolate(targets, grid, mode="bicubic", antialias=True)
+    return F.interpolate(small, targets.shape[-2:], mode="bicubic").clamp(0, 1)
+
+
+def bytes_per_row(shape: FeatureShape, dtype: str) -> int:
+    """Bytes of one image's features as the store keeps them, before any compression.
+
+    int8 adds a float32 scale for every channel of every row.
+    """
+    scales = 4 * shape.channels if dtype == "int8" else 0
+    return BYTES[dtype] * shape.elements + scales
+
+
+def jpeg(crops: NDArray[np.uint8], budget: int, workers: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Each image (B, H, W, 3) through the best JPEG of at most `budget` bytes (4:4:4, optimised tables).
+
+    Returns the decoded images and the bytes of each. Where even quality 1 is larger, quality 1 is used; where
+    quality 100 is smaller, that: the bytes say so.
+    """
+    with ThreadPoolExecutor(workers) as pool:
+        files = list(pool.map(lambda crop: _largest_jpeg(crop, budget), crops))
+        decoded = np.stack(list(pool.map(lambda file: np.asarray(Image.open(io.BytesIO(file))), files)))
+    return decoded, np.array([len(file) for file in files])
+
+
+def _largest_jpeg(crop: NDArray[np.uint8], budget: int) -> bytes:
+    image = Image.fromarray(crop)
+    low, high = JPEG_QUALITIES
+    best = _encode(image, high)
+    if len(best) <= budget:
+        return best
+    best = _encode(image, low)
+    while high - low > 1:  # size grows with quality, all but monotonically
+        middle = (low + high) // 2
+        file = _encode(image, middle)
+        if len(file) <= budget:
+            low, best = middle, file
+        else:
+            high = middle
+    return best
+
+
+def _encode(image: Image.Image, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, subsampling=0, optimize=True)
+    return buffer.getvalue()

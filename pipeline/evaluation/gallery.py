@@ -1,0 +1,119 @@
+"""Pictures of the test split: strips of the best, median and worst, channel previews, and fixed samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.cached import CachedFeatures
+from pipeline.images import PreparedData
+from pipeline.inverter import Inverter
+from pipeline.params import EvaluateParams
+from pipeline.pictures import Picture, channel_pictures, comparison_tiles, save_png, sheet, to_picture
+
+CHANNELS, CHANNEL_COLUMNS, CHANNEL_EDGE = 24, 8, 112
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One test image with its reconstruction."""
+
+    name: str
+    psnr: float
+    target: Tensor  # (3, H, W)
+    prediction: Tensor  # (3, H, W)
+    features: tuple[Tensor, ...]  # (C, h, w) each
+
+
+def write_gallery(
+    settings: EvaluateParams,
+    data: PreparedData,
+    cached: CachedFeatures,
+    inverter: Inverter,
+    rows: NDArray[np.int64],
+    scores: NDArray[np.float64],
+    output: Path,
+) -> list[str]:
+    """Write plots/images/{best,median,worst,channels}.png and reconstructions/; returns the samples' image names.
+
+    `rows` are the test rows, `scores` their PSNR. The samples are spread evenly over the split, so that they are
+    the same photographs whatever the decoder.
+    """
+    chosen = extremes(scores, settings.strips)
+    samples = spread(len(rows), settings.reconstructions)
+    wanted = sorted({*samples, *(index for indices in chosen.values() for index in indices)})
+    images = _reconstruct(data, cached, inverter, rows, scores, wanted, settings.batch_size)
+    shown = dict(zip(wanted, images, strict=True))
+    for name, indices in chosen.items():
+        save_png(_strips([shown[index] for index in indices]), output / "plots" / "images" / f"{name}.png")
+    save_png(_channels(inverter, shown[samples[0]]), output / "plots" / "images" / "channels.png")
+    for number, index in enumerate(samples):
+        save_png(to_picture(shown[index].target), output / "reconstructions" / f"{number:02}_original.png")
+        save_png(to_picture(shown[index].prediction), output / "reconstructions" / f"{number:02}_reconstruction.png")
+    return [shown[index].name for index in samples]
+
+
+def batched(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
+    """`rows` in order, `size` at a time."""
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def extremes(scores: NDArray[np.float64], count: int) -> dict[str, list[int]]:
+    """Positions of the `count` best, middle and worst scores, each from better to worse."""
+    order = np.argsort(-scores, kind="stable").tolist()
+    count = min(count, len(order))
+    middle = (len(order) - count) // 2
+    return {"best": order[:count], "median": order[middle : middle + count], "worst": order[len(order) - count :]}
+
+
+def spread(total: int, count: int) -> list[int]:
+    """At most `count` positions, evenly over `total`, first and last among them."""
+    return sorted(set(np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()))
+
+
+@torch.inference_mode()
+def _reconstruct(
+    data: PreparedData,
+    cached: CachedFeatures,
+    inverter: Inverter,
+    rows: NDArray[np.int64],
+    scores: NDArray[np.float64],
+    wanted: Sequence[int],
+    batch_size: int,
+) -> Iterator[Shown]:
+    positions = iter(wanted)
+    for batch in cached.batches(batched(rows[np.array(wanted)], batch_size)):
+        predictions = inverter(batch.features)
+        for place, row in enumerate(batch.rows):
+            features = tuple(source[place].cpu() for source in batch.features)
+            yield Shown(
+                name=data.image_ids[data.image[row]],
+                psnr=float(scores[next(positions)]),
+                target=batch.targets[place].cpu(),
+                prediction=predictions[place].cpu(),
+                features=features,
+            )
+
+
+def _strips(shown: Sequence[Shown]) -> Picture:
+    rows = [comparison_tiles(each.prediction, each.target) for each in shown]
+    captions = [[each.name, f"{each.psnr:.2f} dB", "error × 5", "local SSIM"] for each in shown]
+    return sheet(rows, captions)
+
+
+def _channels(inverter: Inverter, shown: Shown) -> Picture:
+    """The photograph, and the liveliest channels of each source in rows."""
+    rows: list[list[Picture]] = [[to_picture(shown.target), to_picture(shown.prediction)]]
+    captions = [[shown.name, f"{shown.psnr:.2f} dB"]]
+    for source, features in zip(inverter.sources, shown.features, strict=True):
+        chosen, pictures = channel_pictures(features, CHANNELS, CHANNEL_EDGE)
+        for start in range(0, len(pictures), CHANNEL_COLUMNS):
+            rows.append(pictures[start : start + CHANNEL_COLUMNS])
+            captions.append([f"{source} {number}" for number in chosen[start : start + CHANNEL_COLUMNS]])
+    return sheet(rows, captions)

@@ -1,0 +1,87 @@
+"""The files that numbers are written to. Rounded, so that equal runs give equal bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.evaluation.baselines import bytes_per_row
+from pipeline.evaluation.scoring import Columns, Energies
+from pipeline.evaluation.spectrum import octaves
+from pipeline.evaluation.subject import Subject
+from pipeline.metrics import METRICS, summarise
+from pipeline.params import Params
+
+DIGITS = 6  # significant digits of every number: a little less than float32 holds
+FLOORS = ("mean_colour", "bicubic", "linear")
+CONSISTENCY = ("cosine", "relative_error")
+BARS = {"psnr": 1.0, "ssim": 0.02}  # width of a histogram's bars: fixed, so that experiments overlay
+
+
+def summary(params: Params, subject: Subject, columns: Columns, crop: int) -> dict[str, Any]:
+    """The content of metrics.json: numbers only, at most two levels deep, null where a metric cannot be had."""
+    own = {name: columns[name] for name in METRICS if name in columns}
+    spread = summarise(own, params.evaluate.bootstrap, params.seed)
+    stored = sum(bytes_per_row(store.shape, store.dtype) for store in subject.stores)
+    jpeg_bytes = float(columns["jpeg_bytes"].mean())
+    values = {
+        "images": len(columns["psnr"]),
+        **{name: spread.get(name) for name in METRICS},
+        "floors": {name: _pair(columns, name) for name in FLOORS if f"{name}_psnr" in columns},
+        "ceilings": {"jpeg": {**_pair(columns, "jpeg"), "bits_per_pixel": 8 * jpeg_bytes / crop**2}},
+        "consistency": {name: float(columns[name].mean()) for name in CONSISTENCY if name in columns} or None,
+        "decoder": {"parameters": sum(parameter.numel() for parameter in subject.inverter.parameters())},
+        "features": {"bits_per_pixel": 8 * stored / crop**2},
+    }
+    return rounded(values)
+
+
+def write_tables(output: Path, image_ids: Sequence[str], columns: Columns, energies: Energies) -> None:
+    """per_image.csv, and the data of the plots."""
+    write_csv(output / "per_image.csv", {"image": image_ids, **columns})
+    for metric, width in BARS.items():
+        centres, counts = histogram(columns[metric], width)
+        write_csv(output / "plots" / f"{metric}_histogram.csv", {metric: centres, "images": counts})
+    table = {
+        "octave": [octave.name for octave in octaves(energies.edge)],
+        "survives": 1 - energies.error / energies.image,
+        "snr_db": 10 * np.log10(energies.image / energies.error),
+    }
+    write_csv(output / "plots" / "octaves.csv", table)
+
+
+def histogram(values: NDArray[np.float64], width: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Centres and counts of bars on a grid that starts at 0, with one empty bar at either end."""
+    bars = np.floor(values / width).astype(np.int64)
+    first = bars.min() - 1
+    counts = np.bincount(bars - first, minlength=bars.max() - first + 2)
+    return (first + np.arange(len(counts)) + 0.5) * width, counts
+
+
+def write_csv(path: Path, columns: Mapping[str, Any]) -> None:
+    """One line for each entry; floats with `DIGITS` significant digits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(dict(columns)).to_csv(path, index=False, float_format=f"%.{DIGITS}g", lineterminator="\n")
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Strict JSON (no NaN, no Infinity), indented, in the order given."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def rounded(values: Any) -> Any:
+    """Every float in nested dicts to `DIGITS` significant digits."""
+    if isinstance(values, dict):
+        return {key: rounded(value) for key, value in values.items()}
+    return float(f"{values:.{DIGITS}g}") if isinstance(values, float) else values
+
+
+def _pair(columns: Columns, name: str) -> dict[str, float]:
+    return {metric: float(columns[f"{name}_{metric}"].mean()) for metric in ("psnr", "ssim")}

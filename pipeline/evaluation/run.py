@@ -1,0 +1,92 @@
+"""The evaluation, start to end: metrics.json, protocol.json, per_image.csv, the data of the plots, the pictures."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.cached import CachedFeatures
+from pipeline.errors import DataError
+from pipeline.evaluation.baselines import bytes_per_row, mean_colour
+from pipeline.evaluation.gallery import batched, write_gallery
+from pipeline.evaluation.protocol import describe, identity
+from pipeline.evaluation.records import summary, write_json, write_tables
+from pipeline.evaluation.scoring import References, Tally
+from pipeline.evaluation.subject import Subject, open_subject
+from pipeline.images import PreparedData
+from pipeline.params import Params
+from pipeline.progress import progress
+from pipeline.runtime import seed_everything
+from pipeline.stores import FeatureStore
+
+COLOUR_IMAGES = 1000  # training images behind the mean colour: more would not move it
+
+
+def evaluate(
+    params: Params, data: PreparedData, features: Path, models: Path, output: Path, device: torch.device
+) -> dict[str, Any]:
+    """Score the model in `models` on the test split of `data` and write everything into `output`.
+
+    Returns the content of metrics.json. Apart from a few numbers an image, memory does not grow with the split.
+
+    Raises:
+        CheckpointError: no model there, or one that was trained on other features. StoreError: features missing,
+        stale, or made by other weights. DataError: no test images, or reconstructions that look like BGR.
+    """
+    seed_everything(params.seed)
+    rows = data.rows("test")
+    if not len(rows):
+        raise DataError(f"{data.root} has no test images; give the data set a test split and run: dvc repro")
+    subject = open_subject(params, features, models, device)
+    tally = Tally(_references(data, subject.stores), subject.perceptual)
+    with CachedFeatures(data, subject.stores, device, resident="never") as cached:
+        pixels = _score(subject, tally, data, cached, rows, params.evaluate.batch_size)
+        columns = tally.columns()
+        samples = write_gallery(params.evaluate, data, cached, subject.inverter, rows, columns["psnr"], output)
+    protocol = describe(params, data, subject, pixels, device) | {"reconstructions": samples}
+    metrics = summary(params, subject, columns, data.crop) | {"protocol": identity(protocol)}
+    write_json(output / "metrics.json", metrics)
+    write_json(output / "protocol.json", protocol)
+    write_tables(output, [data.image_ids[image] for image in data.image[rows]], columns, tally.energies())
+    return metrics
+
+
+def _references(data: PreparedData, stores: Sequence[FeatureStore]) -> References:
+    train = data.rows("train")
+    images, first = np.unique(data.image[train], return_index=True)
+    chosen = train[first[:: max(1, len(images) // COLOUR_IMAGES)]]
+    largest = max((store.shape for store in stores), key=lambda shape: shape.height * shape.width)
+    return References(
+        colour=mean_colour(data.crops(part) for part in batched(chosen, 64)),
+        grid=(largest.height, largest.width),
+        feature_bytes=sum(bytes_per_row(store.shape, store.dtype) for store in stores),
+    )
+
+
+@torch.inference_mode()
+def _score(
+    subject: Subject,
+    tally: Tally,
+    data: PreparedData,
+    cached: CachedFeatures,
+    rows: NDArray[np.int64],
+    batch_size: int,
+) -> str:
+    """Stream the test split through the model into `tally`; returns the SHA-256 of the photographs' pixels."""
+    digest = hashlib.sha256()
+    with progress("evaluate", len(rows), "images") as advance:
+        for batch in cached.batches(batched(rows, batch_size)):
+            crops = data.crops(batch.rows)
+            digest.update(crops)
+            predictions = subject.inverter(batch.features)
+            linear = {} if subject.linear is None else {"linear": subject.linear(batch.features)}
+            again = {} if subject.reencoder is None else subject.reencoder.compare(predictions, batch.features)
+            tally.add(predictions, batch.targets, crops, linear, again)
+            advance(len(batch.rows))
+    return digest.hexdigest()

@@ -1,0 +1,117 @@
+"""Scores of a stream of batches, beside those of their floors and ceilings; nothing image-sized is kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.errors import DataError
+from pipeline.evaluation import baselines
+from pipeline.evaluation.spectrum import octave_energy
+from pipeline.metrics import check_eight_bit, psnr, score, ssim
+from pipeline.similarity import Lpips
+
+SWAP_MARGIN = 3.0  # dB that swapping red and blue may gain by chance; more means that something is BGR
+
+Columns = dict[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class References:
+    """What the baselines of a test split need: the training images' colour, the feature grid, the bytes of a row."""
+
+    colour: Tensor  # (3,)
+    grid: tuple[int, int]
+    feature_bytes: int
+
+
+@dataclass(frozen=True)
+class Energies:
+    """Energy of the images and of the errors by octave, (octaves,), summed over images `edge` pixels wide."""
+
+    edge: int
+    image: NDArray[np.float64]
+    error: NDArray[np.float64]
+
+
+class Tally:
+    """Columns of per-image numbers, and energies by octave, over all batches so far."""
+
+    def __init__(self, references: References, perceptual: Lpips | None = None) -> None:
+        self.references, self.perceptual = references, perceptual
+        self._parts: dict[str, list[Tensor]] = {}
+        self._energy: Tensor | None = None  # (2, octaves): images, errors
+        self._edge = 0
+
+    @torch.inference_mode()
+    def add(
+        self,
+        predictions: Tensor,
+        targets: Tensor,
+        crops: NDArray[np.uint8],
+        further_baselines: Mapping[str, Tensor] | None = None,
+        further_columns: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Score one batch (B, 3, H, W) and its baselines.
+
+        `crops` are the targets as 8-bit (B, H, W, 3); `further_columns` are per-image numbers (B,).
+
+        Raises:
+            ValueError: predictions or targets break the metric contract (range, dtype, not 8-bit targets).
+        """
+        scores = score(predictions, targets, self.perceptual)
+        check_eight_bit(targets)
+        images = {**self._baselines(targets), **(further_baselines or {})}
+        self._append({**scores, **(further_columns or {}), "swapped_psnr": psnr(predictions.flip(1), targets)})
+        for name, image in images.items():
+            self._append({f"{name}_psnr": psnr(image, targets), f"{name}_ssim": ssim(image, targets)})
+        decoded, sizes = baselines.jpeg(crops, self.references.feature_bytes, workers=os.cpu_count() or 1)
+        ceiling = torch.from_numpy(decoded).to(targets.device).permute(0, 3, 1, 2).float() / 255
+        self._append({"jpeg_psnr": psnr(ceiling, targets), "jpeg_ssim": ssim(ceiling, targets)})
+        self._append({"jpeg_bytes": torch.from_numpy(sizes)})
+        self._add_energy(predictions, targets)
+
+    def columns(self) -> Columns:
+        """Every column over all images, in the order they were added.
+
+        Raises:
+            DataError: reconstructions fit their targets better with red and blue swapped.
+        """
+        columns = {name: torch.cat(parts).double().cpu().numpy() for name, parts in self._parts.items()}
+        _check_channel_order(columns["psnr"], columns.pop("swapped_psnr"))
+        return columns
+
+    def energies(self) -> Energies:
+        assert self._energy is not None, "no batch was added"
+        image, error = self._energy.cpu().numpy()
+        return Energies(self._edge, image, error)
+
+    def _append(self, columns: Mapping[str, Tensor]) -> None:
+        for name, values in columns.items():
+            self._parts.setdefault(name, []).append(values)
+
+    def _baselines(self, targets: Tensor) -> dict[str, Tensor]:
+        return {
+            "mean_colour": baselines.flat(targets, self.references.colour),
+            "bicubic": baselines.thumbnail(targets, self.references.grid),
+        }
+
+    def _add_energy(self, predictions: Tensor, targets: Tensor) -> None:
+        pair = torch.stack([octave_energy(x).double().sum(0) for x in (targets, predictions - targets)])
+        self._energy = pair if self._energy is None else self._energy + pair
+        self._edge = min(targets.shape[-2:])
+
+
+def _check_channel_order(scores: NDArray[np.float64], swapped: NDArray[np.float64]) -> None:
+    gain = float(swapped.mean() - scores.mean())
+    if gain > SWAP_MARGIN:
+        raise DataError(
+            f"the reconstructions fit their photographs {gain:.1f} dB better with red and blue swapped: something is "
+            "BGR; prepare, extract and train again from RGB photographs"
+        )
