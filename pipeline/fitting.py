@@ -20,7 +20,7 @@ from pipeline.errors import TrainingError
 from pipeline.losses import Loss
 from pipeline.optim import build_optimizers, rate_factor
 from pipeline.params import ProtocolParams
-from pipeline.progress import progress
+from pipeline.progress import Advance, progress
 
 
 class TrainingBatch(Protocol):
@@ -78,17 +78,16 @@ class Fitter:
         """
         if state.is_file():
             self._restore(state)
-        epochs = self.protocol.epochs
-        with progress(label, epochs, "epochs", done=self.progress.epoch) as advance:
+        epochs, images = self.protocol.epochs, feed.training_images()
+        with progress(label, epochs * images, "images", done=self.progress.epoch * images) as advance:
             while self.progress.epoch < epochs and not self.progress.stopped(self.protocol.early_stopping):
-                self._epoch(feed)
+                self._epoch(feed, advance)
                 self._save(state)
-                advance(1)
         return self.progress
 
-    def _epoch(self, feed: Feed) -> None:
+    def _epoch(self, feed: Feed, advance: Advance) -> None:
         start, waited = time.perf_counter(), feed.waited
-        train = self._train(feed)
+        train = self._train(feed, advance)
         seconds = time.perf_counter() - start
         waiting = (feed.waited - waited) / seconds
         rate = self.raw_optimizers[0].param_groups[0]["lr"]
@@ -104,16 +103,20 @@ class Fitter:
             self.progress.best_loss, self.progress.best_epoch = validation["total"], epoch
             self.best = _snapshot(self._judged())
 
-    def _train(self, feed: Feed) -> dict[str, float]:
+    def _train(self, feed: Feed, advance: Advance) -> dict[str, float]:
         self.module.train()
         steps = math.ceil(feed.training_images() / self.protocol.batch_size)
         losses: list[dict[str, Tensor]] = []
         for index, batch in enumerate(feed.training(self.progress.epoch)):
             self._set_rate(self.progress.epoch * steps + index, self.protocol.epochs * steps)
             losses.append(self._step(batch))
+            advance(len(batch.targets))
         totals = torch.stack([terms["total"] for terms in losses]).cpu()  # one synchronisation an epoch
-        if not torch.isfinite(totals).all():
-            self._refuse(int((~torch.isfinite(totals)).nonzero()[0]) + 1, float(totals[~torch.isfinite(totals)][0]))
+        bad = (~torch.isfinite(totals)).nonzero()
+        if len(bad):
+            step = int(bad[0])
+            self._set_rate(self.progress.epoch * steps + step, self.protocol.epochs * steps)
+            self._refuse(step + 1, float(totals[step]))
         return {name: float(torch.stack([terms[name] for terms in losses]).mean()) for name in losses[0]}
 
     def _step(self, batch: TrainingBatch) -> dict[str, Tensor]:

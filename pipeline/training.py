@@ -14,12 +14,11 @@ import pandas as pd
 import torch
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pipeline.cached import Batch, CachedFeatures
 from pipeline.checkpoint import save_model
 from pipeline.errors import DataError, ShapeError
-from pipeline.fitting import Fitter
+from pipeline.fitting import Feed, Fitter, validate
 from pipeline.images import PreparedData
 from pipeline.inverter import Blueprint, Inverter
 from pipeline.losses import Loss
@@ -55,11 +54,11 @@ def train(
     with CachedFeatures(data, stores, device, params.train.resident) as cached:
         if inverter.linear is not None:
             description["ridge"] = _fit_linear(inverter, data, cached, workspace / "linear.pt")
-        if inverter.decoder is not None:
-            description["epochs"] = _fit_decoder(inverter, params, data, cached, workspace, curves)
+        if inverter.decoder is None:
+            history = [_validation_row(inverter, params, SplitFeed(data, cached, READ_BATCH, params.seed))]
         else:
-            scores = validate(inverter, Loss(params.losses[params.loss]).to(device), feed.validation())
-            write_curves(curves, [{"epoch": 0, **{f"validation_{name}": value for name, value in scores.items()}}])
+            history = _fit_decoder(inverter, params, data, cached, workspace / "state.pt")
+    _write_curves(curves, history)
     save_model(output, inverter.state_dict(), description)
     shutil.rmtree(workspace, ignore_errors=True)
     return description
@@ -143,7 +142,7 @@ def _fit_linear(inverter: Inverter, data: PreparedData, cached: CachedFeatures, 
     """Solve the linear part over all training rows, its strength judged on the validation rows."""
     linear = inverter.linear
     assert linear is not None
-    device = inverter.standardise[0].mean.device
+    device = _device(inverter)
     if saved.is_file():
         state = torch.load(saved, map_location=device, weights_only=True)
     else:
@@ -155,7 +154,7 @@ def _fit_linear(inverter: Inverter, data: PreparedData, cached: CachedFeatures, 
         state = {"weight": solution.weight, "summary": _ridge_summary(solution)}
         saved.parent.mkdir(parents=True, exist_ok=True)
         torch.save(state, saved)
-    linear.load_solution(state["weight"])
+    linear.load_solution(state["weight"][:-1], state["weight"][-1])
     return state["summary"]
 
 
@@ -175,18 +174,27 @@ def _accumulate(
 
 
 def _fit_decoder(
-    inverter: Inverter, params: Params, data: PreparedData, cached: CachedFeatures, workspace: Path, curves: Path
-) -> dict[str, Any]:
+    inverter: Inverter, params: Params, data: PreparedData, cached: CachedFeatures, state: Path
+) -> list[dict[str, float]]:
+    """Gradient descent; leaves the best epoch's weights in `inverter` and returns a row for each epoch."""
     protocol = params.protocols[params.train.protocol]
-    device = inverter.standardise[0].mean.device
-    loss = Loss(params.losses[params.loss]).to(device)
+    device = _device(inverter)
     fabric = Fabric(accelerator=device.type, devices=1, precision=_precision(params.train.precision, device))
-    fitter = Fitter(inverter, inverter.linear, loss, protocol, fabric)
+    fitter = Fitter(inverter, inverter.linear, Loss(params.losses[params.loss]).to(device), protocol, fabric)
     feed = SplitFeed(data, cached, protocol.batch_size, params.seed)
-    reached = fitter.run(feed, workspace / "state.pt", f"train {params.decoder}")
-    _write_curves(curves, reached.history)
+    history = fitter.run(feed, state, f"train {params.decoder}").history
     inverter.load_state_dict(fitter.best)
-    return {"run": reached.epoch, "best": reached.best_epoch}
+    return history
+
+
+def _validation_row(inverter: Inverter, params: Params, feed: Feed) -> dict[str, float]:
+    """The one point on a closed-form model's curve."""
+    scores = validate(inverter, Loss(params.losses[params.loss]).to(_device(inverter)), feed.validation())
+    return {"epoch": 0, **{f"validation_{name}": value for name, value in scores.items()}}
+
+
+def _device(inverter: Inverter) -> torch.device:
+    return inverter.standardise[0].mean.device
 
 
 def _precision(name: str, device: torch.device) -> Any:
