@@ -5,6 +5,7 @@ import sys
 import typer
 
 from pipeline.errors import PipelineError
+from stages.prepare import prepare
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -12,6 +13,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Feature inversion: prepare → extract → train → evaluate. `dvc repro` runs these same stages.",
 )
+app.command()(prepare)
 
 
 def main() -> None:

@@ -1,0 +1,157 @@
+"""prepare: photographs of a data set → checked, resized uint8 images, splits and views in `data/prepared`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import PIL
+
+from pipeline.datasets import DATASETS, Dataset, Photograph
+from pipeline.errors import DataError
+from pipeline.images import FORMAT, IMAGES, MANIFEST, VIEWS, checksum
+from pipeline.params import Params, PrepareParams
+from pipeline.preparation.shards import Outcome, Shard, write_file, write_shards
+from pipeline.preparation.splitting import Good, image_table
+from pipeline.preparation.views import DUPLICATE, ImageRow, ViewRow, images_csv, view_table, views_csv
+from pipeline.section import parse_section
+from pipeline.splits import SPLITS
+
+__all__ = ["prepare"]
+
+_PIXEL_RULES = ("resize", "interpolation", "size", "non_rgb", "smallest_edge")
+
+
+def prepare(params: Params, output: Path, work: Path, workers: int | None = None) -> None:
+    """Write the chosen data set to `output`, replacing it; unfinished work stays in `work` and is resumed.
+
+    Two runs write the same bytes. `workers` is the number of decoding threads, by default one a core.
+
+    Raises:
+        DataError: the data set or its files are missing, bad files (all listed) with `on_bad_image: stop`,
+            a split without images, no room on the disk.
+    """
+    schema = DATASETS.get(params.dataset)
+    dataset = schema(
+        parse_section(schema.Options, params.datasets[params.dataset], f"datasets.{params.dataset}"), params.seed
+    )
+    photographs = dataset.photographs()
+    unfinished = work / "prepare" / _work_key(params)
+    _check_room(photographs, params.prepare, unfinished / "prepared")
+    shards = write_shards(photographs, params.prepare, unfinished / "prepared", workers or len(os.sched_getaffinity(0)))
+    outcomes = [outcome for shard in shards for outcome in shard.outcomes]
+    good, bad = _sort_out(photographs, outcomes, params.prepare)
+    images, duplicates = image_table(good, dataset.fractions(), params.seed)
+    _check_splits(images, dataset)
+    tables = _tables(images, view_table(images, params.prepare, params.seed))
+    manifest = _manifest(params, dataset, shards, images, tables) | {"skipped": bad, "duplicates": duplicates}
+    _finish(unfinished, output, tables, manifest)
+
+
+def _work_key(params: Params) -> str:
+    """Everything but the files that decides the pixels; which files, each shard records for itself."""
+    rules = params.prepare.model_dump(include=set(_PIXEL_RULES))
+    return hashlib.sha256(json.dumps([params.dataset, rules, PIL.__version__], sort_keys=True).encode()).hexdigest()[
+        :16
+    ]
+
+
+def _check_room(photographs: Sequence[Photograph], rules: PrepareParams, prepared: Path) -> None:
+    images = sum(len(photograph.image_ids) for photograph in photographs)
+    written = sum(file.stat().st_size for file in prepared.glob("*/*.npy"))
+    needed = images * rules.size**2 * 3 - written
+    place = next(folder for folder in prepared.absolute().parents if folder.is_dir())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise DataError(
+            f"preparing {images:,} images of {rules.size}×{rules.size} needs {needed / 1e9:.2f} GB more in {prepared}, "
+            f"where {free / 1e9:.2f} GB are free; make room, lower prepare.size or take a subset"
+        )
+
+
+def _sort_out(
+    photographs: Sequence[Photograph], outcomes: Sequence[Outcome], rules: PrepareParams
+) -> tuple[list[Good], list[dict[str, str]]]:
+    pairs = list(zip(photographs, outcomes, strict=True))
+    bad = [{"file": photograph.file, "reason": outcome.reason} for photograph, outcome in pairs if outcome.reason]
+    if bad and rules.on_bad_image == "stop":
+        raise DataError(_bad_files(bad, len(pairs), rules))
+    return [Good(photograph, outcome.sha256, outcome.mode) for photograph, outcome in pairs if not outcome.reason], bad
+
+
+def _bad_files(bad: Sequence[dict[str, str]], total: int, rules: PrepareParams) -> str:
+    lines = "".join(f"\n  {entry['file']}: {entry['reason']}" for entry in bad)
+    convert = ""
+    if rules.non_rgb == "refuse" and any("not 8-bit RGB" in entry["reason"] for entry in bad):
+        convert = ", set prepare.non_rgb: convert to turn the non-RGB ones into RGB,"
+    return (
+        f"{len(bad)} of {total} photographs cannot be used; repair or remove them{convert} or set "
+        f"prepare.on_bad_image: skip to leave them out and record them:{lines}"
+    )
+
+
+def _check_splits(images: Sequence[ImageRow], dataset: Dataset) -> None:
+    counts = Counter(image.split for image in images)
+    empty = [split for split in SPLITS if not counts[split]]
+    if empty:
+        found = ", ".join(f"{counts[split]} {split}" for split in SPLITS)
+        raise DataError(
+            f"{dataset.name} gives no images for {' and '.join(empty)} ({found}); every split needs at least one: "
+            f"add photographs or change the fractions or folders in datasets.{dataset.name}"
+        )
+
+
+def _tables(images: Sequence[ImageRow], views: Sequence[ViewRow]) -> dict[str, bytes]:
+    return {IMAGES: images_csv(images), VIEWS: views_csv(views)}
+
+
+def _manifest(
+    params: Params, dataset: Dataset, shards: Sequence[Shard], images: Sequence[ImageRow], tables: dict[str, bytes]
+) -> dict[str, Any]:
+    """No time, no path of this machine: the same photographs give the same bytes everywhere."""
+    pixels = [{"images": shard.images, "bytes": shard.bytes, "crc32c": shard.crc32c} for shard in shards]
+    sums = {name: checksum(table) for name, table in tables.items()}
+    rules = params.prepare
+    content = hashlib.sha256(json.dumps([FORMAT, rules.size, rules.crop, pixels]).encode())
+    for table in tables.values():
+        content.update(table)
+    counts = Counter(image.split for image in images)
+    return {
+        "format": FORMAT,
+        "fingerprint": content.hexdigest(),
+        "dataset": dataset.name,
+        "licence": dataset.licence,
+        "options": {key: value for key, value in dataset.options.model_dump(mode="json").items() if key != "root"},
+        "seed": params.seed,
+        "size": rules.size,
+        "crop": rules.crop,
+        "prepare": rules.model_dump(mode="json"),
+        "images": {name: counts[name] for name in (*SPLITS, DUPLICATE)},
+        "photographs": len({image.sha256 for image in images}),
+        "expected_photographs": dataset.expected,
+        "modes": dict(sorted(Counter(image.mode for image in images).items())),
+        "pillow": PIL.__version__,
+        "tables": sums,
+        "shards": pixels,
+    }
+
+
+def _finish(unfinished: Path, output: Path, tables: dict[str, bytes], manifest: dict[str, Any]) -> None:
+    """Tables, then the manifest, then everything into place at once."""
+    prepared = unfinished / "prepared"
+    for name, table in tables.items():
+        write_file(prepared / name, partial(Path.write_bytes, data=table))
+    text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+    write_file(prepared / MANIFEST, partial(Path.write_bytes, data=text.encode()))
+    if output.exists():
+        shutil.rmtree(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(prepared, output)
+    shutil.rmtree(unfinished)

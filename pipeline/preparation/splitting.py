@@ -1,0 +1,66 @@
+"""Which photograph goes where: fixed by the data set or drawn, each content in one split only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.datasets import Photograph
+from pipeline.preparation.views import DUPLICATE, ImageRow
+from pipeline.splits import Split, assign_splits
+
+# Of two copies the one in the split that must stay complete is kept.
+_KEEP: tuple[Split | None, ...] = ("test", "validation", "train", None)
+
+
+@dataclass(frozen=True)
+class Good:
+    """A photograph that was decoded."""
+
+    photograph: Photograph
+    sha256: str
+    mode: str
+
+
+def image_table(
+    good: Sequence[Good], fractions: Mapping[Split, float], seed: int
+) -> tuple[list[ImageRow], list[dict[str, str]]]:
+    """Every stored image with its split, and the list of copies left out.
+
+    Photographs without a fixed split are drawn by content (SHA-256), so neither names nor their order matter.
+    """
+    kept = _kept(good)
+    drawn = [item.sha256 for item in kept.values() if item.photograph.split is None]
+    splits = assign_splits(drawn, fractions, seed)
+    images: list[ImageRow] = []
+    duplicates = []
+    for item in good:
+        original = kept[item.sha256]
+        split = item.photograph.split or splits[item.sha256] if original is item else DUPLICATE
+        if original is not item:
+            duplicates.append({"file": item.photograph.file, "duplicate_of": original.photograph.file})
+        images += _rows(item, split, len(images))
+    return images, duplicates
+
+
+def _kept(good: Sequence[Good]) -> dict[str, Good]:
+    """For each content the one photograph that is used: test before validation before train, then by id."""
+    order = sorted(good, key=lambda item: (_KEEP.index(item.photograph.split), item.photograph.id), reverse=True)
+    return {item.sha256: item for item in order}
+
+
+def _rows(item: Good, split: str, first: int) -> list[ImageRow]:
+    photograph = item.photograph
+    return [
+        ImageRow(
+            first + i,
+            image_id,
+            photograph.file,
+            item.sha256,
+            item.mode,
+            split,
+            photograph.scene,
+            key=item.sha256 + image_id.removeprefix(photograph.id),
+        )
+        for i, image_id in enumerate(photograph.image_ids)
+    ]
