@@ -36,6 +36,8 @@ class PrepareParams(Section):
     size: Annotated[int, Field(ge=32, le=2048)] = 256
     crop: Annotated[int, Field(ge=32, le=2048)] = 224
     views: Annotated[int, Field(ge=1, le=1000)] = 2
+    smallest_edge: Count = 32
+    non_rgb: Literal["refuse", "convert"] = "refuse"
     on_bad_image: Literal["stop", "skip"] = "stop"
 
 
@@ -210,6 +212,12 @@ def _contradictions(params: Params) -> Iterable[str]:
         yield (
             f"params.yaml: prepare.crop = {params.prepare.crop} is larger than prepare.size = "
             f"{params.prepare.size}; a crop must fit into the stored image"
+        )
+    different = 2 * (params.prepare.size - params.prepare.crop + 1) ** 2
+    if params.prepare.crop <= params.prepare.size and params.prepare.views > different:
+        yield (
+            f"params.yaml: prepare.views = {params.prepare.views}, but only {different} different crops of "
+            f"{params.prepare.crop} fit into {params.prepare.size}; lower prepare.views or prepare.crop"
         )
     if params.fusion != NONE and len(params.sources) < 2:
         yield (
