@@ -65,7 +65,7 @@ class Attention(Decoder):
     positions: Tensor | None
 
     def __init__(self, shape: FeatureShape, image: ImageSize, options: Options) -> None:
-        super().__init__(shape, image)
+        super().__init__(shape, image, options)
         steps = self.doublings()
         width = min(shape.channels, options.max_width)
         self._check_width(width, options)

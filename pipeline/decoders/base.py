@@ -27,7 +27,8 @@ class Decoder(nn.Module, ABC):
 
     output: nn.Conv2d
 
-    def __init__(self, shape: FeatureShape, image: ImageSize) -> None:
+    def __init__(self, shape: FeatureShape, image: ImageSize, options: Section) -> None:
+        """A subclass takes its own `Options`, and raises ShapeError where it cannot reach `image` from `shape`."""
         super().__init__()
         self.shape = shape
         self.image = image
@@ -91,5 +92,5 @@ def build_decoder(name: str, options: Mapping[str, Any], shape: FeatureShape, im
         ParamsError: unknown name, or wrong options.
         ShapeError: the decoder cannot reach `image` from `shape`.
     """
-    decoder: Any = DECODERS.get(name)
+    decoder = DECODERS.get(name)
     return decoder(shape, image, parse_section(decoder.Options, options, f"decoders.{name}"))

@@ -108,7 +108,7 @@ class FrequencyAware(Decoder):
         min_channels: Count = 32
 
     def __init__(self, shape: FeatureShape, image: ImageSize, options: Options) -> None:
-        super().__init__(shape, image)
+        super().__init__(shape, image, options)
         width = min(shape.channels, options.max_width)
         self.stem = nn.Identity() if width == shape.channels else conv_norm_relu(shape.channels, width, kernel=1)
         self.attention = nn.Sequential(*(spatial_channel_attention(width, options.reduction) for _ in range(2)))

@@ -37,7 +37,7 @@ class Linear(Decoder):
         kernel: Annotated[int, Field(ge=1), AfterValidator(_odd)] | None = None
 
     def __init__(self, shape: FeatureShape, image: ImageSize, options: Options) -> None:
-        super().__init__(shape, image)
+        super().__init__(shape, image, options)
         self.ratio = self.whole_ratio()
         self.kernel = options.kernel or (3 if shape.channels <= WIDEST_FOR_3X3 else 1)
         self.output = nn.Conv2d(shape.channels, 3 * self.ratio**2, self.kernel, padding=self.kernel // 2)

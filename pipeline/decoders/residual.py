@@ -48,7 +48,7 @@ class Residual(Decoder):
         activation: Literal["relu", "gelu", "silu"] = "relu"
 
     def __init__(self, shape: FeatureShape, image: ImageSize, options: Options) -> None:
-        super().__init__(shape, image)
+        super().__init__(shape, image, options)
         ratio = self.whole_ratio()
         if ratio % options.scale:
             raise ShapeError(

@@ -18,7 +18,7 @@ class TransposedConv(Decoder):
         min_channels: Count = 32  # each doubling halves the channels down to this
 
     def __init__(self, shape: FeatureShape, image: ImageSize, options: Options) -> None:
-        super().__init__(shape, image)
+        super().__init__(shape, image, options)
         widths = halved_widths(shape.channels, self.doublings(), options.min_channels)
         self.ladder = transposed_ladder(widths)
         self.output = nn.Conv2d(widths[-1], 3, 3, padding=1)

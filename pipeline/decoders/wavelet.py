@@ -46,7 +46,7 @@ class Wavelet(Decoder):
         min_channels: Count = 32
 
     def __init__(self, shape: FeatureShape, image: ImageSize, options: Options) -> None:
-        super().__init__(shape, image)
+        super().__init__(shape, image, options)
         steps = self.doublings() - 1  # the inverse transform is the last doubling
         if steps < 0:
             raise ShapeError(

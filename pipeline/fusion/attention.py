@@ -7,20 +7,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pipeline.fusion.base import FUSIONS, Fusion
+from pipeline.fusion.base import FUSIONS, AlignedFusion
 from pipeline.section import Count
 from pipeline.sources import FeatureShape
 
 
 @FUSIONS.register("attention")
-class Attention(Fusion):
+class Attention(AlignedFusion):
     """Σᵢ wᵢ xᵢ with w the softmax over the sources of scores of their global means.
 
     One small network scores every source, so nothing but the projections belongs to a place in the
     order; each source can be favoured through the BatchNorm of its projection.
     """
 
-    class Options(Fusion.Options):
+    class Options(AlignedFusion.Options):
         hidden: Count = 64
 
     def __init__(self, shapes: Sequence[FeatureShape], options: Options) -> None:

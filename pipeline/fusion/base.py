@@ -1,4 +1,4 @@
-"""The contract of every fusion: standardised features of two to four sources in, one feature map out."""
+"""The contract of every fusion: standardised features of all sources in, one feature map out."""
 
 from __future__ import annotations
 
@@ -18,43 +18,51 @@ MOST_SOURCES = 4
 
 
 class Fusion(nn.Module, ABC):
-    """Projects every source to the same channels and the same grid, then combines them.
+    """Maps the features of all sources to one feature map, of shape `shape`.
 
-    `shape` is that of the result. A subclass combines; source i keeps its place i in every parameter.
+    Source i keeps its place i in every parameter.
     """
 
     class Options(Section):
         """The fusion's section of params.yaml."""
 
+    shape: FeatureShape
+
+    def __init__(self, shapes: Sequence[FeatureShape], options: Section) -> None:
+        """A subclass takes its own `Options` and sets `shape`."""
+        super().__init__()
+
+    @abstractmethod
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Sources (B, Cᵢ, Hᵢ, Wᵢ), in the order of the shapes, to (B, C, H, W) as `shape` says."""
+
+    @abstractmethod
+    def source_weights(self, features: Sequence[Tensor]) -> Tensor | None:
+        """The learned share of each source, (sources,) summing to 1, averaged over the batch; None without such."""
+
+
+class AlignedFusion(Fusion):
+    """A fusion that first brings two to four sources to the same channels and the same grid."""
+
+    class Options(Section):
         channels: Count = 256
         grid: Literal["largest", "smallest"] = "largest"
 
-    shape: FeatureShape
-
     def __init__(self, shapes: Sequence[FeatureShape], options: Options) -> None:
         """Raises ShapeError unless there are two to four sources."""
-        super().__init__()
         if not 2 <= len(shapes) <= MOST_SOURCES:
             raise ShapeError(
                 f"a fusion combines 2 to {MOST_SOURCES} sources and got {len(shapes)}; "
                 "set ensemble.second … fourth in params.yaml, or fusion: none"
             )
+        super().__init__(shapes, options)
         choose = max if options.grid == "largest" else min
-        height, width = choose((shape.height, shape.width) for shape in shapes)
-        self.shape = FeatureShape(options.channels, height, width)
+        self.shape = FeatureShape(options.channels, *choose((shape.height, shape.width) for shape in shapes))
         self.project = nn.ModuleList(_projection(shape.channels, options.channels) for shape in shapes)
 
     def align(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Each (B, Cᵢ, Hᵢ, Wᵢ) through its 1×1 + BatchNorm + ReLU to the common grid: (B, 256, H, W)."""
+        """Each (B, Cᵢ, Hᵢ, Wᵢ) through its 1×1 + BatchNorm + ReLU to the common grid: (B, C, H, W)."""
         return [self._resize(project(x)) for project, x in zip(self.project, features, strict=True)]
-
-    @abstractmethod
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Sources (B, Cᵢ, Hᵢ, Wᵢ), in the order of `shapes`, to (B, 256, H, W)."""
-
-    @abstractmethod
-    def source_weights(self, features: Sequence[Tensor]) -> Tensor | None:
-        """The learned share of each source, (sources,) summing to 1, averaged over the batch; None without such."""
 
     def _resize(self, x: Tensor) -> Tensor:
         size = (self.shape.height, self.shape.width)
@@ -77,7 +85,7 @@ def build_fusion(name: str, options: Mapping[str, Any], shapes: Sequence[Feature
 
     Raises:
         ParamsError: unknown name, or wrong options.
-        ShapeError: fewer than two sources, or more than four.
+        ShapeError: too few or too many sources for this fusion.
     """
-    fusion: Any = FUSIONS.get(name)
+    fusion = FUSIONS.get(name)
     return fusion(shapes, parse_section(fusion.Options, options, f"fusions.{name}"))

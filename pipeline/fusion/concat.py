@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pipeline.fusion.base import FUSIONS, Fusion
+from pipeline.fusion.base import FUSIONS, AlignedFusion
 from pipeline.sources import FeatureShape
 
 
 @FUSIONS.register("concat")
-class Concat(Fusion):
+class Concat(AlignedFusion):
     """Channels concatenated, then twice 3×3 + BatchNorm + ReLU back to 256 channels."""
 
-    def __init__(self, shapes: Sequence[FeatureShape], options: Fusion.Options) -> None:
+    def __init__(self, shapes: Sequence[FeatureShape], options: AlignedFusion.Options) -> None:
         super().__init__(shapes, options)
         joined, channels = len(shapes) * options.channels, options.channels
         self.mix = nn.Sequential(*_conv(joined, channels), *_conv(channels, channels))

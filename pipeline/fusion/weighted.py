@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pipeline.fusion.base import FUSIONS, Fusion
+from pipeline.fusion.base import FUSIONS, AlignedFusion
 from pipeline.sources import FeatureShape
 
 
 @FUSIONS.register("weighted")
-class Weighted(Fusion):
+class Weighted(AlignedFusion):
     """Σᵢ wᵢ xᵢ with w the softmax of learned scalars, equal at the start."""
 
-    def __init__(self, shapes: Sequence[FeatureShape], options: Fusion.Options) -> None:
+    def __init__(self, shapes: Sequence[FeatureShape], options: AlignedFusion.Options) -> None:
         super().__init__(shapes, options)
         self.scores = nn.Parameter(torch.zeros(len(shapes)))
 

@@ -1,0 +1,27 @@
+"""No fusion: one source, passed on as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from pipeline.errors import ShapeError
+from pipeline.fusion.base import FUSIONS, Fusion
+from pipeline.section import Section
+from pipeline.sources import FeatureShape
+
+
+@FUSIONS.register("none")
+class NoFusion(Fusion):
+    """The identity of a single source."""
+
+    def __init__(self, shapes: Sequence[FeatureShape], options: Section) -> None:
+        """Raises ShapeError unless there is exactly one source."""
+        super().__init__()
+        if len(shapes) != 1:
+            raise ShapeError(f"fusion none takes one source and got {len(shapes)}; choose a fusion in params.yaml")
+        self.shape = shapes[0]
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        return features[0]
