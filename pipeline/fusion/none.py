@@ -18,10 +18,13 @@ class NoFusion(Fusion):
 
     def __init__(self, shapes: Sequence[FeatureShape], options: Section) -> None:
         """Raises ShapeError unless there is exactly one source."""
-        super().__init__()
+        super().__init__(shapes, options)
         if len(shapes) != 1:
             raise ShapeError(f"fusion none takes one source and got {len(shapes)}; choose a fusion in params.yaml")
         self.shape = shapes[0]
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         return features[0]
+
+    def source_weights(self, features: Sequence[Tensor]) -> None:
+        return None
