@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from numpy.typing import NDArray
 
 from pipeline.cached import Batch, CachedFeatures
 from pipeline.checkpoint import save_model
-from pipeline.errors import DataError, ShapeError
+from pipeline.errors import ShapeError
 from pipeline.fitting import Feed, Fitter, validate
 from pipeline.images import PreparedData
-from pipeline.inverter import Blueprint, Inverter
+from pipeline.inverter import LINEAR, Blueprint, Inverter
 from pipeline.losses import Loss
 from pipeline.params import Params
 from pipeline.progress import progress
@@ -47,18 +48,21 @@ def train(
     seed_everything(params.seed)
     sources = sorted(params.sources)
     stores = [open_store(features / source.backbone / source.layer) for source in sources]
-    _check_rows(data, sources, stores)
     inverter = _build(params, data, sources, stores).to(device)
     description = _describe(params, data, sources, stores, inverter)
     workspace = work / "train" / _fingerprint(description)
     with CachedFeatures(data, stores, device, params.train.resident) as cached:
+        start = None
         if inverter.linear is not None:
             description["ridge"] = _fit_linear(inverter, data, cached, workspace / "linear.pt")
+            start = _linear_alone(inverter) if inverter.decoder is not None else None
         if inverter.decoder is None:
             history = [_validation_row(inverter, params, SplitFeed(data, cached, READ_BATCH, params.seed))]
         else:
             history = _fit_decoder(inverter, params, data, cached, workspace / "state.pt")
     _write_curves(curves, history)
+    if start is not None:
+        save_model(output / LINEAR, start.state_dict(), description | {"blueprint": start.blueprint.plain()})
     save_model(output, inverter.state_dict(), description)
     shutil.rmtree(workspace, ignore_errors=True)
     return description
@@ -93,15 +97,6 @@ class SplitFeed:
 
 def _batched(rows: NDArray[np.int64], size: int) -> Iterable[NDArray[np.int64]]:
     return (rows[start : start + size] for start in range(0, len(rows), size))
-
-
-def _check_rows(data: PreparedData, sources: list[Source], stores: list[FeatureStore]) -> None:
-    for source, store in zip(sources, stores, strict=True):
-        if store.manifest.data != data.fingerprint:
-            raise DataError(
-                f"{store.path} holds features of other photographs or views than {data.root}; "
-                f"extract again: python -m stages extract --backbone {source.backbone}"
-            )
 
 
 def _build(params: Params, data: PreparedData, sources: list[Source], stores: list[FeatureStore]) -> Inverter:
@@ -156,6 +151,17 @@ def _fit_linear(inverter: Inverter, data: PreparedData, cached: CachedFeatures, 
         torch.save(state, saved)
     linear.load_solution(state["weight"][:-1], state["weight"][-1])
     return state["summary"]
+
+
+def _linear_alone(inverter: Inverter) -> Inverter:
+    """A copy of the linear part before gradient descent moves it: the floor that evaluate scores beside the decoder."""
+    blueprint = inverter.blueprint
+    assert inverter.linear is not None and blueprint.linear is not None
+    alone = Inverter(replace(blueprint, decoder=LINEAR, decoder_options=blueprint.linear, linear=None))
+    assert alone.linear is not None
+    alone.standardise.load_state_dict(inverter.standardise.state_dict())
+    alone.linear.load_state_dict(inverter.linear.state_dict())
+    return alone
 
 
 def _ridge_summary(solution: RidgeSolution) -> dict[str, Any]:

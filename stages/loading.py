@@ -26,7 +26,7 @@ def check_options(params: Params) -> None:
     from pipeline.decoders import DECODERS
     from pipeline.errors import ParamsError
     from pipeline.fusion import FUSIONS
-    from pipeline.losses import check_terms
+    from pipeline.losses import TERMS
     from pipeline.registry import Registry
     from pipeline.section import parse_section, unknown_name
 
@@ -44,6 +44,8 @@ def check_options(params: Params) -> None:
     collect("datasets", DATASETS, params.datasets)
     collect("decoders", DECODERS, params.decoders)
     collect("fusions", FUSIONS, params.fusions)
-    problems += [problem for name, terms in params.losses.items() for problem in check_terms(f"losses.{name}", terms)]
+    for name, terms in params.losses.items():
+        unknown = (term for term in terms if term not in TERMS.names())
+        problems += [unknown_name(f"losses.{name}", term, TERMS.names()) for term in unknown]
     if problems:
         raise ParamsError("\n".join(problems))

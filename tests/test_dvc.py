@@ -1,0 +1,132 @@
+"""Real DVC in a real clone: which stages run after which change."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from project import Project, small_project
+
+pytestmark = pytest.mark.slow
+
+ALL = ["prepare", "extract@vgg16", "extract@none", "train", "evaluate"]
+FIT = ["train", "evaluate"]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Everything computed once and committed; the tests start from here."""
+    project = small_project(tmp_path_factory.mktemp("clone"))
+    assert project.run("dvc", "repro").ran == ALL
+    project.commit("first run")
+    return project
+
+
+@pytest.fixture(autouse=True)
+def back_to_start(project: Project) -> Iterator[None]:
+    """After each test the working tree is the committed one again, and nothing has to run for it."""
+    yield
+    project.run("git", "checkout", "--quiet", ".")
+    project.run("git", "clean", "-qfd", "--exclude=data/raw")
+    project.run("dvc", "checkout", "--quiet", "--force")
+
+
+def _replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_again_runs_nothing(project: Project) -> None:
+    assert project.run("dvc", "repro").ran == []
+
+
+def test_another_decoder_trains_from_the_cache_and_back_runs_nothing(project: Project) -> None:
+    assert project.run("dvc", "exp", "run", "-S", "decoder=residual").ran == FIT
+    back = project.run("dvc", "exp", "run", "-S", "decoder=transposed_conv")
+    assert back.ran == []
+
+
+def test_linear_metrics_diff_plots_diff_and_show(project: Project) -> None:
+    assert project.run("dvc", "exp", "run", "-S", "decoder=linear").ran == FIT
+    assert "psnr.mean" in project.run("dvc", "metrics", "diff").output
+    assert "index.html" in project.run("dvc", "plots", "diff").output
+    shown = project.run("dvc", "exp", "show", "--csv").output
+    assert "linear" in shown
+
+
+def test_another_backbone_extracts_only_what_is_missing(project: Project) -> None:
+    run = project.run("dvc", "exp", "run", "-S", "backbone=resnet34", "-S", "layer=layer2")
+    assert run.ran == ["extract@resnet34", *FIT]
+    assert project.run("dvc", "exp", "run", "-S", "backbone=vgg16", "-S", "layer=block1").ran == []
+
+
+def test_an_ensemble_extracts_only_the_missing_backbone(project: Project) -> None:
+    slots = ["-S", "ensemble.second.backbone=resnet34", "-S", "ensemble.second.layer=layer1"]
+    run = project.run("dvc", "exp", "run", "-S", "fusion=weighted", *slots)
+    assert "extract@vgg16" not in run.ran
+    assert run.ran[-2:] == FIT
+
+
+def test_sections_and_files_of_other_decoders_do_not_matter(project: Project) -> None:
+    _replace(project.root / "pipeline/decoders/residual.py", '"""', '"""Edited. ')
+    project.set({"decoders.residual.width": 32})
+    assert project.run("dvc", "repro").ran == []
+
+
+def test_this_decoders_section_trains_again(project: Project) -> None:
+    project.set({"decoders.linear.kernel": 1})
+    assert project.run("dvc", "repro").ran == FIT
+
+
+def test_a_layer_added_extracts_that_backbone_and_leaves_the_rest(project: Project) -> None:
+    features = project.root / "features/vgg16"
+    before = {p.relative_to(features): p.read_bytes() for p in sorted(features.rglob("*")) if p.is_file()}
+    project.set({"backbones.vgg16.layers": ["block1", "block2", "block3"]})
+    assert project.run("dvc", "repro").ran == ["extract@vgg16"]
+    assert (features / "block3").is_dir()
+    for name, content in before.items():
+        assert (features / name).read_bytes() == content
+
+
+def test_an_evaluation_parameter_only_evaluates(project: Project) -> None:
+    project.set({"evaluate.bootstrap": 150})
+    assert project.run("dvc", "repro").ran == ["evaluate"]
+
+
+def test_a_typo_stops_before_any_work_and_leaves_no_trace(project: Project) -> None:
+    run = project.run("dvc", "exp", "run", "-S", "decoder=nosuch", check=False)
+    assert run.code != 0
+    assert "params.yaml: decoder = 'nosuch' is unknown; choose one of: attention, frequency_aware" in run.output
+    assert run.ran == []
+    project.run("git", "checkout", "params.yaml")
+    assert project.run("git", "status", "--porcelain").output == ""
+    assert "up to date" in project.run("dvc", "status").output
+
+
+def test_a_clone_without_cache_runs_everything_to_the_same_bytes(project: Project, tmp_path: Path) -> None:
+    clone = project.clone(tmp_path / "clone")
+    shutil.copytree(project.root / "data/raw", clone.root / "data/raw")
+    assert clone.run("dvc", "metrics", "show", "--json").code == 0
+    assert clone.run("dvc", "repro").ran == ALL
+    assert (clone.root / "metrics/metrics.json").read_bytes() == (project.root / "metrics/metrics.json").read_bytes()
+    assert clone.run("git", "diff", "--stat", "--", "dvc.lock", "metrics/metrics.json").output == ""
+
+
+def test_features_are_linked_into_the_cache_not_copied(project: Project) -> None:
+    files = [p for p in (project.root / "features/vgg16").rglob("*") if p.is_file()]
+    assert files
+    assert all(p.stat().st_nlink > 1 for p in files)
+
+
+def test_a_stage_outside_dvc_gives_the_same_result(project: Project, tmp_path: Path) -> None:
+    project.run("python", "-m", "stages", "train", "--models", str(tmp_path), "--curves", str(tmp_path / "c.csv"))
+    for name in ("model.safetensors", "model.json"):
+        assert (tmp_path / name).read_bytes() == (project.root / "models" / name).read_bytes()
+
+
+def test_set_overrides_one_value(project: Project, tmp_path: Path) -> None:
+    options = ["--set", "decoder=linear", "--models", str(tmp_path), "--curves", str(tmp_path / "c.csv")]
+    project.run("python", "-m", "stages", "train", *options)
+    assert json.loads((tmp_path / "model.json").read_text())["blueprint"]["decoder"] == "linear"
