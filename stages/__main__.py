@@ -5,7 +5,11 @@ import sys
 import typer
 
 from pipeline.errors import PipelineError
+from stages.check import check
+from stages.evaluate import evaluate
+from stages.extract import extract
 from stages.prepare import prepare
+from stages.train import train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -13,7 +17,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Feature inversion: prepare → extract → train → evaluate. `dvc repro` runs these same stages.",
 )
-app.command()(prepare)
+for command in (prepare, extract, train, evaluate, check):
+    app.command()(command)
 
 
 def main() -> None:

@@ -1,0 +1,194 @@
+"""Batches for training and evaluation: cached features and the crops they came from, always ready in time.
+
+Threads of this process read ahead into buffers that are allocated once (pinned for CUDA); worker processes would
+spend their time moving arrays between processes. What fits is read once and stays on the device: a batch is then
+one `index_select`. Features keep their stored type until they are on the device.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.errors import StoreError
+from pipeline.images import PreparedData
+from pipeline.ring import Rows, Slot, Stored, new_slots, prefetch
+from pipeline.stores import FeatureStore
+from pipeline.stores.encoding import as_numpy, decode, rgb
+from pipeline.stores.manifest import remedy
+
+Resident = Literal["auto", "never", "always"]
+ROOM = 0.5  # share of the free memory that resident features may take
+LOADED_AT_ONCE = 64 << 20  # bytes of features in one batch while they are loaded
+MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container, where there is one
+MEMORY_USED = Path("/sys/fs/cgroup/memory.current")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of an experiment on its device.
+
+    rows: (B,) row numbers. features: one (B, C, H, W) float32 tensor for each source.
+    targets: (B, 3, crop, crop) float32 RGB in [0, 1], channels-last in memory.
+    """
+
+    rows: Rows
+    features: tuple[Tensor, ...]
+    targets: Tensor
+
+
+class CachedFeatures:
+    """Features of one or several sources with their targets, row by row the same views.
+
+    Args:
+        resident: `always` keeps everything on the device, `never` reads every batch from disk, `auto` keeps what
+            takes at most half of the free memory.
+        threads: batches read at the same time. ahead: batches kept ready beyond the one in use.
+
+    Attributes:
+        resident: whether everything is on the device.
+        waited: seconds that callers of `batches` spent inside it: reading that was not done ahead, and decoding.
+
+    Raises:
+        StoreError: a store was made from other prepared data, is damaged, or `resident: always` does not fit.
+    """
+
+    def __init__(
+        self,
+        data: PreparedData,
+        stores: Sequence[FeatureStore],
+        device: torch.device,
+        resident: Resident = "auto",
+        threads: int = 2,
+        ahead: int = 3,
+    ) -> None:
+        for store in stores:
+            _check_match(data, store)
+        self.data, self.stores, self.device = data, tuple(stores), device
+        self.waited = 0.0
+        self._threads, self._slots = threads, new_slots(ahead + 1, self.stores, data.crop, device)
+        self.resident = _stays(resident, self._row_bytes() * len(data), device)
+        self._kept = self._load() if self.resident else None
+
+    def batches(self, plan: Iterable[Rows]) -> Iterator[Batch]:
+        """The batches whose row numbers `plan` gives, in its order. One iteration at a time.
+
+        Raises:
+            StoreError, DataError: a shard is damaged.
+        """
+        made = self._from_disk(plan) if self._kept is None else self._from_memory(self._kept, plan)
+        while True:
+            start = time.perf_counter()
+            batch = next(made, None)
+            self.waited += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
+
+    def close(self) -> None:
+        """Let go of the memory. The next batches come from disk."""
+        self._kept, self._slots = None, new_slots(len(self._slots), self.stores, self.data.crop, self.device)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _from_disk(self, plan: Iterable[Rows]) -> Iterator[Batch]:
+        for slot in prefetch(plan, self._read, self._slots, self._threads):
+            batch = self._decoded(slot.rows, slot.stored())
+            slot.release()
+            yield batch
+
+    def _from_memory(self, kept: Stored, plan: Iterable[Rows]) -> Iterator[Batch]:
+        for rows in plan:
+            chosen = torch.from_numpy(rows).to(self.device, non_blocking=True)
+            yield self._decoded(rows, kept.map(lambda t, chosen=chosen: t.index_select(0, chosen)))  # type: ignore[misc]
+
+    def _read(self, slot: Slot, rows: Rows) -> None:
+        host = slot.reserve(rows)
+        for store, values, scales in zip(self.stores, host.values, host.scales, strict=True):
+            store.read_into(rows, as_numpy(values))
+            if scales is not None:
+                store.read_scales_into(rows, scales.numpy())
+        self.data.crops(rows, host.pixels.numpy())
+        slot.upload()
+
+    def _decoded(self, rows: Rows, stored: Stored) -> Batch:
+        sources = zip(stored.values, stored.scales, self.stores, strict=True)
+        return Batch(rows, tuple(decode(v, s, store.dtype) for v, s, store in sources), rgb(stored.pixels))
+
+    def _load(self) -> Stored:
+        """Everything, read once in order."""
+        kept = Stored.empty(self.stores, self.data.crop, len(self.data), self.device)
+        step = max(1, LOADED_AT_ONCE // self._row_bytes())
+        plan = (np.arange(first, min(first + step, len(self.data))) for first in range(0, len(self.data), step))
+        for slot in prefetch(plan, self._read, self._slots, self._threads):
+            first, last = int(slot.rows[0]), int(slot.rows[-1])
+            kept.map(lambda t, a=first, b=last: t[a : b + 1]).copy_(slot.stored())  # type: ignore[misc]
+            slot.release()
+        self._slots = new_slots(len(self._slots), self.stores, self.data.crop, self.device)  # loading's are larger
+        return kept
+
+    def _row_bytes(self) -> int:
+        features = sum(s.layout.row_bytes + 8 * s.shape.channels * s.layout.has_scales for s in self.stores)
+        return features + 3 * self.data.crop**2
+
+
+def windowed_order(rows: Rows, window: int, block: int, generator: np.random.Generator) -> Rows:
+    """Shuffle `rows` (n,) so that a disk reads long runs: for stores larger than memory.
+
+    Blocks of `block` successive entries are put in random order, and the rows of each `window` successive rows
+    of that order are shuffled among themselves. While a window is in use its blocks are all that memory must
+    hold. `block` = rows of a shard and `window` = several shards mix almost as well as a full shuffle.
+    """
+    starts = generator.permutation(np.arange(0, len(rows), block))
+    order = np.concatenate([rows[start : start + block] for start in starts])
+    for first in range(0, len(order), window):
+        generator.shuffle(order[first : first + window])
+    return order
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be had on `device`: of the GPU, or of main memory within a container's limit."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    free = int(fields["MemAvailable"].split()[0]) * 1024
+    if MEMORY_LIMIT.is_file() and (limit := MEMORY_LIMIT.read_text().strip()) != "max":
+        free = min(free, int(limit) - int(MEMORY_USED.read_text()))
+    return free
+
+
+def _stays(resident: Resident, size: int, device: torch.device) -> bool:
+    if resident == "never":
+        return False
+    free = free_memory(device)
+    if resident == "always" and size > free:
+        raise StoreError(
+            f"train.resident = always: features and crops need {size / 1e9:.1f} GB, {device} has {free / 1e9:.1f} GB "
+            "free; use auto or never"
+        )
+    return resident == "always" or size <= ROOM * free
+
+
+def _check_match(data: PreparedData, store: FeatureStore) -> None:
+    if store.data_fingerprint != data.fingerprint or store.rows != len(data):
+        raise StoreError(
+            f"{store.path} is stale: it holds {store.rows} rows of prepared data {store.data_fingerprint[:12]}…, not "
+            f"the {len(data)} of {data.fingerprint[:12]}… in {data.root}; {remedy(store.path)}"
+        )
+
+
+__all__ = ["Batch", "CachedFeatures", "Resident", "windowed_order"]

@@ -1,0 +1,242 @@
+"""The contract of a feature store: one layer of one backbone, a row for each view, read at memory speed."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.errors import StoreError
+from pipeline.registry import Registry
+from pipeline.sources import FeatureShape, Source
+from pipeline.stores.codecs import codec
+from pipeline.stores.encoding import decode
+from pipeline.stores.files import FileRecord, map_file, read_ahead, record_of
+from pipeline.stores.layout import Layout
+from pipeline.stores.manifest import Manifest, remedy
+
+Verify = Literal["lazy", "never"]
+Array = Literal["features", "scales"]
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """One array of one shard: the mapped file, and where each of its rows lies in it."""
+
+    file: NDArray[np.uint8]
+    offsets: list[int]
+    sizes: list[int]
+
+    def __getitem__(self, row: int) -> NDArray[np.uint8]:
+        start = self.offsets[row]
+        return self.file[start : start + self.sizes[row]]
+
+
+class ShardWriter(ABC):
+    """Rows of one shard, in order. Nothing of it can be seen in the store before `finish`."""
+
+    @abstractmethod
+    def append(self, values: NDArray[Any], scales: NDArray[np.float32] | None) -> None:
+        """Add rows: values (n, C, H, W) of the stored type; scales (n, 2, C) for int8, None otherwise."""
+
+    @abstractmethod
+    def finish(self) -> dict[str, FileRecord]:
+        """Give the shard its name; the records of its files, by path relative to the store."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Forget the rows."""
+
+
+class StoreFormat(ABC):
+    """Writing and opening stores of one file format."""
+
+    @abstractmethod
+    def write_shard(self, store: Path, layout: Layout, shard: int) -> ShardWriter:
+        """Start shard number `shard`. Shards may be written in any order and by several processes at once."""
+
+    @abstractmethod
+    def write_metadata(self, store: Path, layout: Layout, attributes: Mapping[str, str]) -> dict[str, FileRecord]:
+        """Write what makes the shards one array that plain zarr or h5py opens; the records of those files."""
+
+    @abstractmethod
+    def open(self, store: Path, manifest: Manifest, verify: Verify) -> FeatureStore:
+        """Open a store whose manifest has been read and whose files are all there."""
+
+
+FORMATS: Registry[type[StoreFormat]] = Registry("store format")
+
+
+class FeatureStore(ABC):
+    """A finished store, opened for reading. `pipeline.stores.open_store` makes one.
+
+    Attributes:
+        path: its directory. source: the layer it holds. rows: how many.
+        shape: channels, height, width of a row. dtype: float32, float16, bfloat16 or int8.
+        mean, std: (C,) float32 over the training rows.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, verify: Verify) -> None:
+        self.path, self.manifest, self.layout = path, manifest, manifest.layout
+        self._verify = verify
+        self._codec = codec(self.layout.compression, self.layout.stored)
+        self._opened: dict[tuple[Array, int], Chunks] = {}
+        self._locks = [threading.Lock() for _ in range(self.layout.shards)]
+
+    @property
+    def shape(self) -> FeatureShape:
+        return self.layout.shape
+
+    @property
+    def rows(self) -> int:
+        return self.layout.rows
+
+    @property
+    def dtype(self) -> str:
+        return self.layout.dtype
+
+    @property
+    def source(self) -> Source:
+        return Source(self.manifest.facts["backbone"]["name"], self.manifest.facts["layer"])
+
+    @property
+    def fingerprint(self) -> str:
+        return self.manifest.fingerprint
+
+    @property
+    def data_fingerprint(self) -> str:
+        """Fingerprint of the prepared data whose views the rows are."""
+        return str(self.manifest.facts["data"])
+
+    @property
+    def mean(self) -> NDArray[np.float32]:
+        return self.manifest.mean
+
+    @property
+    def std(self) -> NDArray[np.float32]:
+        return self.manifest.std
+
+    @property
+    def bytes(self) -> int:
+        """Size on disk, without the manifest."""
+        return sum(record.bytes for record in self.manifest.files.values())
+
+    def read_into(self, rows: NDArray[np.int64], out: NDArray[Any]) -> None:
+        """Copy `rows` (B,), in that order, into `out` (B, C, H, W): C-contiguous, of the stored type. Thread-safe.
+
+        Raises:
+            StoreError: a shard is damaged (found when it is first touched).
+        """
+        if out.shape != (len(rows), *self.layout.row_shape) or out.dtype != self.layout.stored:
+            raise ValueError(f"out is {out.dtype} {out.shape}; rows are {self.layout.stored} {self.layout.row_shape}")
+        self._copy("features", rows, _octets(out, len(rows)))
+
+    def read_scales_into(self, rows: NDArray[np.int64], out: NDArray[np.float32]) -> None:
+        """int8 stores: copy the scales of `rows` (B,) into `out` (B, 2, C): step and minimum."""
+        self._copy("scales", rows, _octets(out, len(rows)))
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """`rows` (B,) as new float32 features (B, C, H, W). Convenient, not the fast path."""
+        values = np.empty((len(rows), *self.layout.row_shape), self.layout.stored)
+        self.read_into(rows, values)
+        scales = None
+        if self.layout.has_scales:
+            scales = np.empty((len(rows), *self.layout.scales_shape), np.float32)
+            self.read_scales_into(rows, scales)
+        tensors = (torch.from_numpy(values), None if scales is None else torch.from_numpy(scales))
+        return decode(*tensors, self.dtype).numpy()
+
+    def will_need(self, rows: NDArray[np.int64]) -> None:
+        """Hint: the disk may start reading the shards of `rows` now, in one sequential sweep each."""
+        for shard in np.unique(rows // self.layout.shard_rows).tolist():
+            read_ahead(self.path / self._shard_file("features", shard))
+
+    def damage(self) -> Iterator[str]:
+        """Read every byte and yield one sentence for each file that is missing or differs from its checksum."""
+        for name, record in self.manifest.files.items():
+            found = record_of(self.path / name) if (self.path / name).is_file() else None
+            if found != record:
+                yield f"{self.path / name} {_difference(record, found)}; {remedy(self.path)}"
+
+    def check_metadata(self) -> None:
+        """Check every file that is not a shard. Raises StoreError: one is damaged."""
+        arrays: tuple[Array, ...] = ("features", "scales")
+        shards = {self._shard_file(array, shard) for array in arrays for shard in range(self.layout.shards)}
+        for name, record in self.manifest.files.items():
+            if name not in shards:
+                check_file(self.path, name, record)
+
+    @abstractmethod
+    def _locate(self, array: Array, shard: int) -> tuple[Path, list[int], list[int]]:
+        """File, offsets and sizes in bytes of the rows of a shard, from the file's own index."""
+
+    @abstractmethod
+    def _shard_file(self, array: Array, shard: int) -> str:
+        """The file of a shard, relative to the store."""
+
+    def _copy(self, array: Array, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+        decoder = self._codec if array == "features" else None
+        chunks, opened = None, -1
+        for position, row in enumerate(rows.tolist()):
+            if not 0 <= row < self.rows:
+                raise IndexError(f"row {row} of a store of {self.rows} rows")
+            shard, local = divmod(row, self.layout.shard_rows)
+            if shard != opened or chunks is None:
+                chunks, opened = self._chunks(array, shard), shard
+            if decoder is None:
+                out[position] = chunks[local]
+            else:
+                decoder.decode(chunks[local], out[position])
+
+    def _chunks(self, array: Array, shard: int) -> Chunks:
+        chunks = self._opened.get((array, shard))
+        if chunks is None:
+            with self._locks[shard]:
+                chunks = self._opened.get((array, shard)) or self._open(array, shard)
+                self._opened[array, shard] = chunks
+        return chunks
+
+    def _open(self, array: Array, shard: int) -> Chunks:
+        name = self._shard_file(array, shard)
+        if self._verify == "lazy":
+            check_file(self.path, name, self.manifest.files[name])
+        path, offsets, sizes = self._locate(array, shard)
+        return Chunks(map_file(path), offsets, sizes)
+
+
+def check_file(store: Path, name: str, record: FileRecord) -> None:
+    """Raises StoreError when the file's bytes are not those that were written."""
+    found = record_of(store / name)
+    if found != record:
+        raise StoreError(f"{store / name} {_difference(record, found)}; {remedy(store)}")
+
+
+def check_sizes(store: Path, files: Mapping[str, FileRecord]) -> None:
+    """Raises StoreError when a file is missing or does not have the size it was written with."""
+    for name, record in files.items():
+        path = store / name
+        size = path.stat().st_size if path.is_file() else None
+        if size != record.bytes:
+            found = None if size is None else FileRecord(size, "")
+            raise StoreError(f"{path} {_difference(record, found)}; {remedy(store)}")
+
+
+def _difference(record: FileRecord, found: FileRecord | None) -> str:
+    if found is None:
+        return "is missing"
+    if found.bytes != record.bytes:
+        return f"has {found.bytes} bytes instead of {record.bytes}"
+    return f"is damaged: its checksum is {found.crc32c}, written was {record.crc32c}"
+
+
+def _octets(out: NDArray[Any], rows: int) -> NDArray[np.uint8]:
+    if not out.flags.c_contiguous:
+        raise ValueError("out must be C-contiguous")
+    return out.reshape(rows, -1).view(np.uint8)

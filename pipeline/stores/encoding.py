@@ -1,0 +1,96 @@
+"""float32 features ↔ the types they are stored as. The one place that knows how a stored number is read.
+
+    float32, float16, bfloat16   rounded to nearest
+    int8                         per row and channel: x = minimum + step · (q + 128), q in −128…127
+
+The int8 code is affine, not symmetric: behind a ReLU half of a symmetric code would never be used. Its smallest
+value is kept exactly, so zeros stay zeros.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.errors import StoreError
+
+TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+LEVELS = 255  # steps between the smallest and the largest value of an int8 channel
+
+
+class Encoded(NamedTuple):
+    """Features as they are stored: values (B, C, H, W), and for int8 their scales (B, 2, C): step, minimum."""
+
+    values: Tensor
+    scales: Tensor | None = None
+
+
+def encode(features: Tensor, dtype: str) -> Encoded:
+    """Features (B, C, H, W) of any floating type and memory format, as contiguous values of `dtype`, same device."""
+    if dtype == "int8":
+        return _quantise(features.float())
+    values = torch.empty(features.shape, dtype=TORCH_DTYPES[dtype], device=features.device)
+    return Encoded(values.copy_(features))  # rounds and reorders in one pass
+
+
+def decode(values: Tensor, scales: Tensor | None, dtype: str) -> Tensor:
+    """Stored values (B, C, H, W), with the scales (B, 2, C) of int8, as new float32 features on the same device.
+
+    bfloat16 values may come as the uint16 that NumPy has to keep them in.
+    """
+    if dtype == "bfloat16":
+        values = values.view(torch.bfloat16)
+    if dtype != "int8":
+        return values.to(torch.float32, copy=True)
+    if scales is None:
+        raise ValueError("int8 features cannot be read without their scales")
+    step, minimum = scales[:, 0, :, None, None], scales[:, 1, :, None, None]  # (B, C, 1, 1)
+    return values.to(torch.float32).add_(128).mul_(step).add_(minimum)
+
+
+def as_numpy(values: Tensor) -> NDArray[np.generic]:
+    """The memory of a CPU tensor as the NumPy type that the store keeps it in."""
+    return (values.view(torch.uint16) if values.dtype == torch.bfloat16 else values).numpy()
+
+
+def rgb(crops: Tensor) -> Tensor:
+    """Pixels (B, H, W, 3) uint8 as images (B, 3, H, W) float32 in [0, 1], channels-last in memory, same device."""
+    return crops.permute(0, 3, 1, 2).to(torch.float32).div_(255)
+
+
+def check_range(features: Tensor, square: Tensor, dtype: str, what: str) -> None:
+    """Refuse what `dtype` cannot hold.
+
+    Args:
+        features: (B, C, H, W) before encoding.
+        square: (B, C), the sum of their squares: when it is small enough, no element needs to be looked at.
+        what: the name of the layer, for the message.
+
+    Raises:
+        StoreError: a feature is NaN or infinite, or too large for float16.
+    """
+    largest = torch.finfo(TORCH_DTYPES.get(dtype, torch.float32)).max
+    if bool((square < min(largest, 1e15) ** 2).all()):
+        return
+    if not bool(torch.isfinite(features).all()):
+        raise StoreError(
+            f"{what} gives features that are not finite; use weights that fit the network, or extract.precision: fp32"
+        )
+    peak = float(features.abs().amax())
+    if peak > largest:
+        raise StoreError(
+            f"{what} gives features up to {peak:.4g}, more than {dtype} can hold ({largest:.0f}); "
+            "set store.dtype to bfloat16 or float32"
+        )
+
+
+def _quantise(features: Tensor) -> Encoded:
+    minimum, maximum = features.amin((2, 3)), features.amax((2, 3))  # (B, C)
+    step = (maximum - minimum) / LEVELS
+    step = torch.where(step > 0, step, torch.ones_like(step))
+    codes = (features - minimum[..., None, None]).div_(step[..., None, None]).round_().clamp_(0, LEVELS)
+    return Encoded((codes - 128).to(torch.int8).contiguous(), torch.stack((step, minimum), dim=1))

@@ -1,0 +1,109 @@
+"""Files of a store: written whole through a temporary name, checksummed, mapped into memory for reading."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import StoreError
+
+PART = ".part"  # ending of a file that is still being written; hidden by a leading dot as well
+PIECE = 1 << 22  # bytes checksummed in one call, which holds the interpreter's lock
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """Size in bytes and CRC-32C (eight hexadecimal digits) of a file."""
+
+    bytes: int
+    crc32c: str
+
+
+class Crc32c:
+    """Running CRC-32C (Castagnoli, RFC 3720) over arrays and bytes."""
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def add(self, data: NDArray[np.generic] | bytes) -> None:
+        """Continue with `data` (C-contiguous when an array)."""
+        octets = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data.reshape(-1).view(np.uint8)
+        octets = octets.view()
+        octets.flags.writeable = False  # the extension takes read-only buffers alone
+        for start in range(0, octets.size, PIECE):
+            self.value = google_crc32c.extend(self.value, octets[start : start + PIECE])
+
+    @property
+    def hex(self) -> str:
+        return f"{self.value:08x}"
+
+
+def map_file(path: Path) -> NDArray[np.uint8]:
+    """The file's bytes, (n,), read-only and mapped: nothing is read until it is touched."""
+    mapped = np.memmap(path, np.uint8, mode="r") if path.stat().st_size else np.empty(0, np.uint8)
+    return mapped.view(np.ndarray)  # plain arrays are sliced several times faster than np.memmap
+
+
+def read_ahead(path: Path) -> None:
+    """Ask the kernel to read the whole file into the page cache, in order, without waiting for it."""
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+
+def record_of(path: Path) -> FileRecord:
+    """Size and checksum of the file as it lies on disk."""
+    mapped, crc = map_file(path), Crc32c()
+    crc.add(mapped)
+    return FileRecord(mapped.size, crc.hex)
+
+
+def part_path(path: Path) -> Path:
+    """The temporary name that `path` is written under."""
+    return path.with_name(f".{path.name}{PART}")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it becomes `path` in one step when the block ends without an error."""
+    part = part_path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield part
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a small file so that it exists completely or not at all."""
+    with whole_file(path) as part:
+        part.write_bytes(content)
+
+
+@contextmanager
+def disk_errors(work: Path) -> Iterator[None]:
+    """Turn "no space left" and its like, raised below, into one sentence about the directory `work`."""
+    try:
+        yield
+    except OSError as error:
+        if not _means_full(error):
+            raise
+        raise StoreError(
+            f"the disk that holds {work} is full; free some space, then run the same command again: it goes on "
+            "with the shards that are missing"
+        ) from error
+
+
+def _means_full(error: OSError) -> bool:
+    # HDF5 reports the errno of a failed write in its text, not always in the attribute
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return error.errno in full or any(os.strerror(code) in str(error) for code in full)

@@ -1,0 +1,124 @@
+"""What a store says about itself. Written last: a store without one is not finished and is not read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import StoreError
+from pipeline.stores.files import FileRecord, write_whole
+from pipeline.stores.layout import Layout
+
+MANIFEST = "manifest.json"
+VERSION = 1
+
+Facts = Mapping[str, Any]
+
+
+def fingerprint(facts: Facts) -> str:
+    """SHA-256 of facts that determine a store's numbers (plain JSON values), whatever their order."""
+    return hashlib.sha256(_canonical(facts)).hexdigest()
+
+
+def differences(expected: Facts, found: Facts) -> list[str]:
+    """Sentences such as "precision is fp16, not fp32", for every fact of `expected` that `found` denies."""
+    flat = dict(_flatten(found))
+    return [
+        f"{key} is {_short(flat.get(key, 'missing'))}, not {_short(value)}"
+        for key, value in _flatten(expected)
+        if flat.get(key, "missing") != value
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class Manifest:
+    """The contents of manifest.json.
+
+    Attributes:
+        facts: everything that determines the numbers, as plain values; the fingerprint is their digest.
+        layout: how the rows lie on disk (also among the facts, under `store`).
+        mean, std: (C,) float32, per channel over the training rows, before rounding to the stored type.
+        files: size and checksum of every other file of the store, by path relative to it.
+    """
+
+    facts: dict[str, Any]
+    layout: Layout
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+    files: dict[str, FileRecord]
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.facts)
+
+    def write(self, store: Path) -> None:
+        content = {
+            "version": VERSION,
+            "fingerprint": self.fingerprint,
+            "facts": self.facts,
+            "mean": [float(value) for value in self.mean],
+            "std": [float(value) for value in self.std],
+            "files": {name: vars(record) for name, record in sorted(self.files.items())},
+        }
+        content["checksum"] = fingerprint(content)
+        write_whole(store / MANIFEST, (json.dumps(content, indent=1) + "\n").encode())
+
+    @classmethod
+    def read(cls, store: Path) -> Manifest:
+        """Raises StoreError: no manifest, a damaged one, or one of another version of this project."""
+        content = _load(store / MANIFEST)
+        facts = content["facts"]
+        return cls(
+            facts=facts,
+            layout=Layout.from_facts(facts["store"]),
+            mean=np.array(content["mean"], np.float32),
+            std=np.array(content["std"], np.float32),
+            files={name: FileRecord(**record) for name, record in content["files"].items()},
+        )
+
+
+def remedy(store: Path) -> str:
+    """How to make the store at `features/<backbone>/<layer>` again."""
+    return f"run `python -m stages extract --backbone {store.absolute().parent.name}`"
+
+
+def _load(path: Path) -> dict[str, Any]:
+    store = path.parent
+    if not store.is_dir():
+        raise StoreError(f"{store}: there is no feature store here; {remedy(store)}")
+    if not path.is_file():
+        raise StoreError(f"{store} has no {MANIFEST}, so its extraction never finished; {remedy(store)}")
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError:
+        raise StoreError(f"{path} is damaged: it is not valid JSON; {remedy(store)}") from None
+    if not isinstance(content, dict) or content.get("version") != VERSION:
+        version = content.get("version") if isinstance(content, dict) else None
+        raise StoreError(f"{path} has format version {version}, this program reads {VERSION}; {remedy(store)}")
+    if content.pop("checksum", None) != fingerprint(content):
+        raise StoreError(f"{path} is damaged: its contents do not match its checksum; {remedy(store)}")
+    return content
+
+
+def _canonical(values: Facts) -> bytes:
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _flatten(facts: Facts, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return f"{text[:12]}…" if len(text) == 64 and text.isalnum() else text
