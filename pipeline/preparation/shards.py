@@ -140,7 +140,7 @@ def _decoded(photographs: Sequence[Photograph], rules: PrepareParams, workers: i
     Image.init()  # loads all plugins now: doing it later, in several threads at once, is not safe
     waiting: deque[Future[Decoded]] = deque()
     with warnings.catch_warnings(), ThreadPoolExecutor(workers, "decode") as pool:
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # decode() refuses these itself
+        warnings.filterwarnings("ignore", module="PIL")  # decode() refuses what cannot be used, with a reason
         for photograph in photographs:
             waiting.append(pool.submit(decode, photograph, rules))
             if len(waiting) >= 8 * workers:
