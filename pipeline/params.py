@@ -42,13 +42,19 @@ class PrepareParams(Section):
 
 
 class BackboneParams(Section):
-    """How to build a frozen network and which of its layers to keep."""
+    """How to build a frozen network and which of its layers to keep.
+
+    `weights` is `random` (drawn with `seed`), `imagenet` (the library's own, called `tag`), or a file's path.
+    `mean` and `std` are what a file's network was trained with; without them, what its published weights were.
+    """
 
     library: Literal["torchvision", "timm"] | None = None
     model: str | None = None
-    weights: str = "random"
+    weights: Annotated[str, Field(min_length=1)] = "random"
     tag: str | None = None
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    mean: Annotated[tuple[float, float, float] | None, Field(strict=False)] = None
+    std: Annotated[tuple[float, float, float] | None, Field(strict=False)] = None
     layers: Names = ()
 
 

@@ -1,8 +1,16 @@
 """Frozen networks whose layers are inverted: one forward pass, every requested layer, honest weights."""
 
-from pipeline.backbones.backbone import Backbone, feature_shapes, load_backbone
+from pipeline.backbones.backbone import Backbone, feature_shapes, load_backbone, published_weights
 from pipeline.backbones.normalization import Normalization
 from pipeline.backbones.table import BACKBONES
 from pipeline.backbones.weights import WeightsRecord
 
-__all__ = ["BACKBONES", "Backbone", "Normalization", "WeightsRecord", "feature_shapes", "load_backbone"]
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "Normalization",
+    "WeightsRecord",
+    "feature_shapes",
+    "load_backbone",
+    "published_weights",
+]

@@ -8,14 +8,17 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from pipeline.backbones import torchvision_networks
-from pipeline.backbones.base import Network
-from pipeline.backbones.normalization import Normalization, Normalize
+from pipeline.backbones.base import Library, Network, Published
+from pipeline.backbones.normalization import Normalize
 from pipeline.backbones.table import NetworkSpec, check_layers, resolve
-from pipeline.backbones.weights import WeightsRecord, seeded, state_sha256
+from pipeline.backbones.timm_networks import Timm
+from pipeline.backbones.torchvision_networks import Torchvision
+from pipeline.backbones.weights import Loaded, load_network
 from pipeline.errors import ShapeError
 from pipeline.params import BackboneParams
 from pipeline.sources import FeatureShape, ImageSize
+
+LIBRARIES: dict[str, Library] = {"torchvision": Torchvision(), "timm": Timm()}
 
 
 class Backbone(nn.Module):
@@ -25,22 +28,15 @@ class Backbone(nn.Module):
     called on it or on a module that holds it; so no batch-norm buffer ever moves. Gradients do flow to the images.
     """
 
-    def __init__(
-        self,
-        name: str,
-        spec: NetworkSpec,
-        network: Network,
-        layers: tuple[str, ...],
-        normalization: Normalization,
-        weights: WeightsRecord,
-    ) -> None:
+    def __init__(self, name: str, spec: NetworkSpec, layers: tuple[str, ...], loaded: Loaded) -> None:
         super().__init__()
         self.name, self.spec, self.layers = name, spec, layers
-        self.normalization, self.weights = normalization, weights
-        self.normalize = Normalize(normalization)
-        self.network = network.eval().requires_grad_(False)
-        self._depths = sorted(network.layer_names.index(layer) for layer in layers)
+        self.weights, self.normalization = loaded.record, loaded.normalization
+        self.normalize = Normalize(loaded.normalization)
+        self.network = loaded.network.requires_grad_(False)
+        self._depths = sorted(loaded.network.layer_names.index(layer) for layer in layers)
         self._fitting: set[ImageSize] = set()  # image sizes already known to go through
+        self.train(False)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Features of every layer in `layers`, in that order, each (B, C, h, w).
@@ -54,16 +50,14 @@ class Backbone(nn.Module):
         size = ImageSize(*images.shape[-2:])
         if size not in self._fitting:
             self.shapes(size)
-            self._fitting.add(size)
-        found = self.network(self.normalize(images), self._depths)
-        by_name = {
-            self.network.layer_names[depth]: features for depth, features in zip(self._depths, found, strict=True)
-        }
-        return {layer: by_name[layer] for layer in self.layers}
+        found = dict(zip(self._depths, self.network(self.normalize(images), self._depths), strict=True))
+        return {layer: found[self.network.layer_names.index(layer)] for layer in self.layers}
 
     def shapes(self, image: ImageSize) -> dict[str, FeatureShape]:
         """Shape of each layer for images of this size, without computing anything. Raises ShapeError."""
-        return _shapes(self.name, self.spec, self.layers, image)
+        shapes = _shapes(self.name, self.spec, self.layers, image)
+        self._fitting.add(image)
+        return shapes
 
     def describe(self) -> dict[str, Any]:
         """Everything about this network that determines its features, for manifests and fingerprints."""
@@ -89,11 +83,9 @@ def load_backbone(
     Raises:
         ParamsError: unknown network, layer or tag. WeightsError: weights that cannot be had or do not fit.
     """
-    spec = resolve(name, entry)
-    network = seeded(lambda: _build(name, spec), entry.seed)
-    wanted = check_layers(name, entry.layers if layers is None else layers, network.layer_names)
-    record = WeightsRecord("random", f"seed {entry.seed}", state_sha256(network.model))
-    return Backbone(name, spec, network, wanted, Normalization(), record).to(device)
+    spec, library = _spec(name, entry)
+    wanted = check_layers(name, entry.layers if layers is None else layers, _outline(library, spec).layer_names)
+    return Backbone(name, spec, wanted, load_network(name, entry, library, spec.model)).to(device)
 
 
 def feature_shapes(
@@ -104,22 +96,42 @@ def feature_shapes(
     Raises:
         ParamsError: unknown network or layer. ShapeError: the network cannot take images of this size.
     """
-    return _shapes(name, resolve(name, entry), layers, image)
+    spec, _ = _spec(name, entry)
+    return _shapes(name, spec, layers, image)
+
+
+def published_weights(name: str, entry: BackboneParams) -> Published:
+    """The downloadable weights that `weights: imagenet` stands for in this entry, whether or not it says so.
+
+    Raises:
+        ParamsError: unknown network or tag. WeightsError: the library publishes none.
+    """
+    spec, library = _spec(name, entry)
+    return library.published(name, spec.model, entry.tag)
+
+
+def _spec(name: str, entry: BackboneParams) -> tuple[NetworkSpec, Library]:
+    spec = resolve(name, entry)
+    library = LIBRARIES[spec.library]
+    library.check(name, spec.model)
+    return spec, library
+
+
+def _outline(library: Library, spec: NetworkSpec) -> Network:
+    """The network without memory for its numbers: its structure, to be asked before any weights are read."""
+    with torch.device("meta"):
+        return library.build(spec.model).eval()
 
 
 def _shapes(name: str, spec: NetworkSpec, layers: Sequence[str], image: ImageSize) -> dict[str, FeatureShape]:
-    with torch.device("meta"), torch.no_grad():
-        network = _build(name, spec).eval()
-        wanted = check_layers(name, layers, network.layer_names)
-        depths = sorted(network.layer_names.index(layer) for layer in wanted)
-        try:
-            found = network(torch.empty(1, 3, image.height, image.width), depths)
-        except (AssertionError, RuntimeError, ValueError) as error:  # how the libraries refuse a size
-            reason = str(error).strip().splitlines()[0]
-            raise ShapeError(f"{name} cannot take images of {image} pixels ({reason}); change prepare.crop") from None
-    by_depth = dict(zip(depths, found, strict=True))
-    return {layer: FeatureShape(*by_depth[network.layer_names.index(layer)].shape[1:]) for layer in wanted}
-
-
-def _build(name: str, spec: NetworkSpec) -> Network:
-    return torchvision_networks.build(name, spec.model)
+    network = _outline(LIBRARIES[spec.library], spec)
+    wanted = check_layers(name, layers, network.layer_names)
+    depths = sorted(network.layer_names.index(layer) for layer in wanted)
+    try:
+        with torch.no_grad():
+            found = network(torch.empty(1, 3, image.height, image.width, device="meta"), depths)
+    except (AssertionError, RuntimeError, ValueError) as error:  # how the libraries refuse a size
+        reason = str(error).strip().splitlines()[0]
+        raise ShapeError(f"{name} cannot take images of {image} pixels ({reason}); change prepare.crop") from None
+    by_layer = {network.layer_names[depth]: features.shape for depth, features in zip(depths, found, strict=True)}
+    return {layer: FeatureShape(*by_layer[layer][1:]) for layer in wanted}

@@ -1,11 +1,15 @@
-"""What a network of any library must offer to be a backbone."""
+"""What a library of networks, and a network of it, must offer to be a backbone."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
+
+from pipeline.backbones.caches import CachedFile
+from pipeline.backbones.normalization import Normalization
 
 
 class Network(nn.Module, ABC):
@@ -28,3 +32,44 @@ class Network(nn.Module, ABC):
         `images` are normalised, (B, 3, H, W). Nothing deeper than the last of `depths` is computed, and no
         returned tensor is overwritten by what runs after it.
         """
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights that a library offers for download."""
+
+    label: str  # the library's own name for them
+    normalization: Normalization  # what they were trained with
+    file: CachedFile
+
+
+class Library(ABC):
+    """torchvision or timm: how its models are named, built and given published weights."""
+
+    @abstractmethod
+    def check(self, name: str, model: str) -> None:
+        """Raise ParamsError, naming `backbones.<name>.model`, when `model` is not one of this library's."""
+
+    @abstractmethod
+    def build(self, model: str) -> Network:
+        """The network as the library initialises it, on the default device."""
+
+    @abstractmethod
+    def published(self, name: str, model: str, tag: str | None) -> Published:
+        """The weights called `tag`, or the default ones, without touching network or disk.
+
+        Raises:
+            ParamsError: no such tag. WeightsError: the library publishes none for this model.
+        """
+
+    @abstractmethod
+    def build_published(self, model: str, published: Published) -> Network:
+        """The network with those weights, read from the library's cache, where they must be."""
+
+
+def drop_head(model: nn.Module, heads: Iterable[str]) -> frozenset[str]:
+    """Replace the modules called `heads` by nothing and return the keys that went: no feature depends on them."""
+    before = set(model.state_dict())
+    for head in heads:
+        model.set_submodule(head, nn.Identity())
+    return frozenset(before - set(model.state_dict()))

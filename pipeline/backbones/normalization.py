@@ -12,6 +12,7 @@ fingerprint of every feature store.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,11 @@ class Normalization:
 
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
+
+    @classmethod
+    def of(cls, mean: Sequence[float], std: Sequence[float]) -> Normalization:
+        """From a library's record of how weights were trained."""
+        return cls((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
 
 
 class Normalize(nn.Module):

@@ -38,6 +38,7 @@ def resolve(name: str, entry: BackboneParams) -> NetworkSpec:
         ParamsError: a name that is not in the table and whose entry says nothing about where to find it, half
             of a description, or an entry that gives a name of the table to another model.
     """
+    _check_normalization(name, entry)
     known = BACKBONES.get(name)
     if entry.library is None and entry.model is None:
         if known is None:
@@ -56,6 +57,18 @@ def resolve(name: str, entry: BackboneParams) -> NetworkSpec:
             f"{spec.library}'s {spec.model}; give the entry another name"
         )
     return spec
+
+
+def _check_normalization(name: str, entry: BackboneParams) -> None:
+    if (entry.mean is None) != (entry.std is None):
+        raise ParamsError(f"params.yaml: backbones.{name} has one of mean and std; give both or neither")
+    if entry.mean is not None and entry.weights in ("random", "imagenet"):
+        raise ParamsError(
+            f"params.yaml: backbones.{name}.mean and .std belong to weights from a file, and weights = "
+            f"{entry.weights!r} bring their own; remove them"
+        )
+    if entry.std is not None and min(entry.std) <= 0:
+        raise ParamsError(f"params.yaml: backbones.{name}.std = {list(entry.std)}: must be above 0")
 
 
 def check_layers(name: str, layers: Sequence[str], legal: Sequence[str]) -> tuple[str, ...]:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
-from torchvision.models import VGG, ResNet, get_model, list_models
+from torchvision.models import VGG, ResNet, WeightsEnum, get_model, get_model_weights, list_models
 
-from pipeline.backbones.base import Network
+from pipeline.backbones.base import Library, Network, Published, drop_head
+from pipeline.backbones.caches import TorchHubFile
+from pipeline.backbones.checking import check_state
+from pipeline.backbones.normalization import Normalization
 from pipeline.errors import ParamsError
+from pipeline.section import unknown_name
 
 FAMILIES = ("vgg", "resnet", "resnext", "wide_resnet")
+DEFAULT_TAG = "IMAGENET1K_V1"  # the weights of the papers' generation, not torchvision's later recipes
 
 
 class VggNetwork(Network):
@@ -23,7 +29,7 @@ class VggNetwork(Network):
 
     def __init__(self, model: VGG) -> None:
         super().__init__()
-        self.head_keys = _drop(model, ("classifier",))
+        self.head_keys = drop_head(model, ("classifier",))  # VGG-16's alone is 494 MB
         self.model = model
         pools = [index for index, module in enumerate(model.features) if isinstance(module, nn.MaxPool2d)]
         self._ends = tuple(index + 1 for index in pools)
@@ -50,7 +56,7 @@ class ResNetNetwork(Network):
 
     def __init__(self, model: ResNet) -> None:
         super().__init__()
-        self.head_keys = _drop(model, ("fc",))
+        self.head_keys = drop_head(model, ("fc",))
         self.model = model
 
     def forward(self, images: Tensor, depths: Sequence[int]) -> list[Tensor]:
@@ -63,25 +69,35 @@ class ResNetNetwork(Network):
         return found
 
 
-def build(name: str, model_name: str) -> Network:
-    """The network `model_name` as torchvision initialises it.
+class Torchvision(Library):
+    def check(self, name: str, model: str) -> None:
+        legal = [known for known in list_models() if known.startswith(FAMILIES)]
+        if model not in legal:
+            raise ParamsError(
+                f"params.yaml: backbones.{name}.model = {model!r} is not one of torchvision's VGGs and ResNets "
+                f"({', '.join(legal)}); for other architectures use library: timm"
+            )
 
-    Raises:
-        ParamsError: torchvision has no such model, or it is of neither family.
-    """
-    legal = [known for known in list_models() if known.startswith(FAMILIES)]
-    if model_name not in legal:
-        raise ParamsError(
-            f"params.yaml: backbones.{name}.model = {model_name!r} is not one of torchvision's VGGs and ResNets "
-            f"({', '.join(legal)}); for other architectures use library: timm"
-        )
-    model = get_model(model_name, weights=None)
-    return VggNetwork(model) if isinstance(model, VGG) else ResNetNetwork(model)
+    def build(self, model: str) -> Network:
+        module = get_model(model, weights=None)
+        return VggNetwork(module) if isinstance(module, VGG) else ResNetNetwork(module)
+
+    def published(self, name: str, model: str, tag: str | None) -> Published:
+        weights = _weights(name, model, tag or DEFAULT_TAG)
+        preset = weights.transforms()
+        return Published(str(weights), Normalization.of(preset.mean, preset.std), TorchHubFile(weights.url))
+
+    def build_published(self, model: str, published: Published) -> Network:
+        weights = get_model_weights(model)[published.label.partition(".")[2]]
+        state = weights.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
+        with torch.device("meta"):  # nothing is initialised only to be overwritten
+            network = self.build(model)
+        network.model.load_state_dict(check_state(network, state, published.file.name), assign=True)
+        return network
 
 
-def _drop(model: nn.Module, children: Sequence[str]) -> frozenset[str]:
-    """Remove the head: VGG-16's alone is 494 MB that no feature depends on."""
-    before = set(model.state_dict())
-    for child in children:
-        delattr(model, child)
-    return frozenset(before - set(model.state_dict()))
+def _weights(name: str, model: str, tag: str) -> WeightsEnum:
+    legal = get_model_weights(model).__members__
+    if tag not in legal:
+        raise ParamsError(unknown_name(f"backbones.{name}.tag", tag, legal))
+    return legal[tag]

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import HTTPError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
-from pipeline.backbones.base import Network
+from pipeline.backbones.base import Library, Network, Published
+from pipeline.backbones.caches import TorchHubFile
+from pipeline.backbones.checking import check_state
+from pipeline.backbones.normalization import Normalization
+from pipeline.errors import WeightsError
+from pipeline.params import BackboneParams
+
+UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -24,6 +37,35 @@ class WeightsRecord:
     kind: Literal["random", "imagenet", "path"]
     detail: str
     sha256: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network on the CPU with its weights, where they came from, and what its input must be normalised by."""
+
+    network: Network
+    record: WeightsRecord
+    normalization: Normalization
+
+
+def load_network(name: str, entry: BackboneParams, library: Library, model: str) -> Loaded:
+    """Build `model` and give it the weights that `entry` asks for: `random`, `imagenet`, or a path.
+
+    Raises:
+        WeightsError: they cannot be had, are damaged, or are not those of this network.
+    """
+    if entry.weights == "random":
+        network = seeded(lambda: library.build(model), entry.seed)
+        return _loaded(network, "random", f"seed {entry.seed}", Normalization())
+    if entry.weights == "imagenet":
+        published = library.published(name, model, entry.tag)
+        network = _published(name, library, model, published)
+        return _loaded(network, "imagenet", _detail(published), published.normalization)
+    path = Path(entry.weights).expanduser()
+    state = read_state(path, name)
+    network = seeded(lambda: library.build(model), 0)
+    network.model.load_state_dict(check_state(network, state, str(path)))
+    return _loaded(network, "path", path.name, _of_file(name, entry, library, model))
 
 
 def state_sha256(model: nn.Module) -> str:
@@ -44,3 +86,88 @@ def seeded(build: Callable[[], Network], seed: int) -> Network:
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would reseed the GPUs too
         return build()
+
+
+def read_state(path: Path, name: str) -> Mapping[str, Any]:
+    """The state dict in a .safetensors file or a .pth/.pt/.bin saved by torch. No code in it is ever run.
+
+    Raises:
+        WeightsError: no such file, not such a file, or damaged.
+    """
+    if not path.is_file():
+        raise WeightsError(
+            f"params.yaml: backbones.{name}.weights = '{path}' is not a file; "
+            "give imagenet, random, or the path of a .pth or .safetensors file"
+        )
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except UNREADABLE as error:
+        raise WeightsError(f"{path} cannot be read as weights ({_reason(error)}); save it again") from None
+    if not isinstance(state, Mapping):
+        raise WeightsError(f"{path} holds a {type(state).__name__}, not a state dict; save model.state_dict()")
+    return state
+
+
+def obtain(name: str, published: Published) -> None:
+    """Make sure that the published file is in the library's cache, downloading it by the library's own routine.
+
+    Raises:
+        WeightsError: it is not there and cannot be downloaded; the message says how to bring it.
+    """
+    file = published.file
+    if file.present():
+        return
+    try:
+        file.fetch()
+    except (*UNREADABLE, HTTPError) as error:
+        raise WeightsError(
+            f"{file.name}, the weights of {published.label}, is not in {file.folder} and cannot be downloaded "
+            f"({_reason(error)}); on a machine with network run `python -m stages weights {name} --to DIR`, bring "
+            f"DIR here and run `python -m stages weights {name} --from DIR`"
+        ) from None
+
+
+def _published(name: str, library: Library, model: str, published: Published) -> Network:
+    obtain(name, published)
+    with _readable(published), torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        return library.build_published(model, published)
+
+
+@contextmanager
+def _readable(published: Published) -> Iterator[None]:
+    try:
+        yield
+    except (*UNREADABLE, HTTPError) as error:
+        raise WeightsError(
+            f"{published.file.name} in {published.file.folder} cannot be loaded as {published.label} "
+            f"({_reason(error)}); delete it so that it is fetched again"
+        ) from None
+
+
+def _loaded(
+    network: Network, kind: Literal["random", "imagenet", "path"], detail: str, normalization: Normalization
+) -> Loaded:
+    return Loaded(network, WeightsRecord(kind, detail, state_sha256(network.model)), normalization)
+
+
+def _detail(published: Published) -> str:
+    """The weights' name, and a plain word when the file under that name is another one (placed there by hand)."""
+    file = published.file
+    if isinstance(file, TorchHubFile) and not file.as_published():
+        return f"{published.label} (altered file)"
+    return published.label
+
+
+def _of_file(name: str, entry: BackboneParams, library: Library, model: str) -> Normalization:
+    if entry.mean is not None and entry.std is not None:
+        return Normalization(entry.mean, entry.std)
+    try:
+        return library.published(name, model, entry.tag).normalization
+    except WeightsError:  # none are published, so there is nothing to be a fine-tune of
+        return Normalization()
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what a library said, short enough for a sentence."""
+    lines = " ".join(str(error).split()) or type(error).__name__
+    return lines if len(lines) <= 200 else lines[:200] + "…"

@@ -1,0 +1,161 @@
+"""The download caches of torch and of the Hugging Face hub: what lies where, and how it is carried to another machine.
+
+The libraries decide the places (`TORCH_HOME`, `HF_HOME`, `HF_HUB_CACHE`) and do the downloading; this module only
+knows their layouts, so that an error can name them and a folder of weights can be carried to a machine without
+network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlparse
+
+import torch
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+from huggingface_hub.errors import EntryNotFoundError
+from timm.models import load_state_dict_from_hf
+
+from pipeline.errors import WeightsError
+
+REACH_SECONDS = 10.0
+
+
+class CachedFile(ABC):
+    """A file of weights in a library's cache.
+
+    Attributes:
+        name: the file, in words that also find it on the web.
+    """
+
+    name: str
+
+    @property
+    @abstractmethod
+    def root(self) -> Path:
+        """The library's cache folder."""
+
+    @property
+    @abstractmethod
+    def folder(self) -> Path:
+        """The folder below `root` in which the library looks for this file."""
+
+    @abstractmethod
+    def members(self, root: Path) -> list[PurePosixPath]:
+        """The files that make it up, relative to `root` (the cache, or a copy of it); empty when it is not there."""
+
+    @abstractmethod
+    def fetch(self) -> None:
+        """Download it into the cache by the library's own routine. Raises OSError or HTTPError."""
+
+    def present(self) -> bool:
+        return bool(self.members(self.root))
+
+    def copy(self, source: Path, target: Path) -> list[Path]:
+        """Copy its files from the root `source` to the root `target`, links as files; each appears whole or not.
+
+        Raises:
+            WeightsError: `source` does not hold it, or `target` cannot be written.
+        """
+        members = self.members(source)
+        if not members:
+            raise WeightsError(f"{source} does not hold {self.name}; fill it with `python -m stages weights … --to`")
+        for member in members:
+            _copy_file(source / member, target / member)
+        return [target / member for member in members]
+
+
+class TorchHubFile(CachedFile):
+    """A file that torch.hub keeps by the last part of its address, in `$TORCH_HOME/hub/checkpoints`."""
+
+    def __init__(self, url: str, name: str | None = None) -> None:
+        self.url = url
+        self.name = name or PurePosixPath(urlparse(url).path).name
+
+    @property
+    def root(self) -> Path:
+        return Path(torch.hub.get_dir())
+
+    @property
+    def folder(self) -> Path:
+        return self.root / "checkpoints"
+
+    def members(self, root: Path) -> list[PurePosixPath]:
+        member = PurePosixPath("checkpoints", self.name)
+        return [member] if (root / member).is_file() else []
+
+    def fetch(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(self.url, str(self.folder / self.name), self.hash_prefix())
+
+    def hash_prefix(self) -> str | None:
+        """The first digits of the file's SHA-256, when its name ends in them as torch.hub's convention has it."""
+        match = torch.hub.HASH_REGEX.search(self.name)
+        return match.group(1) if match else None
+
+    def as_published(self) -> bool:
+        """Whether the file in the cache is the published one, as far as its name can tell."""
+        with (self.folder / self.name).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return digest.startswith(self.hash_prefix() or "")
+
+
+class HubFile(CachedFile):
+    """The weights file of a Hugging Face repository, in `$HF_HOME/hub/models--owner--name/snapshots/<commit>`."""
+
+    def __init__(self, repository: str, filename: str | None = None) -> None:
+        self.repository, _, revision = repository.partition("@")
+        self.revision = revision or "main"
+        self._asked = repository
+        self._filename = filename
+        self.name = f"{filename or 'model.safetensors'} of {self.repository}"
+
+    @property
+    def root(self) -> Path:
+        return Path(constants.HF_HUB_CACHE)
+
+    @property
+    def folder(self) -> Path:
+        return self.root / self._repository_folder
+
+    @property
+    def _repository_folder(self) -> str:
+        return "models--" + self.repository.replace("/", "--")
+
+    def members(self, root: Path) -> list[PurePosixPath]:
+        folder = PurePosixPath(self._repository_folder)
+        reference = folder / "refs" / self.revision
+        if not (root / reference).is_file():
+            return []
+        commit = (root / reference).read_text()
+        snapshot = root / folder / "snapshots" / commit
+        weights = [path for path in sorted(snapshot.glob("*")) if path.suffix in (".safetensors", ".bin", ".pth")]
+        found = [folder / "snapshots" / commit / path.name for path in weights if path.is_file()]
+        return [reference, *found] if found else []
+
+    def fetch(self) -> None:
+        self._reach()
+        load_state_dict_from_hf(self._asked, self._filename or "pytorch_model.bin")
+
+    def _reach(self) -> None:
+        """Ask for the file once: the hub's own download tries ten times, for most of a minute, before it gives up."""
+        url = hf_hub_url(self.repository, self._filename or "model.safetensors", revision=self.revision)
+        with suppress(EntryNotFoundError):  # the repository answers; timm knows the other names of its weights
+            get_hf_file_metadata(url, timeout=REACH_SECONDS)
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    unfinished = target.with_name(f"{target.name}.unfinished-{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, unfinished)
+        unfinished.replace(target)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise WeightsError(
+            f"{target} cannot be written ({error.strerror}); free the disk or choose another folder"
+        ) from None

@@ -1,0 +1,136 @@
+"""Every timm model that has `forward_intermediates`: transformers plain and hierarchical, convolutional networks.
+
+Layer names: timm numbers a model's intermediates and gives them no name that holds across models, so they are
+named here by what they are. Where all have one height and width, as the blocks of a plain ViT, they are
+`block0`, `block1`, …; where they do not, as the stages of PVT, Swin or ConvNeXt, they are `stage1`, `stage2`, …
+(both as in the papers, which count blocks from 0 and stages from 1). For networks whose stem timm counts as an
+intermediate (its own ResNets), `stage1` is that stem.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, cast
+
+import timm
+import torch
+from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
+from torch import Tensor, nn
+
+from pipeline.backbones.base import Library, Network, Published, drop_head
+from pipeline.backbones.caches import CachedFile, HubFile, TorchHubFile
+from pipeline.backbones.normalization import Normalization
+from pipeline.errors import ParamsError, WeightsError
+from pipeline.section import unknown_name
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a model before it is built: its layers, and the options that free it of one image size."""
+
+    layer_names: tuple[str, ...]
+    options: dict[str, Any]
+
+
+class TimmNetwork(Network):
+    """A timm model, read by its own `forward_intermediates`: feature maps only, no class or register tokens."""
+
+    def __init__(self, model: nn.Module, layer_names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.head_keys = drop_head(model, _heads(model))
+        self.model = model
+        self.layer_names = layer_names
+
+    def forward(self, images: Tensor, depths: Sequence[int]) -> list[Tensor]:
+        return _intermediates(self.model, images, list(depths))
+
+
+class Timm(Library):
+    def check(self, name: str, model: str) -> None:
+        if "." in model and timm.is_model(model.partition(".")[0]):
+            architecture, _, tag = model.partition(".")
+            raise ParamsError(
+                f"params.yaml: backbones.{name}.model = {model!r} holds a tag; "
+                f"write model: {architecture} and tag: {tag}"
+            )
+        if not timm.is_model(model):
+            close = difflib.get_close_matches(model, timm.list_models(), n=1)
+            guess = f" (did you mean '{close[0]}'?)" if close else ""
+            raise ParamsError(
+                f"params.yaml: backbones.{name}.model = {model!r} is not a timm model{guess}; "
+                "timm.list_models() lists them"
+            )
+        try:
+            outline(model)
+        except (AttributeError, AssertionError, RuntimeError, TypeError, ValueError) as error:
+            raise ParamsError(
+                f"params.yaml: backbones.{name}.model = {model!r} gives no feature maps by timm's "
+                f"forward_intermediates ({str(error).splitlines()[0]}); choose another model"
+            ) from None
+
+    def build(self, model: str) -> Network:
+        known = outline(model)
+        return TimmNetwork(timm.create_model(model, **known.options), known.layer_names)
+
+    def published(self, name: str, model: str, tag: str | None) -> Published:
+        configurations = {full.partition(".")[2]: cfg for full, cfg in get_arch_pretrained_cfgs(model).items()}
+        if tag is not None and tag not in configurations:
+            raise ParamsError(unknown_name(f"backbones.{name}.tag", tag, configurations))
+        cfg = get_pretrained_cfg(model) if tag is None else configurations[tag]
+        if cfg is None or not cfg.has_weights:
+            raise WeightsError(
+                f"timm publishes no weights {model}{f'.{tag}' if tag else ''}; "
+                f"set backbones.{name}.weights to random or to the path of a state dict"
+            )
+        return Published(f"{model}.{cfg.tag}", Normalization.of(cfg.mean, cfg.std), _file(cfg))
+
+    def build_published(self, model: str, published: Published) -> Network:
+        known = outline(model)
+        module = timm.create_model(published.label, pretrained=True, **known.options)
+        return TimmNetwork(module, known.layer_names)
+
+
+@lru_cache(maxsize=64)
+def outline(model: str) -> Outline:
+    """Build `model` without memory for its numbers and look at it. Raises what timm raises."""
+    with torch.device("meta"), torch.no_grad():
+        module = timm.create_model(model).eval()
+        images = torch.empty(1, *_configuration(module)["input_size"])
+        found = _intermediates(module, images, None)
+    if not all(isinstance(features, Tensor) and features.ndim == 4 for features in found):
+        raise ValueError("its intermediates are not maps")
+    plain = len({features.shape[2:] for features in found}) == 1
+    names = tuple(f"block{index}" if plain else f"stage{index + 1}" for index in range(len(found)))
+    return Outline(names, {"dynamic_img_size": True} if _resizable(module) else {})
+
+
+def _intermediates(model: nn.Module, images: Tensor, indices: list[int] | None) -> list[Tensor]:
+    return model.forward_intermediates(  # type: ignore[operator]  # a method of timm's models, not of nn.Module
+        images, indices=indices, stop_early=True, output_fmt="NCHW", intermediates_only=True
+    )
+
+
+def _configuration(model: nn.Module) -> dict[str, Any]:
+    return cast(dict[str, Any], model.pretrained_cfg)
+
+
+def _resizable(model: nn.Module) -> bool:
+    """Whether timm can build it for any image size: ViTs then resample their position embedding, Swins pad."""
+    return any("dynamic_img_size" in inspect.signature(part).parameters for part in type(model).__mro__)
+
+
+def _heads(model: nn.Module) -> tuple[str, ...]:
+    """timm's own record of what the classifier is called."""
+    heads = _configuration(model)["classifier"]
+    return (heads,) if isinstance(heads, str) else tuple(heads or ())
+
+
+def _file(cfg: Any) -> CachedFile:
+    """Where timm looks for these weights: the hub when it knows a repository, else torch.hub's checkpoints."""
+    if cfg.hf_hub_id:
+        return HubFile(cfg.hf_hub_id, cfg.hf_hub_filename)
+    return TorchHubFile(cfg.url) if isinstance(cfg.url, str) else TorchHubFile(*cfg.url)
