@@ -1,9 +1,10 @@
 """`python -m stages extract`: run each frozen backbone once and keep the layers it is asked for."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.errors import ParamsError
 from stages.options import (
     FEATURES,
     PARAMS,
@@ -16,6 +17,9 @@ from stages.options import (
     PreparedDir,
     WorkDir,
 )
+
+if TYPE_CHECKING:
+    from pipeline.params import BackboneParams, Params
 
 Backbones = Annotated[
     list[str] | None,
@@ -52,11 +56,9 @@ def extract(
         for path in remove_leftovers(work, tuple(backbone or ())):
             typer.echo(f"removed {path}")
         return
-    part = extraction.parse_part(shards)
-    names = backbone or sorted({source.backbone for source in settings.sources})
-    entries = {name: extraction.entry_of(settings, name) for name in names if name != extraction.NOTHING}
-    if extraction.NOTHING in names:
-        extraction.write_nothing(features / extraction.NOTHING)
+    part, entries = parse_part(shards), chosen_backbones(settings, backbone)
+    if entries.pop("none", None) is not None:
+        extraction.write_nothing(features / "none")
     if not entries:
         return
 
@@ -64,10 +66,26 @@ def extract(
     from pipeline.images import PreparedData
     from pipeline.runtime import choose_device
 
-    prepared, chosen = PreparedData.open(data), choose_device(device)
+    prepared, place = PreparedData.open(data), choose_device(device)
     for name, entry in entries.items():
-        network = load_backbone(name, entry, chosen)
+        network = load_backbone(name, entry, place)
         output = features / name
-        complete = extraction.extract(network, prepared, output, settings.store, settings.extract, chosen, work, part)
-        if not complete:
+        if not extraction.extract(network, prepared, output, settings.store, settings.extract, place, work, part):
             typer.echo(f"{output} waits for the other parts of --shards {shards}")
+
+
+def chosen_backbones(settings: "Params", names: list[str] | None) -> "dict[str, BackboneParams]":
+    """The entries of `names`, or of the experiment's sources. Raises ParamsError: a name that params.yaml lacks."""
+    known = settings.backbones
+    for name in names or ():
+        if name not in known:
+            raise ParamsError(f"--backbone {name}: not in params.yaml; choose one of: {', '.join(sorted(known))}")
+    return {name: known[name] for name in names or sorted({source.backbone for source in settings.sources})}
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """`0/2` → (0, 2). Raises ParamsError when it is not such a thing."""
+    index, slash, parts = text.partition("/")
+    if not (slash and index.isdecimal() and parts.isdecimal() and int(index) < int(parts)):
+        raise ParamsError(f"--shards {text}: must be I/N with I below N, for example 0/2 and 1/2")
+    return int(index), int(parts)

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 RANKS = {
     0: "errors progress registry runtime section sources",
     1: "datasets images params similarity stores wavelets",
-    2: "backbones checkpoint decoders fusion losses metrics optim preparation ridge",
+    2: "backbones checkpoint decoders fusion losses metrics optim preparation ridge ring",
     3: "cached extraction fitting inverter",
     4: "evaluation plots training",
 }

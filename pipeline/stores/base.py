@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipeline.errors import StoreError
 from pipeline.registry import Registry
 from pipeline.sources import FeatureShape, Source
-from pipeline.stores.codecs import codec
+from pipeline.stores.codecs import Codec, codec
 from pipeline.stores.encoding import decode
 from pipeline.stores.files import FileRecord, map_file, read_ahead, record_of
 from pipeline.stores.layout import Layout
@@ -193,7 +193,16 @@ class FeatureStore(ABC):
             if decoder is None:
                 out[position] = chunks[local]
             else:
-                decoder.decode(chunks[local], out[position])
+                self._decode(decoder, chunks[local], out[position], row)
+
+    def _decode(self, decoder: Codec, chunk: NDArray[np.uint8], out: NDArray[np.uint8], row: int) -> None:
+        try:
+            decoder.decode(chunk, out)
+        except (RuntimeError, ValueError):  # how the codecs report what is not theirs
+            name = self._shard_file("features", row // self.layout.shard_rows)
+            raise StoreError(
+                f"{self.path / name} is damaged: row {row} cannot be decompressed; {remedy(self.path)}"
+            ) from None
 
     def _chunks(self, array: Array, shard: int) -> Chunks:
         chunks = self._opened.get((array, shard))

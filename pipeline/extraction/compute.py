@@ -1,0 +1,147 @@
+"""Rows → encoded features on the CPU: reading ahead, the forward pass, and what to do when memory runs out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.errors import StoreError
+from pipeline.extraction.job import Job
+from pipeline.stores.encoding import check_range, encode, rgb
+
+READ_AHEAD = 2  # batches of crops
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class LayerPiece:
+    """Encoded rows of one layer on the CPU, and their sums per row and channel: total and square, (n, C)."""
+
+    values: Tensor
+    scales: Tensor | None
+    total: Tensor
+    square: Tensor
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows that went through the network together."""
+
+    rows: Rows
+    layers: dict[str, LayerPiece]
+    copied: torch.cuda.Event | None  # CUDA: the layers are valid once this has happened
+
+    def wait(self) -> None:
+        if self.copied is not None:
+            self.copied.synchronize()
+
+
+class Computer:
+    """The backbone of a job on its device."""
+
+    def __init__(self, job: Job) -> None:
+        self._job, self._device = job, job.device
+        self._cuda = job.device.type == "cuda"
+        # channels-last is what crops of images are anyway, and twice as fast in convolutions on CPU and GPU
+        self._backbone = job.backbone.to(device=job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._limit = job.settings.batch_size  # rows in one pass; halved when the device runs out of memory
+
+    def pieces(self, batches: Sequence[Rows]) -> Iterator[Piece]:
+        """The features of each batch: in one piece, or in several once the device has run out of memory.
+
+        Raises:
+            StoreError: features that cannot be stored, or no memory for a single image.
+        """
+        with float32_is_float32():
+            for rows, pixels in zip(batches, self._crops(batches), strict=True):
+                yield from self._split(rows, pixels)
+
+    def _crops(self, batches: Sequence[Rows]) -> Iterator[Tensor]:
+        """The pixels of each batch, (B, H, W, 3) uint8, read ahead (into pinned memory for CUDA)."""
+        coming = iter(batches)
+        with ThreadPoolExecutor(1, thread_name_prefix="crops") as loader:
+            pending = deque(loader.submit(self._load, rows) for rows, _ in zip(coming, range(READ_AHEAD), strict=False))
+            while pending:
+                pixels = pending.popleft().result()
+                if (rows := next(coming, None)) is not None:
+                    pending.append(loader.submit(self._load, rows))
+                yield pixels
+
+    def _load(self, rows: Rows) -> Tensor:
+        crop = self._job.data.crop
+        pixels = torch.empty((len(rows), crop, crop, 3), dtype=torch.uint8, pin_memory=self._cuda)
+        self._job.data.crops(rows, pixels.numpy())
+        return pixels
+
+    def _split(self, rows: Rows, pixels: Tensor) -> Iterator[Piece]:
+        start = 0
+        while start < len(rows):
+            chosen = slice(start, start + self._limit)
+            piece = self._attempt(rows[chosen], pixels[chosen])
+            if piece is None:
+                self._lower_limit(min(self._limit, len(rows) - start))
+            else:
+                start += len(piece.rows)
+                yield piece
+
+    def _lower_limit(self, tried: int) -> None:
+        if tried == 1:
+            raise StoreError(
+                f"{self._device} has no room for one image of {self._job.data.crop} pixels in "
+                f"{self._job.backbone.name}; free its memory, or use --device cpu"
+            )
+        self._limit = -(-tried // 2)
+
+    def _attempt(self, rows: Rows, pixels: Tensor) -> Piece | None:
+        """Features of `rows`; None when the device's memory does not suffice."""
+        try:
+            return self._forward(rows, pixels)
+        except torch.OutOfMemoryError:
+            pass  # what the failed pass holds is only released once this block has been left
+        if self._cuda:
+            torch.cuda.empty_cache()
+        return None
+
+    @torch.inference_mode()
+    def _forward(self, rows: Rows, pixels: Tensor) -> Piece:
+        precision = self._job.settings.precision
+        images = rgb(pixels.to(self._device, non_blocking=True))
+        with torch.autocast(self._device.type, AUTOCAST.get(precision), enabled=precision != "fp32"):
+            features = self._backbone(images)
+        layers = {layer: self._encode(layer, features.pop(layer).float()) for layer in self._job.layouts}
+        return Piece(rows, layers, torch.cuda.current_stream(self._device).record_event() if self._cuda else None)
+
+    def _encode(self, layer: str, features: Tensor) -> LayerPiece:
+        dtype = self._job.layouts[layer].dtype
+        total, square = features.sum((2, 3)), features.square().sum((2, 3))  # (B, C)
+        check_range(features, square, dtype, f"{self._job.backbone.name}.{layer}")
+        encoded = encode(features, dtype)
+        scales = None if encoded.scales is None else self._to_host(encoded.scales)
+        return LayerPiece(self._to_host(encoded.values), scales, self._to_host(total), self._to_host(square))
+
+    def _to_host(self, values: Tensor) -> Tensor:
+        if not self._cuda:
+            return values
+        # torch keeps pinned memory for the next batch, so this allocates nothing after the first few
+        return torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+
+
+@contextmanager
+def float32_is_float32() -> Iterator[None]:
+    """fp32 means fp32 on the GPU as well: no TF32 inside."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

@@ -1,0 +1,109 @@
+"""What an extraction computes: layouts, fingerprints and the order of rows. Nothing here touches a device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.backbones import Backbone
+from pipeline.images import PreparedData
+from pipeline.params import ExtractParams, StoreParams
+from pipeline.sources import FeatureShape, ImageSize
+from pipeline.stores.layout import STORED_AS, Layout, shard_rows
+
+
+def layouts(
+    shapes: Mapping[str, FeatureShape], rows: int, store: StoreParams, settings: ExtractParams
+) -> dict[str, Layout]:
+    """How the layers of one backbone will lie on disk.
+
+    A shard holds the same rows in every layer, the number that fills `store.shard_megabytes` in the largest one:
+    layers are computed together, so anything else would lose work, or need memory, when a run is killed.
+    """
+    largest = max(shape.elements for shape in shapes.values()) * STORED_AS[store.dtype].itemsize
+    per_shard = min(rows, shard_rows(largest, store.shard_megabytes, settings.batch_size))
+    return {
+        layer: Layout(store.format, store.dtype, store.compression, shape, rows, per_shard)
+        for layer, shape in shapes.items()
+    }
+
+
+def store_facts(
+    backbone: Backbone,
+    layer: str,
+    layout: Layout,
+    data: PreparedData,
+    settings: ExtractParams,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Everything that determines the numbers of a store; its digest is the store's fingerprint."""
+    network = backbone.describe()
+    return {
+        "backbone": network,
+        "layer": layer,
+        "input": f"RGB crops of {data.crop}×{data.crop} in [0, 1], normalised by the backbone",
+        "data": data.fingerprint,
+        "precision": settings.precision,
+        "batch_size": settings.batch_size,
+        "device": device.type,
+        "store": layout.facts(),
+        "libraries": {name: version(name) for name in sorted({"torch", "numpy", network["library"]})},
+    }
+
+
+class Job:
+    """One extraction. Rows are computed in fixed batches that never cross a shard.
+
+    So a resumed run, or one of several processes, computes exactly the bits that an undisturbed one would.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        data: PreparedData,
+        store: StoreParams,
+        settings: ExtractParams,
+        device: torch.device,
+    ) -> None:
+        self.backbone, self.data, self.settings, self.device = backbone, data, settings, device
+        shapes = backbone.shapes(ImageSize(data.crop, data.crop))
+        self.layouts = layouts(shapes, len(data), store, settings)
+        self.facts = {
+            layer: store_facts(backbone, layer, layout, data, settings, device)
+            for layer, layout in self.layouts.items()
+        }
+        self.format = store.format
+        self.training = np.zeros(len(data), bool)
+        self.training[data.rows("train")] = True
+        self._any_layout = next(iter(self.layouts.values()))  # rows and shards are those of all
+
+    @property
+    def shards(self) -> int:
+        return self._any_layout.shards
+
+    def rows_of(self, shard: int) -> range:
+        return self._any_layout.rows_of(shard)
+
+    def part(self, index: int, parts: int) -> range:
+        """The shards of the `index`-th of `parts` processes."""
+        return range(self.shards * index // parts, self.shards * (index + 1) // parts)
+
+    def count(self, shards: Iterable[int]) -> int:
+        """Rows in `shards`."""
+        return sum(len(self.rows_of(shard)) for shard in shards)
+
+    def expected_bytes(self, shards: Iterable[int]) -> int:
+        """Size on disk of `shards` of all layers together."""
+        whole = sum(layout.expected_bytes for layout in self.layouts.values())
+        return round(whole * self.count(shards) / max(len(self.data), 1))
+
+    def batches(self, shard: int) -> Iterator[NDArray[np.int64]]:
+        """The row numbers of each batch of a shard."""
+        rows, size = self.rows_of(shard), self.settings.batch_size
+        for first in range(rows.start, rows.stop, size):
+            yield np.arange(first, min(first + size, rows.stop))

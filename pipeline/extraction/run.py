@@ -1,0 +1,129 @@
+"""Extraction from start to finish: what is missing is computed and written at the same time, then put in place."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from pipeline.backbones import Backbone
+from pipeline.errors import StoreError
+from pipeline.extraction.compute import Computer
+from pipeline.extraction.job import Job
+from pipeline.extraction.sink import Sink
+from pipeline.images import PreparedData
+from pipeline.params import ExtractParams, StoreParams
+from pipeline.progress import progress
+from pipeline.stores import FORMATS
+from pipeline.stores.files import disk_errors
+from pipeline.stores.manifest import MANIFEST, Manifest
+from pipeline.stores.moments import Moments
+from pipeline.stores.workspace import Workspace, check_same_file_system, free_bytes
+
+QUEUED = 2  # pieces computed ahead of the writer
+
+
+def extract(
+    backbone: Backbone,
+    data: PreparedData,
+    output: Path,
+    store: StoreParams,
+    settings: ExtractParams,
+    device: torch.device,
+    work: Path,
+    part: tuple[int, int] = (0, 1),
+) -> bool:
+    """Make `output` (features/<backbone>) hold a store for each of the backbone's layers, over all rows of `data`.
+
+    What an earlier, killed run of the same extraction finished is used. Several processes may share the work:
+    part (i, n) is the i-th of n equal ranges of shards, and whichever process ends last puts the stores in place.
+
+    Returns:
+        Whether `output` is complete; False when other parts are still missing.
+
+    Raises:
+        StoreError: it does not fit the disk, another process is at it, or features cannot be stored.
+    """
+    job = Job(backbone, data, store, settings, device)
+    if _is_current(output, job):
+        return True
+    check_same_file_system(work, output)
+    space = Workspace(work, backbone.name, job.facts)
+    mine = job.part(*part)
+    with disk_errors(work):
+        with space.lock(mine):
+            missing = [shard for shard in mine if not space.intact(shard)]
+            require_space(job.expected_bytes(missing), f"the features of {backbone.name}", work)
+            _compute(job, space, missing, done=job.count(mine) - job.count(missing))
+        with space.publishing():
+            return _publish(job, space, output)
+
+
+def write_nothing(output: Path) -> None:
+    """The placeholder <output>/none that stands for an unused slot of an ensemble."""
+    (output / "none").mkdir(parents=True, exist_ok=True)
+    (output / "none" / "unused").write_text("This slot of the ensemble holds no source.\n", encoding="utf-8")
+
+
+def require_space(needed: int, what: str, work: Path) -> None:
+    """Raises StoreError when `needed` bytes do not fit the disk of `work`."""
+    free = free_bytes(work)
+    if needed > free:
+        raise StoreError(
+            f"{what} need {needed / 1e9:.2f} GB and the disk that holds {work} has {free / 1e9:.2f} GB free; free some "
+            "space, list fewer layers, or choose store.dtype: int8 or store.compression: zstd"
+        )
+
+
+def _compute(job: Job, space: Workspace, shards: list[int], done: int) -> None:
+    batches = [rows for shard in shards for rows in job.batches(shard)]
+    sink, pending = Sink(job, space), deque[Future[None]]()
+    with (
+        progress(f"extract {job.backbone.name}", total=done + job.count(shards), done=done) as advance,
+        ThreadPoolExecutor(1, thread_name_prefix="shards") as writer,
+    ):
+        try:
+            for piece in Computer(job).pieces(batches):
+                if len(pending) == QUEUED:
+                    pending.popleft().result()
+                pending.append(writer.submit(sink.add, piece))
+                advance(len(piece.rows))
+            while pending:
+                pending.popleft().result()
+        finally:
+            writer.shutdown(wait=True, cancel_futures=True)
+            sink.close()
+
+
+def _is_current(output: Path, job: Job) -> bool:
+    """Whether `output` already holds exactly these stores, undamaged."""
+    found = {path.name for path in output.iterdir()} if output.is_dir() else set()
+    if found != set(job.layouts):
+        return False
+    for layer, facts in job.facts.items():
+        path = output / layer
+        if not (path / MANIFEST).is_file():
+            return False
+        manifest = Manifest.read(path)
+        if manifest.facts != facts or any(FORMATS.get(job.format)().open(path, manifest, "never").damage()):
+            return False
+    return True
+
+
+def _publish(job: Job, space: Workspace, output: Path) -> bool:
+    """Write the manifests and put the stores in place, if every shard is there."""
+    records = [record for shard in range(job.shards) if (record := space.finished(shard)) is not None]
+    if len(records) < job.shards:
+        return _is_current(output, job)  # another part may just have put them there
+    for layer, layout in job.layouts.items():
+        path = space.layer(layer)
+        attributes = {"backbone": job.backbone.name, "layer": layer, "stored_dtype": layout.dtype}
+        files = FORMATS.get(job.format)().write_metadata(path, layout, attributes)
+        for record in records:
+            files |= record[layer].files
+        moments = Moments.sum((record[layer].moments for record in records), layout.shape.channels)
+        Manifest(job.facts[layer], layout, moments.mean, moments.std, files).write(path)
+    space.publish(output)
+    return True

@@ -1,0 +1,57 @@
+"""Pieces → shards of every layer, in the writer's thread."""
+
+from __future__ import annotations
+
+from pipeline.extraction.compute import Piece
+from pipeline.extraction.job import Job
+from pipeline.stores import FORMATS
+from pipeline.stores.base import ShardWriter
+from pipeline.stores.encoding import as_numpy
+from pipeline.stores.moments import Moments
+from pipeline.stores.workspace import LayerShard, Workspace
+
+
+class Sink:
+    """Appends pieces, which come in order of rows, to the shard that holds them."""
+
+    def __init__(self, job: Job, space: Workspace) -> None:
+        self._job, self._space = job, space
+        self._format = FORMATS.get(job.format)()
+        self._writers: dict[str, ShardWriter] = {}
+        self._moments: dict[str, Moments] = {}
+
+    def add(self, piece: Piece) -> None:
+        """Write a piece; the one that ends a shard gives its files their names and notes that it is finished."""
+        piece.wait()
+        shard = int(piece.rows[0]) // len(self._job.rows_of(0))
+        rows = self._job.rows_of(shard)
+        if piece.rows[0] == rows.start:
+            self._begin(shard)
+        for layer in piece.layers:
+            self._append(layer, piece)
+        if piece.rows[-1] == rows[-1]:
+            self._end(shard)
+
+    def close(self) -> None:
+        """Forget what is unfinished."""
+        for writer in self._writers.values():
+            writer.abort()
+        self._writers = {}
+
+    def _begin(self, shard: int) -> None:
+        for layer, layout in self._job.layouts.items():
+            self._moments[layer] = Moments.empty(layout.shape.channels)
+            self._writers[layer] = self._format.write_shard(self._space.layer(layer), layout, shard)
+
+    def _append(self, layer: str, piece: Piece) -> None:
+        found, shape = piece.layers[layer], self._job.layouts[layer].shape
+        training = self._job.training[piece.rows]
+        elements = int(training.sum()) * shape.height * shape.width
+        self._moments[layer].add(elements, found.total.numpy()[training], found.square.numpy()[training])
+        scales = None if found.scales is None else found.scales.numpy()
+        self._writers[layer].append(as_numpy(found.values), scales)
+
+    def _end(self, shard: int) -> None:
+        record = {layer: LayerShard(writer.finish(), self._moments[layer]) for layer, writer in self._writers.items()}
+        self._writers = {}
+        self._space.finish(shard, record)
