@@ -125,9 +125,8 @@ def test_flipped_byte_is_found_at_the_first_touch_of_its_shard(store: Path, form
     opened.read(np.array([0, 3, 8]))  # shards 0 and 2 are whole
     with pytest.raises(StoreError) as error:
         opened.read(np.array([0, 5]))
-    assert str(error.value).startswith(f"features/net/layer/{SHARD[format]} is damaged: its checksum is ") and str(
-        error.value
-    ).endswith(f"; {REMEDY}")
+    assert str(error.value).startswith(f"features/net/layer/{SHARD[format]} is damaged: its checksum is ")
+    assert str(error.value).endswith(f"; {REMEDY}")
 
 
 def test_flipped_byte_is_found_by_a_full_check(store: Path, format: str) -> None:

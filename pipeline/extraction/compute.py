@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -70,7 +71,7 @@ class Computer:
         """The pixels of each batch, (B, H, W, 3) uint8, read ahead (into pinned memory for CUDA)."""
         coming = iter(batches)
         with ThreadPoolExecutor(1, thread_name_prefix="crops") as loader:
-            pending = deque(loader.submit(self._load, rows) for rows, _ in zip(coming, range(READ_AHEAD), strict=False))
+            pending = deque(loader.submit(self._load, rows) for rows in islice(coming, READ_AHEAD))
             while pending:
                 pixels = pending.popleft().result()
                 if (rows := next(coming, None)) is not None:
