@@ -10,6 +10,7 @@ from stages.evaluate import evaluate
 from stages.extract import extract
 from stages.prepare import prepare
 from stages.train import train
+from stages.weights import weights
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Feature inversion: prepare → extract → train → evaluate. `dvc repro` runs these same stages.",
 )
-for command in (prepare, extract, train, evaluate, check):
+for command in (prepare, extract, train, evaluate, check, weights):
     app.command()(command)
 
 

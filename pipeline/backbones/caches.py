@@ -56,14 +56,14 @@ class CachedFile(ABC):
         return bool(self.members(self.root))
 
     def copy(self, source: Path, target: Path) -> list[Path]:
-        """Copy its files from the root `source` to the root `target`, links as files; each appears whole or not.
+        """Copy its files from the root `source` to the root `target`; what was written.
+
+        Links become files, so that the copy stands alone, and a file appears whole or not at all.
 
         Raises:
-            WeightsError: `source` does not hold it, or `target` cannot be written.
+            WeightsError: `target` cannot be written.
         """
         members = self.members(source)
-        if not members:
-            raise WeightsError(f"{source} does not hold {self.name}; fill it with `python -m stages weights … --to`")
         for member in members:
             _copy_file(source / member, target / member)
         return [target / member for member in members]

@@ -1,0 +1,47 @@
+"""`python -m stages weights`: are the published weights here, and how to carry them to a machine without network."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import ParamsError
+from stages.options import PARAMS, Overrides, ParamsFile
+
+Names = Annotated[
+    list[str] | None, typer.Argument(help="Backbones of params.yaml, or lpips (AlexNet). Default, to list: all.")
+]
+To = Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Download what is missing and copy it to DIR.")]
+From = Annotated[
+    Path | None, typer.Option("--from", metavar="DIR", help="Copy from DIR to where torchvision and timm look.")
+]
+
+
+def weights(
+    names: Names = None,
+    to: To = None,
+    source: From = None,
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+) -> None:
+    """List published weights, or carry them: --to DIR with network, then --from DIR without."""
+    from pipeline.params import load_params
+
+    entries = load_params(params, overrides or ()).backbones
+    if to is not None and source is not None:
+        raise ParamsError("weights: --to and --from are for two machines; give one of them")
+    if (to is not None or source is not None) and not names:
+        raise ParamsError("weights: say which, for example `python -m stages weights vgg16 lpips --to DIR`")
+
+    from pipeline.backbones import transfer
+
+    if to is not None:
+        written = transfer.export(names or (), entries, to)
+    elif source is not None:
+        written = transfer.install(names or (), entries, source)
+    else:
+        for name in names or transfer.names(entries):
+            typer.echo(transfer.status(name, entries))
+        return
+    for path in written:
+        typer.echo(f"wrote {path}")
