@@ -8,6 +8,7 @@ import torch
 from ruamel.yaml import YAML
 from safetensors.torch import load, save
 
+from benchmarks.parameters import source_shapes, tables
 from pipeline.decoders import DECODERS, Decoder, build_decoder
 from pipeline.errors import ParamsError, ShapeError
 from pipeline.sources import FeatureShape, ImageSize
@@ -246,3 +247,13 @@ def test_cuda_agrees_with_the_cpu(name: str) -> None:
     expected = decoder(_features())
     actual = decoder.cuda()(_features().cuda())
     torch.testing.assert_close(actual.cpu(), expected, rtol=0, atol=5e-3)  # cuDNN convolves in TF32
+
+
+def test_the_shapes_tested_are_those_of_the_backbones() -> None:
+    assert {FeatureShape(*shape) for shape in SOURCE_SHAPES} == set(source_shapes().values())
+
+
+def test_the_documented_parameter_tables_are_current() -> None:
+    page = (PARAMS.parent / "docs" / "decoders.md").read_text()
+    for table in tables().split("\n\n"):
+        assert table in page, "put the output of `python -m benchmarks.parameters` into docs/decoders.md"

@@ -1,0 +1,80 @@
+"""`python -m benchmarks.parameters`: parameters of every decoder on every source, as docs/decoders.md shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import nn
+
+from pipeline.backbones import feature_shapes
+from pipeline.decoders import DECODERS, build_decoder
+from pipeline.fusion import FUSIONS, build_fusion
+from pipeline.params import BackboneParams
+from pipeline.sources import FeatureShape, ImageSize, Source
+
+IMAGE = ImageSize(224, 224)
+LAYERS = {
+    "vgg16": ("block1", "block2", "block3", "block4", "block5"),
+    "resnet34": ("layer1", "layer2", "layer3", "layer4"),
+    "resnet50": ("layer1", "layer2", "layer3", "layer4"),
+    "vit_small": ("block0",),  # every block has the same shape
+    "vit_base": ("block0",),
+    "pvt_v2_b2": ("stage1", "stage2", "stage3", "stage4"),
+}
+ENSEMBLE = ("resnet34.layer1", "vgg16.block1", "vit_small.block0", "pvt_v2_b2.stage1")
+
+
+def source_shapes() -> dict[Source, FeatureShape]:
+    """Every source of the table of backbones, at 224×224."""
+    shapes: dict[Source, FeatureShape] = {}
+    for backbone, layers in LAYERS.items():
+        found = feature_shapes(backbone, BackboneParams(), layers, IMAGE)
+        shapes |= {Source(backbone, layer): shape for layer, shape in found.items()}
+    return shapes
+
+
+def decoder_table(shapes: dict[Source, FeatureShape]) -> str:
+    """One row for each different shape, with the sources that have it."""
+    rows = []
+    for shape in dict.fromkeys(shapes.values()):
+        sources = [_label(source) for source, its_shape in shapes.items() if its_shape == shape]
+        counts = [_count(build_decoder(name, {}, shape, IMAGE)) for name in DECODERS.names()]
+        rows.append((str(shape), ", ".join(sources), *counts))
+    return _markdown(("shape", "sources", *DECODERS.names()), rows)
+
+
+def fusion_table(shapes: dict[Source, FeatureShape]) -> str:
+    """Two, three and four sources of the published ensemble."""
+    names = [name for name in FUSIONS.names() if name != "none"]
+    sources = [Source.parse(text) for text in ENSEMBLE]
+    rows = []
+    for count in (2, 3, 4):
+        chosen = [shapes[source] for source in sources[:count]]
+        rows.append((" + ".join(map(_label, sources[:count])), *(_count(build_fusion(n, {}, chosen)) for n in names)))
+    return _markdown(("sources", *names), rows)
+
+
+def tables() -> str:
+    """Both tables, at the default options; nothing is computed, only shapes are."""
+    shapes = source_shapes()
+    with torch.device("meta"):
+        return f"{decoder_table(shapes)}\n\n{fusion_table(shapes)}"
+
+
+def _label(source: Source) -> str:
+    """ViT blocks are all alike: `vit_small.block*`."""
+    return f"`{str(source).replace('block0', 'block*')}`"
+
+
+def _count(module: nn.Module) -> str:
+    return f"{sum(parameter.numel() for parameter in module.parameters()):,}"
+
+
+def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    print(tables())
