@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import torch.nn.functional as F
 from matplotlib import colormaps
@@ -113,5 +114,6 @@ def _fitting(text: str, width: int) -> str:
 
 
 @lru_cache(maxsize=1)
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(13)
+def _font() -> ImageFont.FreeTypeFont:
+    """The font that comes with matplotlib: the same everywhere, and it knows file names in most scripts."""
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", 12)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from html import escape
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
+
+from pipeline import plots
+from pipeline.errors import DataError
 
 ROWS = (  # label, where it stands in metrics.json
     ("this decoder", ()),
@@ -14,24 +21,57 @@ ROWS = (  # label, where it stands in metrics.json
     ("mean colour", ("floors", "mean_colour")),
     ("JPEG, equal bytes", ("ceilings", "jpeg")),
 )
+HEADER = ("", "PSNR dB", "SSIM", "LPIPS")
+STRIPS = (
+    ("best", "Best reconstructions"),
+    ("median", "Median reconstructions"),
+    ("worst", "Worst reconstructions"),
+    ("channels", "The channels that vary most over one photograph"),
+)
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2em auto; padding: 0 1em; color: #222 }
+h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin-top: 2em }
+table { border-collapse: collapse } td, th { padding: .25em .9em; text-align: right; font-weight: normal }
+td:first-child { text-align: left } thead { border-bottom: 1px solid #999 } tbody tr:first-child { font-weight: bold }
+img, svg { max-width: 100%; height: auto } pre { font-size: 12px; overflow-x: auto } .note { color: #666 }
+"""
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    """A JSON file that evaluate wrote. Raises DataError when it is missing or damaged."""
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing; score a model first: python -m stages evaluate") from None
+    except ValueError:
+        raise DataError(f"{path} is damaged (not valid JSON); write it again: python -m stages evaluate") from None
     return values
 
 
 def score_table(metrics: Path) -> str:
     """PSNR, SSIM and LPIPS of the evaluation in `metrics`, beside floors and ceilings, as aligned text."""
     scores, protocol = read_json(metrics / "metrics.json"), read_json(metrics / "protocol.json")
-    rows = [("", "PSNR dB", "SSIM", "LPIPS"), *score_rows(scores)]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    rows = [HEADER, *score_rows(scores)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
     lines = [f"{row[0]:<{widths[0]}}  " + "  ".join(f"{row[k]:>{widths[k]}}" for k in (1, 2, 3)) for row in rows]
     notes = [f"no {metric}: {reason}" for metric, reason in protocol["not_computed"].items()]
-    return "\n".join([*lines, *notes])
+    return "\n".join([title(protocol), *lines, *notes])
 
 
-def score_rows(scores: Mapping[str, Any]) -> Iterable[tuple[str, str, str, str]]:
+def title(protocol: Mapping[str, Any]) -> str:
+    """What was scored, with the weights of the networks: `vgg16.block1 → linear · random weights (seed 0)`."""
+    blueprint, features = protocol["model"]["blueprint"], protocol["features"]
+    weights = {
+        name: "{kind} weights ({detail})".format(**entry["backbone"]["weights"]) for name, entry in features.items()
+    }
+    same = len(set(weights.values())) == 1
+    sources = " + ".join(weights) if same else " + ".join(f"{name} [{text}]" for name, text in weights.items())
+    fusion = "" if blueprint["fusion"] == "none" else f" → {blueprint['fusion']} fusion"
+    after = f" · {next(iter(weights.values()))}" if same else ""
+    return f"{sources}{fusion} → {blueprint['decoder']}{after} · {protocol['data']['dataset']}"
+
+
+def score_rows(scores: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     """The table's rows as text: the decoder with its 95 % interval, then what it is to be held against."""
     for label, path in ROWS:
         entry = scores
@@ -41,14 +81,70 @@ def score_rows(scores: Mapping[str, Any]) -> Iterable[tuple[str, str, str, str]]
             yield label, _cell(entry["psnr"], 2), _cell(entry["ssim"], 4), _cell(entry.get("lpips"), 4)
 
 
+def write_report(metrics: Path) -> None:
+    """Write report.html into `metrics` from the files that train and evaluate left there.
+
+    Everything is inside the one file: no script, no link, no font, no picture from elsewhere.
+
+    Raises:
+        DataError: evaluate's files are not there.
+    """
+    scores, protocol = read_json(metrics / "metrics.json"), read_json(metrics / "protocol.json")
+    name = escape(title(protocol))
+    body = "\n".join(_body(metrics, name, scores, protocol))
+    page = f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{name}</title>\n<style>{STYLE}</style>\n'
+    (metrics / "report.html").write_text(f"{page}{body}\n</html>\n", encoding="utf-8")
+
+
+def _body(metrics: Path, name: str, scores: Mapping[str, Any], protocol: Mapping[str, Any]) -> Iterator[str]:
+    yield f"<h1>{name}</h1>"
+    yield _table(score_rows(scores))
+    yield from (f'<p class="note">{escape(note)}</p>' for note in _notes(scores, protocol))
+    yield "<h2>Test images</h2>"
+    yield plots.histograms(pd.read_csv(metrics / "per_image.csv"), scores)
+    yield "<h2>What survives of each octave</h2>"
+    yield plots.octaves(pd.read_csv(metrics / "plots" / "octaves.csv"))
+    if (metrics / "training.csv").is_file() and len(curves := pd.read_csv(metrics / "training.csv")) > 1:
+        yield "<h2>Training</h2>"
+        yield plots.training(curves)
+    for strip, heading in STRIPS:
+        yield f"<h2>{heading}</h2>"
+        yield _picture(metrics / "plots" / "images" / f"{strip}.png", heading)
+    text = escape(json.dumps(protocol, indent=2, ensure_ascii=False))
+    yield f"<h2>Protocol</h2>\n<details><summary>How these numbers were made</summary><pre>{text}</pre></details>"
+
+
+def _notes(scores: Mapping[str, Any], protocol: Mapping[str, Any]) -> Iterator[str]:
+    yield (
+        f"{scores['images']} test images; mean [95 % interval]. The decoder has {scores['decoder']['parameters']:,} "
+        f"parameters; the features take {scores['features']['bits_per_pixel']:.4g} bits per pixel, the JPEG "
+        f"{scores['ceilings']['jpeg']['bits_per_pixel']:.4g}."
+    )
+    if scores["consistency"] is not None:
+        yield (
+            "Features of the reconstruction against those of the photograph: cosine {cosine:.4f}, relative error "
+            "{relative_error:.4f}.".format(**scores["consistency"])
+        )
+    for metric, reason in protocol["not_computed"].items():
+        yield f"No {metric}: {reason}"
+
+
+def _table(rows: Iterable[tuple[str, ...]]) -> str:
+    def line(cells: Iterable[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    body = "\n".join(line(row, "td") for row in rows)
+    return f"<table>\n<thead>{line(HEADER, 'th')}</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+
+
+def _picture(path: Path, text: str) -> str:
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    return f'<img alt="{escape(text)}" src="data:image/png;base64,{data}">'
+
+
 def _cell(value: Any, digits: int) -> str:
     if value is None:
         return "–"
     if not isinstance(value, Mapping):
         return f"{value:.{digits}f}"
     return f"{value['mean']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
-
-
-def write_report(metrics: Path) -> None:
-    """Write report.html into `metrics` from the files that evaluate left there."""
-    (metrics / "report.html").write_text(f"<!doctype html><pre>{score_table(metrics)}</pre>\n", encoding="utf-8")

@@ -8,10 +8,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 RANKS = {
     0: "errors progress registry runtime section sources",
-    1: "datasets images params similarity stores wavelets",
-    2: "backbones checkpoint decoders fusion losses metrics optim preparation ridge ring",
+    1: "datasets images params patches similarity stores wavelets",
+    2: "backbones checkpoint decoders fusion losses metrics optim pictures preparation ridge ring",
     3: "cached extraction fitting inverter",
     4: "evaluation plots training",
+    5: "report",
 }
 RANK = {name: rank for rank, names in RANKS.items() for name in names.split()}
 MODULES = sorted((ROOT / "pipeline").rglob("*.py"))

@@ -17,10 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pipeline.sources import FeatureShape
-
 JPEG_QUALITIES = (1, 100)
-BYTES = {"float16": 2, "float32": 4, "bfloat16": 2, "int8": 1}  # of one stored element
 
 
 def mean_colour(crops: Iterable[NDArray[np.uint8]]) -> Tensor:
@@ -41,15 +38,6 @@ def thumbnail(targets: Tensor, grid: tuple[int, int]) -> Tensor:
     """Bicubic (antialiased) down to `grid` and up again: (B, 3, H, W) → the same, clamped to [0, 1]."""
     small = F.interpolate(targets, grid, mode="bicubic", antialias=True)
     return F.interpolate(small, targets.shape[-2:], mode="bicubic").clamp(0, 1)
-
-
-def bytes_per_row(shape: FeatureShape, dtype: str) -> int:
-    """Bytes of one image's features as the store keeps them, before any compression.
-
-    int8 adds a float32 scale for every channel of every row.
-    """
-    scales = 4 * shape.channels if dtype == "int8" else 0
-    return BYTES[dtype] * shape.elements + scales
 
 
 def jpeg(crops: NDArray[np.uint8], budget: int, workers: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -13,6 +13,8 @@ from pipeline.params import Params
 from pipeline.sources import Source
 from pipeline.stores import FeatureStore
 
+TINY = 1e-12  # keeps the error of features that are all zero a number
+
 
 class Reencoder:
     """The frozen networks behind the stores, each run once a batch whatever the number of its layers."""
@@ -47,14 +49,16 @@ class Reencoder:
             for source, stored in zip(self.sources, features, strict=True)
         ]
         cosines = [torch.cosine_similarity(again, stored).double() for again, stored in pairs]
-        errors = [((again - stored).norm(dim=1) / stored.norm(dim=1)).double() for again, stored in pairs]
+        errors = [
+            ((again - stored).norm(dim=1) / stored.norm(dim=1).clamp(min=TINY)).double() for again, stored in pairs
+        ]
         return {"cosine": torch.stack(cosines).mean(0), "relative_error": torch.stack(errors).mean(0)}
 
 
 def _check_weights(backbone: Backbone, store: FeatureStore) -> None:
-    stored = store.manifest.weights.sha256
+    stored = store.manifest.facts["backbone"]["weights"]["sha256"]
     if backbone.weights.sha256 != stored:
         raise StoreError(
             f"{store.path} was written with {backbone.name} weights {stored[:12]}…, params.yaml now gives "
-            f"{backbone.weights.sha256[:12]}…; extract again: python -m stages extract"
+            f"{backbone.weights.sha256[:12]}…; extract again: python -m stages extract --backbone {backbone.name}"
         )

@@ -31,8 +31,8 @@ CONVENTIONS = {
     "consistency": "features of the reconstruction against the stored ones: cosine; norm of the difference over norm",
     "survives": "1 - energy of the error / energy of the image, by octave, Hann window",
 }
-SCORING = ("metrics.py", "similarity.py", "evaluation/baselines.py", "evaluation/consistency.py")
-SCORING += ("evaluation/scoring.py", "evaluation/spectrum.py")
+EVALUATION = ("baselines", "consistency", "scoring", "spectrum")
+SCORING = ("metrics.py", "similarity.py", *(f"evaluation/{name}.py" for name in EVALUATION))
 COMPARABLE = ("conventions", "test_images", "test_pixels")  # what two scores must share to be compared
 
 
@@ -89,7 +89,7 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str
 
 def _features(store: FeatureStore) -> dict[str, Any]:
     return {
-        "backbone": store.manifest.backbone,
+        "backbone": store.manifest.facts["backbone"],
         "fingerprint": store.fingerprint,
         "shape": str(store.shape),
         "dtype": store.dtype,

@@ -11,16 +11,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.evaluation.baselines import bytes_per_row
 from pipeline.evaluation.scoring import Columns, Energies
 from pipeline.evaluation.spectrum import octaves
-from pipeline.evaluation.subject import Subject
+from pipeline.evaluation.subject import WEIGHT, Subject
 from pipeline.metrics import METRICS, summarise
 from pipeline.params import Params
 
 DIGITS = 6  # significant digits of every number: a little less than float32 holds
 FLOORS = ("mean_colour", "bicubic", "linear")
 CONSISTENCY = ("cosine", "relative_error")
+TINY = 1e-10  # -100 dB: an octave without energy, or without error, still gets a number
 BARS = {"psnr": 1.0, "ssim": 0.02}  # width of a histogram's bars: fixed, so that experiments overlay
 
 
@@ -28,7 +28,6 @@ def summary(params: Params, subject: Subject, columns: Columns, crop: int) -> di
     """The content of metrics.json: numbers only, at most two levels deep, null where a metric cannot be had."""
     own = {name: columns[name] for name in METRICS if name in columns}
     spread = summarise(own, params.evaluate.bootstrap, params.seed)
-    stored = sum(bytes_per_row(store.shape, store.dtype) for store in subject.stores)
     jpeg_bytes = float(columns["jpeg_bytes"].mean())
     values = {
         "images": len(columns["psnr"]),
@@ -36,8 +35,9 @@ def summary(params: Params, subject: Subject, columns: Columns, crop: int) -> di
         "floors": {name: _pair(columns, name) for name in FLOORS if f"{name}_psnr" in columns},
         "ceilings": {"jpeg": {**_pair(columns, "jpeg"), "bits_per_pixel": 8 * jpeg_bytes / crop**2}},
         "consistency": {name: float(columns[name].mean()) for name in CONSISTENCY if name in columns} or None,
+        **_source_weights(columns),
         "decoder": {"parameters": sum(parameter.numel() for parameter in subject.inverter.parameters())},
-        "features": {"bits_per_pixel": 8 * stored / crop**2},
+        "features": {"bits_per_pixel": 8 * subject.feature_bytes / crop**2},
     }
     return rounded(values)
 
@@ -48,12 +48,17 @@ def write_tables(output: Path, image_ids: Sequence[str], columns: Columns, energ
     for metric, width in BARS.items():
         centres, counts = histogram(columns[metric], width)
         write_csv(output / "plots" / f"{metric}_histogram.csv", {metric: centres, "images": counts})
-    table = {
+    write_csv(output / "plots" / "octaves.csv", octave_table(energies))
+
+
+def octave_table(energies: Energies) -> dict[str, Any]:
+    """For each octave, coarse to fine: the share of the image's energy that survives (at least 0), and its SNR."""
+    share = energies.error / np.maximum(energies.image, TINY)
+    return {
         "octave": [octave.name for octave in octaves(energies.edge)],
-        "survives": 1 - energies.error / energies.image,
-        "snr_db": 10 * np.log10(energies.image / energies.error),
+        "survives": np.maximum(1 - share, 0),
+        "snr_db": -10 * np.log10(np.maximum(share, TINY)),
     }
-    write_csv(output / "plots" / "octaves.csv", table)
 
 
 def histogram(values: NDArray[np.float64], width: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -81,6 +86,12 @@ def rounded(values: Any) -> Any:
     if isinstance(values, dict):
         return {key: rounded(value) for key, value in values.items()}
     return float(f"{values:.{DIGITS}g}") if isinstance(values, float) else values
+
+
+def _source_weights(columns: Columns) -> dict[str, dict[str, float]]:
+    """The fusion's learned weight of each source, where it has such."""
+    weights = {name.removeprefix(WEIGHT): float(v.mean()) for name, v in columns.items() if name.startswith(WEIGHT)}
+    return {"fusion": weights} if weights else {}
 
 
 def _pair(columns: Columns, name: str) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.cached import CachedFeatures
 from pipeline.errors import DataError
-from pipeline.evaluation.baselines import bytes_per_row, mean_colour
+from pipeline.evaluation.baselines import mean_colour
 from pipeline.evaluation.gallery import batched, write_gallery
 from pipeline.evaluation.protocol import describe, identity
 from pipeline.evaluation.records import summary, write_json, write_tables
@@ -23,7 +22,6 @@ from pipeline.images import PreparedData
 from pipeline.params import Params
 from pipeline.progress import progress
 from pipeline.runtime import seed_everything
-from pipeline.stores import FeatureStore
 
 COLOUR_IMAGES = 1000  # training images behind the mean colour: more would not move it
 
@@ -44,7 +42,7 @@ def evaluate(
     if not len(rows):
         raise DataError(f"{data.root} has no test images; give the data set a test split and run: dvc repro")
     subject = open_subject(params, features, models, device)
-    tally = Tally(_references(data, subject.stores), subject.perceptual)
+    tally = Tally(_references(data, subject), subject.perceptual)
     with CachedFeatures(data, subject.stores, device, resident="never") as cached:
         pixels = _score(subject, tally, data, cached, rows, params.evaluate.batch_size)
         columns = tally.columns()
@@ -57,15 +55,15 @@ def evaluate(
     return metrics
 
 
-def _references(data: PreparedData, stores: Sequence[FeatureStore]) -> References:
+def _references(data: PreparedData, subject: Subject) -> References:
     train = data.rows("train")
     images, first = np.unique(data.image[train], return_index=True)
     chosen = train[first[:: max(1, len(images) // COLOUR_IMAGES)]]
-    largest = max((store.shape for store in stores), key=lambda shape: shape.height * shape.width)
+    largest = max((store.shape for store in subject.stores), key=lambda shape: shape.height * shape.width)
     return References(
         colour=mean_colour(data.crops(part) for part in batched(chosen, 64)),
         grid=(largest.height, largest.width),
-        feature_bytes=sum(bytes_per_row(store.shape, store.dtype) for store in stores),
+        feature_bytes=subject.feature_bytes,
     )
 
 
@@ -83,10 +81,10 @@ def _score(
     with progress("evaluate", len(rows), "images") as advance:
         for batch in cached.batches(batched(rows, batch_size)):
             crops = data.crops(batch.rows)
-            digest.update(crops)
+            digest.update(crops.data)
             predictions = subject.inverter(batch.features)
             linear = {} if subject.linear is None else {"linear": subject.linear(batch.features)}
-            again = {} if subject.reencoder is None else subject.reencoder.compare(predictions, batch.features)
-            tally.add(predictions, batch.targets, crops, linear, again)
+            further = subject.further_columns(batch.features, predictions)
+            tally.add(predictions, batch.targets, crops, linear, further)
             advance(len(batch.rows))
     return digest.hexdigest()

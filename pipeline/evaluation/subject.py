@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pipeline.checkpoint import DESCRIPTION, load_model
 from pipeline.errors import CheckpointError, WeightsError
 from pipeline.evaluation.consistency import Reencoder
 from pipeline.inverter import Inverter, load_inverter
 from pipeline.params import Params
-from pipeline.similarity import Lpips, load_lpips, lpips_available
+from pipeline.similarity import ALEXNET_FILE, Lpips, load_lpips, lpips_available
 from pipeline.stores import FeatureStore, open_store
 
+WEIGHT = "weight_of_"  # column of a source's learned weight in the fusion
 LINEAR = "linear"  # folder below the model's, where train leaves the closed-form decoder it started from
 
 
@@ -34,6 +36,21 @@ class Subject:
     perceptual: Lpips | None
     reencoder: Reencoder | None
     missing: Mapping[str, str]
+
+    def further_columns(self, features: Sequence[Tensor], predictions: Tensor) -> dict[str, Tensor]:
+        """Per-image numbers that need more than the images: agreement of the features, learned source weights."""
+        columns = {} if self.reencoder is None else self.reencoder.compare(predictions, features)
+        fusion = self.inverter.fusion
+        weights = None if fusion is None else fusion.source_weights(self.inverter.standardised(features))
+        if weights is not None:
+            for source, weight in zip(self.inverter.sources, weights, strict=True):
+                columns[f"{WEIGHT}{source}"] = weight.expand(len(predictions))
+        return columns
+
+    @property
+    def feature_bytes(self) -> int:
+        """Bytes of one image's features as stored, before any compression; int8 brings two scales a channel."""
+        return sum(store.layout.row_bytes + 8 * store.shape.channels * store.layout.has_scales for store in self.stores)
 
 
 def open_subject(params: Params, features: Path, models: Path, device: torch.device) -> Subject:
@@ -79,10 +96,10 @@ def _linear(models: Path, device: torch.device) -> Inverter | None:
 
 
 def _perceptual(device: torch.device, missing: dict[str, str]) -> Lpips | None:
-    reason = lpips_available()
-    if reason is None:
+    if lpips_available() is None:
         return load_lpips().to(device)
-    missing["lpips"] = reason
+    # in words that are the same on every machine: protocol.json is committed
+    missing["lpips"] = f"AlexNet's {ALEXNET_FILE} is not in torchvision's cache; see `python -m stages weights --help`"
     return None
 
 
@@ -91,6 +108,9 @@ def _reencoder(
 ) -> Reencoder | None:
     try:
         return Reencoder(params, inverter.sources, stores, device)
-    except WeightsError as error:  # the features may have been extracted on another machine
-        missing["consistency"] = str(error)
+    except WeightsError:  # the features may have been extracted on another machine
+        names = ", ".join(sorted({source.backbone for source in inverter.sources}))
+        missing["consistency"] = (
+            f"the weights of {names} are not on this machine; see `python -m stages weights --help`"
+        )
         return None

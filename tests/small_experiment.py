@@ -1,0 +1,77 @@
+"""A whole small experiment through the real library: photographs, stores, a fitted decoder. Built once a process."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from pipeline.backbones import load_backbone
+from pipeline.extraction import extract
+from pipeline.images import PreparedData
+from pipeline.params import Params, load_params
+from pipeline.preparation import prepare
+from pipeline.training import train
+from tests.photo_trees import save
+
+PARAMS = Path(__file__).parents[1] / "params.yaml"
+CPU = torch.device("cpu")
+PHOTOGRAPHS = 20
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Paths and params of one experiment; `data`, `features` and `models` are as the stages write them."""
+
+    root: Path
+    params: Params
+
+    @property
+    def features(self) -> Path:
+        return self.root / "features"
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models" / self.params.decoder
+
+    def data(self) -> PreparedData:
+        return PreparedData.open(self.root / "data/prepared")
+
+
+@cache
+def photographs() -> Path:
+    root = Path(tempfile.mkdtemp(prefix="small_experiment_"))
+    for number in range(PHOTOGRAPHS):
+        save(root / "photographs" / f"photograph_{number:02}.png", number, height=96, width=96)
+    return root
+
+
+@cache
+def experiment(decoder: str = "transposed_conv", *overrides: str) -> Experiment:
+    """`decoder` fitted for two epochs on vgg16.block1 of views of 64 pixels."""
+    root = photographs()
+    small = (
+        "dataset=folder",
+        f"datasets.folder.root={root / 'photographs'}",
+        "datasets.folder.test_fraction=0.35",
+        "prepare.size=72",
+        "prepare.crop=64",
+        "protocols.fast.epochs=2",
+        "backbones.vgg16.layers=[block1]",
+        "evaluate.bootstrap=100",
+        "evaluate.batch_size=3",
+    )
+    params = load_params(PARAMS, (*small, f"decoder={decoder}", *overrides))
+    made = Experiment(root, params)
+    if not (root / "data/prepared").exists():
+        prepare(params, root / "data/prepared", root / ".work")
+    for source in params.sources:
+        network = load_backbone(source.backbone, params.backbones[source.backbone], CPU)
+        output = made.features / source.backbone
+        extract(network, made.data(), output, params.store, params.extract, CPU, root / ".work")
+    curves = root / "curves" / f"{decoder}.csv"
+    train(params, made.data(), made.features, made.models, curves, root / ".work", CPU)
+    return made
