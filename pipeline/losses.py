@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline.errors import ParamsError
@@ -62,7 +63,7 @@ class Loss(nn.Module):
         # registered so that `.to(device)` reaches terms with weights of their own
         self._modules_of_terms = nn.ModuleList(term for term in self._terms.values() if isinstance(term, nn.Module))
 
-    def forward(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def forward(self, prediction: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
         """Scalars: every term unweighted under its name, and their weighted sum under "total".
 
         Both images are (B, 3, H, W) RGB in [0, 1], any float dtype.

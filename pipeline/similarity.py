@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline.errors import ShapeError, WeightsError
@@ -23,7 +24,7 @@ C1, C2 = 0.01**2, 0.03**2  # (K₁ L)² and (K₂ L)² for a data range L of 1
 ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
 
 
-def ssim(prediction: Tensor, target: Tensor) -> Tensor:
+def ssim(prediction: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
     """SSIM of each image (Wang et al. 2004, eq. 13): the mean of `ssim_map` over channels and pixels.
 
     Equal to `skimage.metrics.structural_similarity(gaussian_weights=True, sigma=1.5,
@@ -41,7 +42,7 @@ def ssim(prediction: Tensor, target: Tensor) -> Tensor:
     return ssim_map(prediction, target).mean(dim=(1, 2, 3))
 
 
-def ssim_map(prediction: Tensor, target: Tensor) -> Tensor:
+def ssim_map(prediction: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c y x"]:
     """Local SSIM under a Gaussian 11×11 window, σ 1.5, in the valid region: (B, C, H−10, W−10).
 
     Written in the sum s and the difference d of the images, as 1 − (something small in d): with x + y = s,
@@ -161,7 +162,7 @@ class Lpips(nn.Module):
         """Stays in eval mode: the heads' dropout would make a distance random."""
         return super().train(False)
 
-    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
+    def forward(self, prediction: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
         """Distance of each pair, (B,): 0 for equal images. Both are (B, 3, H, W) RGB in [0, 1]; in float32."""
         with torch.autocast(prediction.device.type, enabled=False):
             scaled = (2 * prediction.float() - 1, 2 * target.float() - 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.errors import ShapeError
@@ -11,7 +12,7 @@ from pipeline.errors import ShapeError
 Bands = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def haar_dwt(image: Tensor) -> Bands:
+def haar_dwt(image: Float[Tensor, "*b h w"]) -> Bands:
     """One level of the Haar transform.
 
     With [a b; c d] the four pixels of a 2×2 block: LL = (a+b+c+d)/2, LH = (a+b−c−d)/2 (change from row
@@ -35,7 +36,12 @@ def haar_dwt(image: Tensor) -> Bands:
     return _butterfly(a, b, c, d)
 
 
-def haar_idwt(ll: Tensor, lh: Tensor, hl: Tensor, hh: Tensor) -> Tensor:
+def haar_idwt(
+    ll: Float[Tensor, "b c h w"],
+    lh: Float[Tensor, "b c h w"],
+    hl: Float[Tensor, "b c h w"],
+    hh: Float[Tensor, "b c h w"],
+) -> Float[Tensor, "b c 2*h 2*w"]:
     """Inverse of `haar_dwt`: four bands (B, C, H, W) to the image (B, C, 2H, 2W)."""
     blocks = torch.stack(_butterfly(ll, lh, hl, hh), dim=2)  # (B, C, 4, H, W): the pixels a, b, c, d
     return F.pixel_shuffle(blocks.flatten(1, 2), 2)

@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline.decoders.base import DECODERS, Decoder
@@ -33,12 +34,12 @@ class TransformerBlock(nn.Module):
             nn.Linear(channels, mlp_ratio * channels), nn.GELU(), nn.Linear(mlp_ratio * channels, channels)
         )
 
-    def forward(self, tokens: Tensor) -> Tensor:  # (B, N, C)
+    def forward(self, tokens: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
         tokens = tokens + self.attend(self.attention_norm(tokens))
         return tokens + self.mlp(self.mlp_norm(tokens))
 
-    def attend(self, tokens: Tensor) -> Tensor:
-        """Multi-head self-attention of all tokens, (B, N, C) to (B, N, C)."""
+    def attend(self, tokens: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
+        """Multi-head self-attention of all tokens."""
         split = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))  # (B, N, 3, heads, C / heads)
         query, key, value = split.permute(2, 0, 3, 1, 4).unbind()  # (B, heads, N, C / heads)
         mixed = F.scaled_dot_product_attention(query, key, value)
@@ -79,7 +80,7 @@ class Attention(Decoder):
         self.ladder = transposed_ladder(widths)
         self.output = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
-    def synthesize(self, features: Tensor) -> Tensor:
+    def synthesize(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 y x"]:
         grid = self.stem(features)
         tokens = grid.flatten(2).transpose(1, 2)  # (B, H·W, C)
         if self.positions is not None:

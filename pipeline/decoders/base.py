@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline.errors import ShapeError
@@ -39,10 +40,10 @@ class Decoder(nn.Module, ABC):
         return type(self).__module__.rpartition(".")[2]
 
     @abstractmethod
-    def synthesize(self, features: Tensor) -> Tensor:
+    def synthesize(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 y x"]:
         """(B, C, H, W) to (B, 3, H', W') before the output activation, any real value."""
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 y x"]:
         """(B, C, H, W) to RGB (B, 3, H', W') in [0, 1], float32 also under autocast."""
         return torch.sigmoid(self.synthesize(features).float())
 

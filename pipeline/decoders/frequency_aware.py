@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline.decoders.base import DECODERS, Decoder
@@ -122,7 +123,7 @@ class FrequencyAware(Decoder):
         self.colour = ColourEnhancement(widths[-1])
         self.output = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
-    def synthesize(self, features: Tensor) -> Tensor:
+    def synthesize(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 y x"]:
         stem = self.stem(features)
         low, high = self.split(self.attention(stem))
         fused = stem + self.fusion(torch.cat((self.low(low), self.high(high)), dim=1))  # (B, C, H, W)

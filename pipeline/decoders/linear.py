@@ -6,6 +6,7 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
@@ -42,15 +43,15 @@ class Linear(Decoder):
         self.kernel = options.kernel or (3 if shape.channels <= WIDEST_FOR_3X3 else 1)
         self.output = nn.Conv2d(shape.channels, 3 * self.ratio**2, self.kernel, padding=self.kernel // 2)
 
-    def synthesize(self, features: Tensor) -> Tensor:
+    def synthesize(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 y x"]:
         return F.pixel_shuffle(self.output(features), self.ratio)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 y x"]:
         """(B, C, H, W) to RGB (B, 3, H', W'): the affine prediction clamped to [0, 1]."""
         return self.synthesize(features).float().clamp(0, 1)
 
     @torch.no_grad()
-    def load_solution(self, weight: Tensor, bias: Tensor) -> None:
+    def load_solution(self, weight: Float[Tensor, "d t"], bias: Float[Tensor, " t"]) -> None:
         """Take the solution of `unfolded @ weight + bias ≈ unshuffled`.
 
         Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch.nn.functional as F
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -63,7 +64,7 @@ class Residual(Decoder):
         self.blocks = nn.Sequential(*(ResidualBlock(options.width, d, norm, activation) for d in dilations))
         self.output = nn.Conv2d(options.width, 3 * self.shuffle**2, 3, padding=1)
 
-    def synthesize(self, features: Tensor) -> Tensor:
+    def synthesize(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 y x"]:
         if self.scale > 1:
             features = F.interpolate(features, scale_factor=self.scale, mode="bilinear")
         return F.pixel_shuffle(self.output(self.blocks(self.head(features))), self.shuffle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline.decoders.base import DECODERS, Decoder
@@ -23,5 +24,5 @@ class TransposedConv(Decoder):
         self.ladder = transposed_ladder(widths)
         self.output = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
-    def synthesize(self, features: Tensor) -> Tensor:
+    def synthesize(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 y x"]:
         return self.output(self.ladder(features))

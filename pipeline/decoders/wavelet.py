@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline.decoders.base import DECODERS, Decoder
@@ -61,7 +62,7 @@ class Wavelet(Decoder):
         self.ladder = transposed_ladder(widths)
         self.output = nn.Conv2d(widths[-1], BANDS * 3, 3, padding=1)
 
-    def synthesize(self, features: Tensor) -> Tensor:
+    def synthesize(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 y x"]:
         bands = torch.cat([predict(features) for predict in self.predictors], dim=1)  # (B, 256, H, W)
         coefficients = self.output(self.ladder(self.refine(self.fusions(bands))))  # (B, 12, H'/2, W'/2)
         return haar_idwt(*coefficients.unflatten(1, (BANDS, 3)).unbind(1))

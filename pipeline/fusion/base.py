@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline.errors import ShapeError
@@ -33,11 +34,11 @@ class Fusion(nn.Module, ABC):
         super().__init__()
 
     @abstractmethod
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
+    def forward(self, features: Sequence[Tensor]) -> Float[Tensor, "b c h w"]:
         """Sources (B, Cᵢ, Hᵢ, Wᵢ), in the order of the shapes, to (B, C, H, W) as `shape` says."""
 
     @abstractmethod
-    def source_weights(self, features: Sequence[Tensor]) -> Tensor | None:
+    def source_weights(self, features: Sequence[Tensor]) -> Float[Tensor, " sources"] | None:
         """The learned share of each source, (sources,) summing to 1, averaged over the batch; None without such."""
 
 
@@ -60,7 +61,7 @@ class AlignedFusion(Fusion):
         self.shape = FeatureShape(options.channels, *choose((shape.height, shape.width) for shape in shapes))
         self.project = nn.ModuleList(_projection(shape.channels, options.channels) for shape in shapes)
 
-    def align(self, features: Sequence[Tensor]) -> list[Tensor]:
+    def align(self, features: Sequence[Tensor]) -> list[Float[Tensor, "b c h w"]]:
         """Each (B, Cᵢ, Hᵢ, Wᵢ) through its 1×1 + BatchNorm + ReLU to the common grid: (B, C, H, W)."""
         return [self._resize(project(x)) for project, x in zip(self.project, features, strict=True)]
 
