@@ -124,7 +124,9 @@ def _describe(
         "blueprint": inverter.blueprint.plain(),
         "parameters": sum(p.numel() for p in inverter.parameters()),
         "stores": {str(source): store.fingerprint for source, store in zip(sources, stores, strict=True)},
+        "backbones": {store.source.backbone: store.manifest.facts["backbone"] for store in stores},
         "data": data.fingerprint,
+        "prepare": data.manifest["prepare"],
         **chosen,
     }
 
