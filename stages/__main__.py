@@ -6,9 +6,11 @@ import typer
 
 from pipeline.errors import PipelineError
 from stages.check import check
+from stages.compare import compare
 from stages.evaluate import evaluate
 from stages.extract import extract
 from stages.prepare import prepare
+from stages.reconstruct import reconstruct
 from stages.train import train
 from stages.weights import weights
 
@@ -18,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Feature inversion: prepare → extract → train → evaluate. `dvc repro` runs these same stages.",
 )
-for command in (prepare, extract, train, evaluate, check, weights):
+for command in (prepare, extract, train, evaluate, compare, reconstruct, check, weights):
     app.command()(command)
 
 

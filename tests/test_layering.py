@@ -7,12 +7,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 RANKS = {
-    0: "errors progress registry runtime section sources",
+    -1: "errors",
+    0: "progress registry runtime section sources",
     1: "datasets images params patches similarity stores wavelets",
     2: "backbones checkpoint decoders fusion losses metrics optim pictures preparation ridge ring",
     3: "cached extraction fitting inverter",
     4: "evaluation plots training",
-    5: "report",
+    5: "reconstruction report",
+    6: "comparison",
 }
 RANK = {name: rank for rank, names in RANKS.items() for name in names.split()}
 MODULES = sorted((ROOT / "pipeline").rglob("*.py"))

@@ -1,0 +1,194 @@
+"""Any photograph through a frozen network and a trained decoder, and back as a picture with its scores."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.backbones import Backbone, load_backbone
+from pipeline.checkpoint import load_model
+from pipeline.datasets import Photograph
+from pipeline.datasets._files import photographs_in
+from pipeline.errors import CheckpointError, DataError
+from pipeline.inverter import Inverter, load_inverter
+from pipeline.metrics import score
+from pipeline.params import Params, PrepareParams
+from pipeline.pictures import ERROR_GAIN, comparison_tiles, save_png, sheet, to_picture
+from pipeline.preparation.decoding import decode
+from pipeline.progress import progress
+
+SCORES, RECONSTRUCTION = "scores.csv", "_reconstruction"
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A trained decoder with the frozen networks it was trained behind, and how its photographs were cut."""
+
+    inverter: Inverter
+    backbones: dict[str, Backbone]
+    rules: PrepareParams
+
+    @torch.inference_mode()
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """(B, 3, crop, crop) RGB in [0, 1] → the same, seen through the inverted layers."""
+        features = {name: backbone(images) for name, backbone in self.backbones.items()}
+        return self.inverter([features[source.backbone][source.layer].float() for source in self.inverter.sources])
+
+
+@dataclass
+class Result:
+    """Scores of the photographs that could be used, and the others with the reason."""
+
+    scores: list[dict[str, Any]] = field(default_factory=list)  # file, picture, metrics
+    bad: list[tuple[Path, str]] = field(default_factory=list)  # file, reason
+
+
+def reconstruct(inputs: Sequence[str], models: Path, params: Params, output: Path, device: torch.device) -> Result:
+    """Reconstruct every photograph that `inputs` (files, folders, patterns) name.
+
+    `output` gets, for each, `<name>.png` (original, reconstruction, error, local SSIM) and
+    `<name>_reconstruction.png`, and one scores.csv. Good photographs are finished whatever the others are.
+
+    Raises:
+        DataError: nothing to read, or bad files (all are listed) unless prepare.on_bad_image is skip.
+        CheckpointError: no model, or one made with other weights than params.yaml gives.
+    """
+    photographs = find_photographs(inputs)
+    encoder = load_encoder(models, params, device)
+    result = Result()
+    names = _unique_names(photographs)
+    with progress("reconstruct", len(photographs), "photographs") as advance:
+        for start in range(0, len(photographs), params.evaluate.batch_size):
+            part = slice(start, start + params.evaluate.batch_size)
+            _reconstruct_batch(photographs[part], names[part], encoder, output, result)
+            advance(len(photographs[part]))
+    if result.scores:
+        pd.DataFrame(result.scores).to_csv(output / SCORES, index=False, float_format="%.6g", lineterminator="\n")
+    if result.bad and params.prepare.on_bad_image == "stop":
+        raise DataError(_bad_files(result, len(photographs), output))
+    return result
+
+
+def find_photographs(inputs: Sequence[str]) -> list[Path]:
+    """Files as they are, folders with all photographs below them, patterns (`*`, `**`, `?`) with what they match.
+
+    Raises:
+        DataError: something names no file at all.
+    """
+    found: dict[Path, None] = {}
+    for text in inputs:
+        path = Path(text)
+        if path.is_dir():
+            found |= dict.fromkeys(photograph.path for photograph in photographs_in(path, path, text))
+        elif path.is_file():
+            found[path] = None
+        else:
+            found |= dict.fromkeys(_matching(text))
+    return list(found)
+
+
+def load_encoder(models: Path, params: Params, device: torch.device) -> Encoder:
+    """The decoder in `models`, and the networks that params.yaml describes, proved to be those of its training.
+
+    Raises:
+        CheckpointError: no model there, or the networks have other weights now. WeightsError: they cannot be had.
+    """
+    inverter = load_inverter(models, device)
+    description = load_model(models)[1]
+    layers: dict[str, list[str]] = {}
+    for source in inverter.sources:
+        layers.setdefault(source.backbone, []).append(source.layer)
+    backbones = {}
+    for name, wanted in layers.items():
+        if name not in params.backbones:
+            raise CheckpointError(f"{models} inverts {name}, which params.yaml lacks; add it under backbones")
+        backbones[name] = load_backbone(name, params.backbones[name], device, wanted)
+        _check_weights(models, name, description["backbones"][name], backbones[name].describe())
+    geometry = {key: description["prepare"][key] for key in ("resize", "interpolation", "size", "crop")}
+    return Encoder(inverter, backbones, params.prepare.model_copy(update=geometry))
+
+
+def _check_weights(models: Path, name: str, trained: dict[str, Any], now: dict[str, Any]) -> None:
+    if trained != now:
+        was, found = (f"{each['weights']['kind']} ({each['weights']['detail']})" for each in (trained, now))
+        raise CheckpointError(
+            f"{models} was trained behind {name} with {was} weights {trained['weights']['sha256'][:12]}…, params.yaml "
+            f"gives {found} {now['weights']['sha256'][:12]}…; set backbones.{name} as it was, or train again"
+        )
+
+
+def _matching(pattern: str) -> list[Path]:
+    matches = sorted(path for path in map(Path, glob.iglob(pattern, recursive=True)) if path.is_file())
+    if not matches:
+        raise DataError(f"'{pattern}' is no file or folder, and no file matches it; give photographs to reconstruct")
+    return matches
+
+
+def _reconstruct_batch(
+    paths: Sequence[Path], names: Sequence[str], encoder: Encoder, output: Path, result: Result
+) -> None:
+    rules = encoder.rules
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        decoded = list(pool.map(lambda path: decode(_photograph(path), rules), paths))
+    result.bad += [(path, image.reason) for path, image in zip(paths, decoded, strict=True) if image.reason]
+    good = [(path, name, image) for path, name, image in zip(paths, names, decoded, strict=True) if not image.reason]
+    if not good:
+        return
+    margin = (rules.size - rules.crop) // 2
+    crops = np.stack(
+        [image.pixels[0, margin : margin + rules.crop, margin : margin + rules.crop] for *_, image in good]
+    )
+    originals = _to_tensor(crops).to(next(encoder.inverter.parameters()).device)
+    reconstructions = encoder.reconstruct(originals)
+    scores = {metric: values.tolist() for metric, values in score(reconstructions, originals).items()}
+    for place, (path, name, _) in enumerate(good):
+        own = {metric: values[place] for metric, values in scores.items()}
+        _write(output, name, path, reconstructions[place].cpu(), originals[place].cpu(), own)
+        result.scores.append({"file": str(path), "picture": f"{name}.png", **own})
+
+
+def _write(output: Path, name: str, path: Path, prediction: Tensor, target: Tensor, scores: dict[str, float]) -> None:
+    captions = [path.name, f"{scores['psnr']:.2f} dB  SSIM {scores['ssim']:.3f}", f"error × {ERROR_GAIN}", "local SSIM"]
+    save_png(sheet([comparison_tiles(prediction, target)], [captions]), output / f"{name}.png")
+    save_png(to_picture(prediction), output / f"{name}{RECONSTRUCTION}.png")
+
+
+def _to_tensor(crops: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
+
+
+def _photograph(path: Path) -> Photograph:
+    return Photograph(id=path.name, path=path, file=str(path), split=None, scene=path.name)
+
+
+def _unique_names(paths: Sequence[Path]) -> list[str]:
+    """File names without their endings, numbered where two pictures would get the same name."""
+    taken: set[str] = set()
+    names = []
+    for path in paths:
+        candidates = (path.stem if number == 1 else f"{path.stem}-{number}" for number in count(1))
+        name = next(name for name in candidates if not taken & {name, f"{name}{RECONSTRUCTION}"})
+        taken |= {name, f"{name}{RECONSTRUCTION}"}
+        names.append(name)
+    return names
+
+
+def _bad_files(result: Result, total: int, output: Path) -> str:
+    lines = "".join(f"\n  {path}: {reason}" for path, reason in result.bad)
+    kept = f" (the other {len(result.scores)} are in {output})" if result.scores else ""
+    return (
+        f"{len(result.bad)} of {total} photographs cannot be used{kept}; repair or leave them out, or "
+        f"--set prepare.on_bad_image=skip:{lines}"
+    )

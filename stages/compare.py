@@ -1,0 +1,22 @@
+"""`python -m stages compare`: experiments side by side."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from stages.options import WORK
+
+Experiments = Annotated[
+    list[str], typer.Argument(metavar="EXP…", help="DVC experiments, Git revisions, or folders with metrics.json.")
+]
+Out = Annotated[Path, typer.Option("--out", help="Where leaderboard.md, leaderboard.csv and strip.png go.")]
+Metric = Annotated[Literal["psnr", "ssim", "lpips", "mse", "mae"], typer.Option(help="What the order goes by.")]
+
+
+def compare(experiments: Experiments, out: Out = WORK / "comparison", metric: Metric = "psnr") -> None:
+    """Print a leaderboard with paired significance; save it, and a strip of the same photographs from each."""
+    from pipeline.comparison import compare as run
+
+    typer.echo(run(experiments, out, metric))
+    typer.echo(f"pictures: {out / 'strip.png'}")

@@ -1,0 +1,35 @@
+"""`python -m stages reconstruct`: any photograph through the network and the trained decoder."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stages.options import MODELS, PARAMS, Device, Overrides, ParamsFile
+
+Images = Annotated[list[str], typer.Argument(metavar="IMAGE…", help="Photographs, folders, or quoted patterns.")]
+Model = Annotated[Path, typer.Option("--model", help="The trained decoder, written by train.")]
+Out = Annotated[Path, typer.Option("--out", help="Where the pictures and scores.csv go.")]
+
+
+def reconstruct(
+    images: Images,
+    out: Out,
+    model: Model = MODELS,
+    device: Device = "auto",
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+) -> None:
+    """Save each photograph beside its reconstruction, with its scores; cut and resized as in training."""
+    from stages.loading import load_checked
+
+    settings = load_checked(params, overrides)
+
+    from pipeline.reconstruction import reconstruct as run
+    from pipeline.runtime import choose_device
+
+    result = run(images, model, settings, out, choose_device(device))
+    for row in result.scores:
+        typer.echo(f"{out / row['picture']}: {row['psnr']:.2f} dB, SSIM {row['ssim']:.4f}")
+    for path, reason in result.bad:
+        typer.echo(f"left out {path}: {reason}", err=True)
