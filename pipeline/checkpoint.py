@@ -1,4 +1,4 @@
-"""A saved model: model.safetensors (the weights) and model.json (everything needed to rebuild the module around them)."""
+"""A saved model: model.safetensors (weights) and model.json (everything needed to rebuild the module around them)."""
 
 from __future__ import annotations
 
@@ -41,5 +41,6 @@ def load_model(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         description = json.loads((directory / DESCRIPTION).read_text())
         tensors = load_file(directory / WEIGHTS)
     except (json.JSONDecodeError, SafetensorError) as error:
-        raise CheckpointError(f"the model in {directory} is damaged ({error}); train again: python -m stages train") from None
+        remedy = "train again: python -m stages train"
+        raise CheckpointError(f"the model in {directory} is damaged ({error}); {remedy}") from None
     return tensors, description

@@ -71,7 +71,7 @@ class Fitter:
         self.progress = Progress()
 
     def run(self, feed: Feed, state: Path, label: str) -> Progress:
-        """Train to the last epoch or to early stopping, saving `state` after each epoch; continues from `state` if it exists.
+        """Train to the last epoch or to early stopping; `state` is saved after each epoch and continued from if it exists.
 
         Raises:
             TrainingError: a loss that is not finite; the best weights stay in `state`.
@@ -93,7 +93,12 @@ class Fitter:
         rate = self.raw_optimizers[0].param_groups[0]["lr"]
         validation = self._validate(feed)
         epoch = self.progress.epoch = self.progress.epoch + 1
-        row = {"epoch": epoch, **_prefixed("train", train), **_prefixed("validation", validation), "learning_rate": rate}
+        row = {
+            "epoch": epoch,
+            **_prefixed("train", train),
+            **_prefixed("validation", validation),
+            "learning_rate": rate,
+        }
         row |= {"samples_per_second": feed.training_images() / seconds, "waiting_share": waiting}
         self.progress.history.append(row)
         if self.protocol.schedule == "plateau":
@@ -143,8 +148,9 @@ class Fitter:
     def _refuse(self, step: int, value: float) -> None:
         rate = self.raw_optimizers[0].param_groups[0]["lr"]
         raise TrainingError(
-            f"the training loss became {value} in epoch {self.progress.epoch + 1}, step {step}, at learning rate {rate:.3g}; "
-            f"lower protocols.*.learning_rate or set gradient_clip (the best weights, of epoch {self.progress.best_epoch}, are kept)"
+            f"the training loss became {value} in epoch {self.progress.epoch + 1}, step {step}, "
+            f"at learning rate {rate:.3g}; lower protocols.*.learning_rate or set gradient_clip "
+            f"(the best weights, of epoch {self.progress.best_epoch}, are kept)"
         )
 
     def _judged(self) -> nn.Module:
@@ -204,5 +210,3 @@ def _snapshot(module: nn.Module) -> dict[str, Tensor]:
 
 def _prefixed(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
     return {f"{prefix}_{name}": value for name, value in values.items()}
-
-

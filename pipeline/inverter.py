@@ -13,10 +13,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline.checkpoint import load_model
-from pipeline.decoders import DECODERS
+from pipeline.decoders import Decoder, build_decoder
 from pipeline.decoders.linear import Linear
 from pipeline.errors import CheckpointError
-from pipeline.fusion import FUSIONS
+from pipeline.fusion import Fusion, build_fusion
 from pipeline.params import Params
 from pipeline.section import parse_section
 from pipeline.sources import FeatureShape, ImageSize, Source
@@ -43,7 +43,7 @@ class Blueprint:
 
     @classmethod
     def of(cls, params: Params, shapes: Mapping[Source, FeatureShape], image: ImageSize) -> Blueprint:
-        """The inverter params.yaml asks for. Sources are sorted, so that their order in params.yaml changes nothing."""
+        """The inverter params.yaml asks for. Sources are sorted: their order in params.yaml changes nothing."""
         sources = sorted(shapes)
         warm = params.train.warm_start == LINEAR and params.decoder != LINEAR
         return cls(
@@ -105,21 +105,28 @@ class Inverter(nn.Module):
         self.grid = (max(s.height for s in shapes), max(s.width for s in shapes))
         stacked = FeatureShape(sum(s.channels for s in shapes), *self.grid)
         self.linear = _linear(stacked, image, blueprint)
-        self.fusion, self.decoder = None, None
+        self.fusion: Fusion | None = None
+        self.decoder: Decoder | None = None
         if blueprint.decoder != LINEAR:
-            fusion, decoder = FUSIONS.get(blueprint.fusion), DECODERS.get(blueprint.decoder)
-            where = f"decoders.{blueprint.decoder}"
-            options = parse_section(decoder.Options, blueprint.decoder_options, where)
-            fusing = parse_section(fusion.Options, blueprint.fusion_options, f"fusions.{blueprint.fusion}")
-            self.fusion = fusion(shapes, fusing)
-            self.decoder = decoder(self.fusion.shape, image, options)
+            self.fusion = build_fusion(blueprint.fusion, blueprint.fusion_options, shapes)
+            self.decoder = build_decoder(blueprint.decoder, blueprint.decoder_options, self.fusion.shape, image)
             if self.linear is not None:
                 self.decoder.zero_output()
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.buffers()).device
 
     @property
     def sources(self) -> tuple[Source, ...]:
         """In the order `forward` takes them."""
         return tuple(map(Source.parse, self.blueprint.sources))
+
+    def fit_statistics(self, statistics: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Take over mean and standard deviation, each (C,), of every source."""
+        for standardise, (mean, std) in zip(self.standardise, statistics, strict=True):
+            assert isinstance(standardise, Standardise)
+            standardise.fit(mean, std)
 
     def standardised(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return tuple(one(each) for one, each in zip(self.standardise, features, strict=True))

@@ -17,9 +17,9 @@ LINEAR_SHARE = 0.05  # rate of a warm-started linear part: it starts at its opti
 class Muon(Optimizer):
     """Momentum whose update of each weight matrix is orthogonalised by Newton-Schulz (Jordan et al. 2024).
 
-    A convolution's weight (O, I, k, k) counts as the matrix (O, I·k·k). The update is scaled by 0.2·√max(rows, columns), so that its
-    RMS matches Adam's and the two share a schedule (Liu et al. 2025, eq. 4). Parameters with fewer than two dimensions
-    belong to another optimiser.
+    A convolution's weight (O, I, k, k) counts as the matrix (O, I·k·k). The update is scaled by
+    0.2·√max(rows, columns), so that its RMS matches Adam's and the two share a schedule (Liu et al.
+    2025, eq. 4). Parameters with fewer than two dimensions belong to another optimiser.
     """
 
     def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, steps: int = 5) -> None:
@@ -30,14 +30,14 @@ class Muon(Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, group)
+                    self._update(parameter, parameter.grad, group)
 
-    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
+    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
-        buffer = state["momentum"].mul_(group["momentum"]).add_(parameter.grad)
-        direction = parameter.grad.add(buffer, alpha=group["momentum"])  # Nesterov
+        buffer = state["momentum"].mul_(group["momentum"]).add_(gradient)
+        direction = gradient.add(buffer, alpha=group["momentum"])  # Nesterov
         matrix = direction.flatten(1)
         update = orthogonalise(matrix, group["steps"]) * (0.2 * math.sqrt(max(matrix.shape)))
         parameter.sub_(update.view_as(parameter), alpha=group["lr"])
@@ -81,8 +81,8 @@ def build_optimizers(name: str, rate: float, body: nn.Module, linear: nn.Module 
 def rate_factor(schedule: str, step: int, steps: int, warmup: float) -> float:
     """The learning rate at `step` of `steps`, as a share of the peak. `warmup` is a share of all steps.
 
-    `cosine`: linear warm-up, then half a cosine to zero. `one_cycle`: cosine up from 1/25 and down to 1e-4/25 (Smith & Topin 2019).
-    `constant` and `plateau`: warm-up only; a plateau is judged once an epoch, outside.
+    `cosine`: linear warm-up, then half a cosine to zero. `one_cycle`: cosine up from 1/25 and down to
+    1e-4/25 (Smith & Topin 2019). `constant`: warm-up only. A plateau is judged once an epoch, elsewhere.
     """
     done, rise = step / max(steps, 1), max(warmup, 1e-9)
     if schedule == "one_cycle":

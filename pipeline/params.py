@@ -230,5 +230,11 @@ def _contradictions(params: Params) -> Iterable[str]:
             f"params.yaml: fusion = {params.fusion!r} needs a second source; set ensemble.second.backbone "
             "and ensemble.second.layer, or fusion: none"
         )
+    for name, protocol in params.protocols.items():
+        if protocol.schedule == "plateau" and protocol.warmup:
+            yield (
+                f"params.yaml: protocols.{name}.warmup = {protocol.warmup} has no meaning with schedule: plateau; "
+                "set it to 0.0"
+            )
     if len(set(params.sources)) < len(params.sources):
         yield f"params.yaml: the ensemble names a source twice ({', '.join(map(str, params.sources))})"

@@ -1,8 +1,8 @@
 """Ridge regression from feature patches to pixel blocks, by streaming normal equations.
 
-With X (N, D) the k×k zero-padded patches of the standardised features plus a constant column, and Y (N, T) the pixel block
-under each feature position, the closed form is W = (XᵀX + λI)⁻¹ XᵀY. Only XᵀX and XᵀY are kept, in float64, so a
-store of any size is one pass (Hoerl & Kennard 1970; the constant column is not penalised).
+With X (N, D) the k×k zero-padded patches of the standardised features plus a constant column, and Y (N, T)
+the pixel block under each feature position, the closed form is W = (XᵀX + λI)⁻¹ XᵀY. Only XᵀX and XᵀY are
+kept, in float64, so a store of any size is one pass (Hoerl & Kennard 1970; the constant is not penalised).
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.errors import ShapeError
+from pipeline.patches import patch_cross, patch_gram
 
-CHUNK_ELEMENTS = 2**25  # of the unfolded patches held at once: 256 MB in float64
+CHUNK_ELEMENTS = 2**23  # of the features held at once: 64 MB in float64
 STRENGTHS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # of the Gram matrix's mean diagonal
 
 
@@ -37,21 +38,23 @@ class NormalEquations:
         """Add a batch of standardised features and the RGB [0, 1] images they came from."""
         height, width = features.shape[-2:]
         if images.shape[-2:] != (height * self.ratio, width * self.ratio):
-            raise ShapeError(
-                f"images of {tuple(images.shape[-2:])} do not lie on a {height}×{width} grid of {self.ratio}×{self.ratio} blocks"
-            )
-        step = max(1, CHUNK_ELEMENTS // (len(self.gram) * height * width))
+            block = f"{self.ratio}×{self.ratio}"
+            raise ShapeError(f"images of {tuple(images.shape[-2:])} are no {height}×{width} grid of {block} blocks")
+        step = max(1, CHUNK_ELEMENTS // features[0].numel())
         for start in range(0, len(features), step):
             self._add(features[start : start + step], images[start : start + step])
 
     def _add(self, features: Tensor, images: Tensor) -> None:
-        patches = F.unfold(features.double(), self.kernel, padding=self.kernel // 2)  # (B, C·k·k, H·W)
-        x = patches.transpose(0, 1).flatten(1)  # (C·k·k, B·H·W)
-        x = torch.cat([x, torch.ones_like(x[:1])])
-        blocks = F.pixel_unshuffle(images.double(), self.ratio)  # (B, 3·r·r, H, W)
-        y = blocks.transpose(0, 1).flatten(1)  # (3·r·r, B·H·W)
-        self.gram.addmm_(x, x.T)
-        self.cross.addmm_(x, y.T)
+        x = features.transpose(0, 1).double().contiguous()  # (C, B, H, W)
+        y = F.pixel_unshuffle(images, self.ratio).transpose(0, 1).double().contiguous()  # (3·r·r, B, H, W)
+        one = torch.ones_like(x[:1])
+        self.gram[:-1, :-1] += patch_gram(x, self.kernel)
+        sums = patch_cross(x, one, self.kernel)
+        self.gram[:-1, -1:] += sums
+        self.gram[-1:, :-1] += sums.T
+        self.gram[-1, -1] += one.sum()
+        self.cross[:-1] += patch_cross(x, y, self.kernel)
+        self.cross[-1] += y.flatten(1).sum(1)
         self.energy += y.square().sum()
         self.count += y.numel()
 

@@ -90,10 +90,12 @@ def _choices(expected: str) -> str:
 def _fields_at(schema: Any, location: Iterable[str]) -> Iterable[str]:
     """Keys that the section at `location` below `schema` understands."""
     for part in location:
-        field = schema.model_fields.get(part) if isinstance(schema, type) else None
-        if field is not None:
-            schema = field.annotation
+        if _is_section(schema) and part in schema.model_fields:
+            schema = schema.model_fields[part].annotation
         else:  # a dict of sections, keyed by name
-            arguments = get_args(schema)
-            schema = arguments[1] if len(arguments) == 2 else None
-    return schema.model_fields if isinstance(schema, type) and issubclass(schema, BaseModel) else ()
+            schema = (*get_args(schema), None, None)[1]
+    return schema.model_fields if _is_section(schema) else ()
+
+
+def _is_section(schema: Any) -> bool:
+    return isinstance(schema, type) and issubclass(schema, BaseModel)

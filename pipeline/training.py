@@ -1,4 +1,4 @@
-"""Fit an inverter on cached features: the linear part in closed form, the decoder by gradient descent. No backbone runs here."""
+"""Fit an inverter on cached features: the linear part in closed form, the decoder by gradient descent."""
 
 from __future__ import annotations
 
@@ -105,8 +105,7 @@ def _build(params: Params, data: PreparedData, sources: list[Source], stores: li
         inverter = Inverter(Blueprint.of(params, shapes, ImageSize(data.crop, data.crop)))
     except ShapeError as error:
         raise ShapeError(f"decoder {params.decoder} on {' + '.join(map(str, sources))}: {error}") from None
-    for standardise, store in zip(inverter.standardise, stores, strict=True):
-        standardise.fit(torch.from_numpy(store.mean), torch.from_numpy(store.std))
+    inverter.fit_statistics([(torch.from_numpy(store.mean), torch.from_numpy(store.std)) for store in stores])
     return inverter
 
 
@@ -139,7 +138,7 @@ def _fit_linear(inverter: Inverter, data: PreparedData, cached: CachedFeatures, 
     """Solve the linear part over all training rows, its strength judged on the validation rows."""
     linear = inverter.linear
     assert linear is not None
-    device = _device(inverter)
+    device = inverter.device
     if saved.is_file():
         state = torch.load(saved, map_location=device, weights_only=True)
     else:
@@ -158,7 +157,8 @@ def _fit_linear(inverter: Inverter, data: PreparedData, cached: CachedFeatures, 
 def _linear_alone(inverter: Inverter) -> Inverter:
     """A copy of the linear part before gradient descent moves it: the floor that evaluate scores beside the decoder."""
     blueprint = inverter.blueprint
-    assert inverter.linear is not None and blueprint.linear is not None
+    assert inverter.linear is not None
+    assert blueprint.linear is not None
     alone = Inverter(replace(blueprint, decoder=LINEAR, decoder_options=blueprint.linear, linear=None))
     assert alone.linear is not None
     alone.standardise.load_state_dict(inverter.standardise.state_dict())
@@ -186,7 +186,7 @@ def _fit_decoder(
 ) -> list[dict[str, float]]:
     """Gradient descent; leaves the best epoch's weights in `inverter` and returns a row for each epoch."""
     protocol = params.protocols[params.train.protocol]
-    device = _device(inverter)
+    device = inverter.device
     fabric = Fabric(accelerator=device.type, devices=1, precision=_precision(params.train.precision, device))
     fitter = Fitter(inverter, inverter.linear, Loss(params.losses[params.loss]).to(device), protocol, fabric)
     feed = SplitFeed(data, cached, protocol.batch_size, params.seed)
@@ -197,12 +197,8 @@ def _fit_decoder(
 
 def _validation_row(inverter: Inverter, params: Params, feed: Feed) -> dict[str, float]:
     """The one point on a closed-form model's curve."""
-    scores = validate(inverter, Loss(params.losses[params.loss]).to(_device(inverter)), feed.validation())
+    scores = validate(inverter, Loss(params.losses[params.loss]).to(inverter.device), feed.validation())
     return {"epoch": 0, **{f"validation_{name}": value for name, value in scores.items()}}
-
-
-def _device(inverter: Inverter) -> torch.device:
-    return inverter.standardise[0].mean.device
 
 
 def _precision(name: str, device: torch.device) -> Any:

@@ -1,4 +1,4 @@
-"""A real clone of this project in a temporary folder, with photographs of its own and settings that finish in seconds."""
+"""A real clone of this project in a temporary folder, with photographs of its own and settings of seconds."""
 
 from __future__ import annotations
 

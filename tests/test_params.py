@@ -56,7 +56,7 @@ def test_a_mistake_gets_its_sentence(override: str, sentence: str) -> None:
         "decoders.linear.kernle=3": "params.yaml: unknown key 'decoders.linear.kernle' (did you mean 'kernel'?)",
         "decoders.nosuch={}": "params.yaml: decoders = 'nosuch' is unknown; choose one of: "
         "attention, frequency_aware, linear, residual, transposed_conv, wavelet",
-        "losses.mine={mae: 1.0}": "params.yaml: losses.mine = 'mae' is unknown; choose one of: l1, lpips, mse, ssim",
+        "losses.mine={mae: 1.0}": "params.yaml: losses.mine = 'mae' is unknown (did you mean 'mse'?); choose one of: l1, lpips, mse, ssim",
     }.items(),
 )
 def test_options_of_parts_that_are_not_chosen_are_checked_too(override: str, sentence: str) -> None:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.errors import ShapeError
+from pipeline.patches import patch_cross, patch_gram
 from pipeline.ridge import NormalEquations, solve
 
 CPU = torch.device("cpu")
@@ -49,6 +50,16 @@ def test_it_equals_lstsq(kernel: int) -> None:
     np.testing.assert_allclose(solution.weight.numpy(), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("size", [(9, 7), (5, 6), (2, 3)])
+def test_moments_of_patches_equal_those_of_unfolded_ones(kernel: int, size: tuple[int, int]) -> None:
+    random = torch.Generator().manual_seed(8)
+    x, y = (torch.randn(c, 2, *size, dtype=torch.float64, generator=random) for c in (3, 4))
+    unfolded = F.unfold(x.transpose(0, 1), kernel, padding=kernel // 2).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(patch_gram(x, kernel), unfolded @ unfolded.T)
+    torch.testing.assert_close(patch_cross(x, y, kernel), unfolded @ y.flatten(1).T)
+
+
 def test_a_strength_penalises_the_slopes_and_not_the_constant() -> None:
     features, images = _problem(4, seed=2)
     equations = NormalEquations(5, 1, 2, CPU)
@@ -89,5 +100,5 @@ def test_chunks_and_order_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_grid_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(ShapeError, match=r"do not lie on a 8×6 grid of 3×3 blocks"):
+    with pytest.raises(ShapeError, match=r"are no 8×6 grid of 3×3 blocks"):
         NormalEquations(5, 3, 3, CPU).update(*_problem(1, seed=7))
