@@ -155,7 +155,8 @@ def _copy_file(source: Path, target: Path) -> None:
         shutil.copyfile(source, unfinished)
         unfinished.replace(target)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # it may be the folder that is not there
+            unfinished.unlink()
         raise WeightsError(
             f"{target} cannot be written ({error.strerror}); free the disk or choose another folder"
         ) from None

@@ -97,7 +97,7 @@ class Torchvision(Library):
 
 
 def _weights(name: str, model: str, tag: str) -> WeightsEnum:
-    legal = get_model_weights(model).__members__
+    legal = {weights.name: weights for weights in get_model_weights(model)}  # without DEFAULT, which moves
     if tag not in legal:
         raise ParamsError(unknown_name(f"backbones.{name}.tag", tag, legal))
     return legal[tag]

@@ -105,6 +105,9 @@ def read_state(path: Path, name: str) -> Mapping[str, Any]:
         raise WeightsError(f"{path} cannot be read as weights ({_reason(error)}); save it again") from None
     if not isinstance(state, Mapping):
         raise WeightsError(f"{path} holds a {type(state).__name__}, not a state dict; save model.state_dict()")
+    for key, value in state.items():
+        if isinstance(value, Mapping):
+            raise WeightsError(f"{path} holds a whole checkpoint; save its part '{key}' alone, as a state dict")
     return state
 
 
