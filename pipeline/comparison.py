@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import DataError
-from pipeline.evaluation.protocol import differences
 from pipeline.metrics import HIGHER_IS_BETTER, bootstrap_means
 from pipeline.pictures import Picture, save_png, sheet
+from pipeline.protocol import differences
 from pipeline.report import read_json, title
 
 Metric = Literal["psnr", "ssim", "lpips", "mse", "mae"]
@@ -166,7 +166,7 @@ def strip(experiments: Sequence[Experiment]) -> Picture | None:
         [alike[0].picture(image, "original"), *(each.picture(image, "reconstruction") for each in alike)]
         for image in common
     ]
-    captions = [[image, *(f"{e.name}  {e.per_image.loc[image, 'psnr']:.2f} dB" for e in alike)] for image in common]
+    captions = [[image, *(f"{e.per_image.loc[image, 'psnr']:.2f} dB  {e.name}" for e in alike)] for image in common]
     return sheet(rows, captions)
 
 
@@ -204,19 +204,18 @@ def _place(name: str, temporary: Path) -> Path:
 def _fetch(revision: str, target: Path) -> None:
     """Metrics of a DVC experiment or Git revision of this project, from Git and DVC's cache."""
     from dvc.api import DVCFileSystem  # slow to import, and not needed for folders
-    from dvc.exceptions import DvcException
+    from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo
-    from dvc.scm import resolve_rev
-    from scmrepo.exceptions import SCMError
+    from dvc.scm import NoSCMError, RevError, resolve_rev
 
     try:
-        with Repo.open() as repo:
+        with Repo() as repo:
             commit = resolve_rev(repo.scm, revision)
             files = DVCFileSystem(repo.root_dir, rev=commit)
             for name in NEEDED:
                 target.mkdir(parents=True, exist_ok=True)
                 files.get(f"{METRICS_FOLDER}/{name}", str(target / name), recursive=name == "reconstructions")
-    except SCMError:
+    except (RevError, NoSCMError, NotDvcRepoError):
         raise DataError(
             f"'{revision}' is no folder with metrics.json, no DVC experiment and no Git revision; see: dvc exp list"
         ) from None

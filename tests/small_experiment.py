@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from PIL import Image
+from skimage import data
 
 from pipeline.backbones import load_backbone
 from pipeline.extraction import extract
@@ -15,7 +17,6 @@ from pipeline.images import PreparedData
 from pipeline.params import Params, load_params
 from pipeline.preparation import prepare
 from pipeline.training import train
-from tests.photo_trees import save
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 CPU = torch.device("cpu")
@@ -43,9 +44,15 @@ class Experiment:
 
 @cache
 def photographs() -> Path:
+    """A folder with real photographs, each another piece of scikit-image's."""
     root = Path(tempfile.mkdtemp(prefix="small_experiment_"))
+    (root / "photographs").mkdir()
+    sources = (data.astronaut(), data.coffee(), data.chelsea(), data.rocket())
     for number in range(PHOTOGRAPHS):
-        save(root / "photographs" / f"photograph_{number:02}.png", number, height=96, width=96)
+        pixels = sources[number % len(sources)]
+        top, left = 40 * (number // len(sources)), 60 * (number // len(sources))
+        piece = Image.fromarray(pixels[top : top + 140, left : left + 140])
+        piece.save(root / "photographs" / f"photograph_{number:02}.png")
     return root
 
 

@@ -14,13 +14,14 @@ from pipeline.cached import CachedFeatures
 from pipeline.errors import DataError
 from pipeline.evaluation.baselines import mean_colour
 from pipeline.evaluation.gallery import batched, write_gallery
-from pipeline.evaluation.protocol import describe, identity
+from pipeline.evaluation.protocol import describe
 from pipeline.evaluation.records import summary, write_json, write_tables
 from pipeline.evaluation.scoring import References, Tally
 from pipeline.evaluation.subject import Subject, open_subject
 from pipeline.images import PreparedData
 from pipeline.params import Params
 from pipeline.progress import progress
+from pipeline.protocol import identity
 from pipeline.runtime import seed_everything
 
 COLOUR_IMAGES = 1000  # training images behind the mean colour: more would not move it
