@@ -13,11 +13,12 @@ import pytest
 import timm
 import torch
 import torchvision
+from ruamel.yaml import YAML
 from torch import Tensor, nn
 from torchvision.transforms.functional import normalize
 
-from pipeline.backbones import BACKBONES, Backbone, feature_shapes, load_backbone
-from pipeline.errors import ParamsError, ShapeError
+from pipeline.backbones import BACKBONES, Backbone, check_backbone, feature_shapes, load_backbone
+from pipeline.errors import ParamsError, ShapeError, WeightsError
 from pipeline.params import BackboneParams, load_params
 from pipeline.sources import FeatureShape, ImageSize
 
@@ -525,3 +526,62 @@ def test_cuda_gives_the_features_of_the_cpu(name: str) -> None:
     for layer in layers:
         expected = features_of(name)[layer]
         assert (found[layer].cpu() - expected).norm() / expected.norm() < 2e-3
+
+
+# --- docs/backbones.md -------------------------------------------------------------------------------------------
+
+DOCUMENT = (ROOT / "docs" / "backbones.md").read_text()
+
+
+def test_the_documented_table_is_the_right_one() -> None:
+    rows = [line for line in DOCUMENT.splitlines() if re.match(r"\| `\w+` \| (torchvision|timm) `", line)]
+    assert len(rows) == len(TABLE)
+    for row in rows:
+        name, library, model = re.findall(r"`(\w+)` \| (\w+) `(\w+)`", row)[0]
+        assert (BACKBONES[name].library, BACKBONES[name].model) == (library, model)
+        shapes = {layer: str(shape) for layer, shape in TABLE[name].items()}
+        documented = dict(re.findall(r"`(\w+)` (\d+×\d+×\d+)", row))
+        assert documented.items() <= shapes.items()
+        assert "…" in row or documented == shapes
+
+
+def test_the_documented_entries_and_program_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries: dict[str, dict] = {}
+    for block in re.findall(r"```yaml\n(.*?)```", DOCUMENT, re.DOTALL):
+        entries |= YAML(typ="safe", pure=True).load(block)["backbones"]
+    assert {"dinov2_small", "convnext_atto", "swin_tiny", "vgg19", "my_vit"} == set(entries)
+    for name, values in entries.items():
+        entry = BackboneParams.model_validate(values)
+        assert set(feature_shapes(name, entry, entry.layers, SIZE)) == set(entry.layers)
+        if entry.weights == "imagenet":
+            check_backbone(name, entry, SIZE)
+    monkeypatch.chdir(ROOT)
+    found: dict[str, dict[str, Tensor]] = {}
+    exec(re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)[0], found)
+    assert {layer: tuple(f.shape) for layer, f in found["features"].items()} == {
+        "block1": (2, 64, 112, 112),
+        "block3": (2, 256, 28, 28),
+    }
+
+
+def test_an_entry_is_checked_without_reading_weights() -> None:
+    check_backbone("vgg16", BackboneParams(weights="imagenet", layers=("block1",)), SIZE)
+    with pytest.raises(ParamsError, match=r"backbones\.vgg16\.tag = 'V9' is unknown"):
+        check_backbone("vgg16", BackboneParams(weights="imagenet", tag="V9", layers=("block1",)), SIZE)
+    with pytest.raises(WeightsError, match=r"backbones\.vgg16\.weights = 'nowhere\.pth' is not a file"):
+        check_backbone("vgg16", BackboneParams(weights="nowhere.pth", layers=("block1",)), SIZE)
+    with pytest.raises(ShapeError, match=r"vit_small cannot take images of 90×90 pixels"):
+        check_backbone("vit_small", BackboneParams(layers=("block1",)), ImageSize(90, 90))
+
+
+def test_every_layer_of_the_table_can_be_chosen_in_params_yaml() -> None:
+    backbones = load_params(ROOT / "params.yaml").backbones
+    assert {name: backbones[name].layers for name in TABLE} == {name: tuple(layers) for name, layers in TABLE.items()}
+
+
+def test_a_backbone_loaded_in_inference_mode_still_gives_gradients() -> None:
+    with torch.inference_mode():
+        backbone = load_backbone("mine", SMALL_VIT, CPU, ["block0"])
+    images = photograph(32, 32).requires_grad_()
+    backbone(images)["block0"].sum().backward()
+    assert images.grad is not None

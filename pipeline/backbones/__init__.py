@@ -1,6 +1,6 @@
 """Frozen networks whose layers are inverted: one forward pass, every requested layer, honest weights."""
 
-from pipeline.backbones.backbone import Backbone, feature_shapes, load_backbone, published_weights
+from pipeline.backbones.backbone import Backbone, check_backbone, feature_shapes, load_backbone, published_weights
 from pipeline.backbones.normalization import Normalization
 from pipeline.backbones.table import BACKBONES
 from pipeline.backbones.weights import WeightsRecord
@@ -10,6 +10,7 @@ __all__ = [
     "Backbone",
     "Normalization",
     "WeightsRecord",
+    "check_backbone",
     "feature_shapes",
     "load_backbone",
     "published_weights",

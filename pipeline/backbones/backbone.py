@@ -13,7 +13,7 @@ from pipeline.backbones.normalization import Normalize
 from pipeline.backbones.table import NetworkSpec, check_layers, resolve
 from pipeline.backbones.timm_networks import Timm
 from pipeline.backbones.torchvision_networks import Torchvision
-from pipeline.backbones.weights import Loaded, load_network
+from pipeline.backbones.weights import Loaded, load_network, weights_file
 from pipeline.errors import ShapeError
 from pipeline.params import BackboneParams
 from pipeline.sources import FeatureShape, ImageSize
@@ -85,7 +85,8 @@ def load_backbone(
     """
     spec, library = _spec(name, entry)
     wanted = check_layers(name, entry.layers if layers is None else layers, _outline(library, spec).layer_names)
-    return Backbone(name, spec, wanted, load_network(name, entry, library, spec.model)).to(device)
+    with torch.inference_mode(False):  # parameters made in inference mode could never carry a gradient to the images
+        return Backbone(name, spec, wanted, load_network(name, entry, library, spec.model)).to(device)
 
 
 def feature_shapes(
@@ -98,6 +99,20 @@ def feature_shapes(
     """
     spec, _ = _spec(name, entry)
     return _shapes(name, spec, layers, image)
+
+
+def check_backbone(name: str, entry: BackboneParams, image: ImageSize) -> None:
+    """Everything about an entry that can be known without reading weights or using the network.
+
+    Raises:
+        ParamsError: unknown network, layer or tag. ShapeError: the network cannot take images of this size.
+        WeightsError: none are published, or the file named is not there.
+    """
+    feature_shapes(name, entry, entry.layers, image)
+    if entry.weights == "imagenet":
+        published_weights(name, entry)
+    elif entry.weights != "random":
+        weights_file(name, entry)
 
 
 def published_weights(name: str, entry: BackboneParams) -> Published:

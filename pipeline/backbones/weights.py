@@ -61,8 +61,8 @@ def load_network(name: str, entry: BackboneParams, library: Library, model: str)
         published = library.published(name, model, entry.tag)
         network = _published(name, library, model, published)
         return _loaded(network, "imagenet", _detail(published), published.normalization)
-    path = Path(entry.weights).expanduser()
-    state = read_state(path, name)
+    path = weights_file(name, entry)
+    state = read_state(path)
     network = seeded(lambda: library.build(model), 0)
     network.model.load_state_dict(check_state(network, state, str(path)))
     return _loaded(network, "path", path.name, _of_file(name, entry, library, model))
@@ -88,17 +88,23 @@ def seeded(build: Callable[[], Network], seed: int) -> Network:
         return build()
 
 
-def read_state(path: Path, name: str) -> Mapping[str, Any]:
-    """The state dict in a .safetensors file or a .pth/.pt/.bin saved by torch. No code in it is ever run.
-
-    Raises:
-        WeightsError: no such file, not such a file, or damaged.
-    """
+def weights_file(name: str, entry: BackboneParams) -> Path:
+    """The file that `entry.weights` names. Raises WeightsError when it is not there."""
+    path = Path(entry.weights).expanduser()
     if not path.is_file():
         raise WeightsError(
             f"params.yaml: backbones.{name}.weights = '{path}' is not a file; "
             "give imagenet, random, or the path of a .pth or .safetensors file"
         )
+    return path
+
+
+def read_state(path: Path) -> Mapping[str, Any]:
+    """The state dict in a .safetensors file or a .pth/.pt/.bin saved by torch. No code in it is ever run.
+
+    Raises:
+        WeightsError: not such a file, damaged, or something else than a state dict.
+    """
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except UNREADABLE as error:
