@@ -58,9 +58,9 @@ def prepare(params: Params, output: Path, work: Path, workers: int | None = None
 def _work_key(params: Params) -> str:
     """Everything but the files that decides the pixels; which files, each shard records for itself."""
     rules = params.prepare.model_dump(include=set(_PIXEL_RULES))
-    return hashlib.sha256(json.dumps([params.dataset, rules, PIL.__version__], sort_keys=True).encode()).hexdigest()[
-        :16
-    ]
+    return hashlib.sha256(
+        json.dumps([FORMAT, params.dataset, rules, PIL.__version__], sort_keys=True).encode()
+    ).hexdigest()[:16]
 
 
 def _check_room(photographs: Sequence[Photograph], rules: PrepareParams, prepared: Path) -> None:

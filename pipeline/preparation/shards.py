@@ -7,6 +7,7 @@ match the record beside the work, and its photographs are still the same files.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import warnings
@@ -64,7 +65,8 @@ def write_shards(photographs: Sequence[Photograph], rules: PrepareParams, work: 
         DataError: the disk is full or cannot be written.
     """
     blocks = _blocks(photographs, rules.size)
-    found = [_finished(work, number, block) for number, block in enumerate(blocks)]
+    listings = [_listing(block) for block in blocks]
+    found = [_finished(work, number, listing) for number, listing in enumerate(listings)]
     pending = [number for number, shard in enumerate(found) if shard is None]
     todo = [photograph for number in pending for photograph in blocks[number]]
     with (
@@ -72,7 +74,9 @@ def write_shards(photographs: Sequence[Photograph], rules: PrepareParams, work: 
         contextlib.closing(_decoded(todo, rules, workers)) as stream,
     ):
         for number in pending:
-            found[number] = _write(work, number, blocks[number], stream, advance)
+            images = sum(len(photograph.image_ids) for photograph in blocks[number])
+            pixels, outcomes = _collect(stream, len(blocks[number]), (images, rules.size, rules.size, 3), advance)
+            found[number] = _write(work, number, listings[number], pixels, outcomes)
     _remove_strays(work, len(blocks))
     return [shard for shard in found if shard is not None]
 
@@ -100,30 +104,38 @@ def _blocks(photographs: Sequence[Photograph], size: int) -> list[Sequence[Photo
     return [photographs[start : start + count] for start in range(0, len(photographs), count)]
 
 
-def _finished(work: Path, number: int, block: Sequence[Photograph]) -> Shard | None:
+def _finished(work: Path, number: int, listing: list[list[Any]]) -> Shard | None:
     """The shard as an earlier run left it, or None when it is to be written (again)."""
     record, path = _record(work, number), work / SHARDS / shard_name(number)
     if not (record.is_file() and path.is_file()):
         return None
     values = json.loads(record.read_text(encoding="utf-8"))
     shard = Shard(**{**values, "outcomes": tuple(Outcome(**outcome) for outcome in values["outcomes"])})
-    if shard.listing != _listing(block) or path.stat().st_size != shard.bytes:
+    if shard.listing != listing or path.stat().st_size != shard.bytes:
         return None
     return shard if checksum(np.load(path, mmap_mode="r")) == shard.crc32c else None
 
 
-def _write(
-    work: Path, number: int, block: Sequence[Photograph], stream: Iterator[Decoded], advance: Callable[[int], None]
-) -> Shard:
-    listing = _listing(block)
-    decoded = []
-    for _ in block:
-        decoded.append(next(stream))
+def _collect(
+    stream: Iterator[Decoded], photographs: int, shape: tuple[int, ...], advance: Callable[[int], None]
+) -> tuple[NDArray[np.uint8], tuple[Outcome, ...]]:
+    """The next photographs of the stream: their good images packed together, and what became of each."""
+    pixels = np.empty(shape, np.uint8)
+    outcomes, filled = [], 0
+    for item in itertools.islice(stream, photographs):
+        count = len(item.pixels)
+        pixels[filled : filled + count] = item.pixels
+        filled += count
+        outcomes.append(Outcome(item.sha256, item.mode, count, item.reason))
         advance(1)
-    pixels = np.concatenate([item.pixels for item in decoded])
+    return pixels[:filled], tuple(outcomes)
+
+
+def _write(
+    work: Path, number: int, listing: list[list[Any]], pixels: NDArray[np.uint8], outcomes: tuple[Outcome, ...]
+) -> Shard:
     path = work / SHARDS / shard_name(number)
     write_file(path, partial(_save, pixels=pixels))
-    outcomes = tuple(Outcome(item.sha256, item.mode, len(item.pixels), item.reason) for item in decoded)
     shard = Shard(listing, len(pixels), path.stat().st_size, checksum(pixels), outcomes)
     text = json.dumps(asdict(shard), ensure_ascii=False)
     write_file(_record(work, number), partial(Path.write_bytes, data=text.encode()))
@@ -141,12 +153,15 @@ def _decoded(photographs: Sequence[Photograph], rules: PrepareParams, workers: i
     waiting: deque[Future[Decoded]] = deque()
     with warnings.catch_warnings(), ThreadPoolExecutor(workers, "decode") as pool:
         warnings.filterwarnings("ignore", module="PIL")  # decode() refuses what cannot be used, with a reason
-        for photograph in photographs:
-            waiting.append(pool.submit(decode, photograph, rules))
-            if len(waiting) >= 8 * workers:
+        try:
+            for photograph in photographs:
+                waiting.append(pool.submit(decode, photograph, rules))
+                if len(waiting) >= 8 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # interrupted: decode no more than what is being decoded
 
 
 def _remove_strays(work: Path, count: int) -> None:
@@ -162,8 +177,8 @@ def _record(work: Path, number: int) -> Path:
 
 
 def _listing(block: Sequence[Photograph]) -> list[list[Any]]:
-    """What tells whether a block's files are still the same: id, size and time of change of each."""
-    return [[photograph.id, *_stamp(photograph.path)] for photograph in block]
+    """What tells whether a block's images are still the same: ids, size and time of change of each file."""
+    return [[list(photograph.image_ids), *_stamp(photograph.path)] for photograph in block]
 
 
 def _stamp(path: Path) -> tuple[int, int]:
