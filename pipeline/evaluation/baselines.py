@@ -35,9 +35,12 @@ def flat(targets: Tensor, colour: Tensor) -> Tensor:
 
 
 def thumbnail(targets: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Bicubic (antialiased) down to `grid` and up again: (B, 3, H, W) → the same, clamped to [0, 1]."""
+    """Bicubic (antialiased) down to `grid` and up again: (B, 3, H, W) → the same, clamped to [0, 1].
+
+    With `antialias` both ways torch's kernel is Keys' (a = −0.5), as in Pillow and MATLAB; without it, another.
+    """
     small = F.interpolate(targets, grid, mode="bicubic", antialias=True)
-    return F.interpolate(small, targets.shape[-2:], mode="bicubic").clamp(0, 1)
+    return F.interpolate(small, targets.shape[-2:], mode="bicubic", antialias=True).clamp(0, 1)
 
 
 def jpeg(crops: NDArray[np.uint8], budget: int, workers: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
