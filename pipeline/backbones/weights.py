@@ -81,7 +81,8 @@ def seeded(build: Callable[[], Network], seed: int) -> Network:
     """The network as its library initialises it right after `torch.manual_seed(seed)`, always on the CPU.
 
     The process's own random state is left as it was, so the weights do not depend on what was built before and
-    nothing built afterwards depends on them.
+    nothing built afterwards depends on them. Last bits can depend on the processor (docs/backbones.md): that is
+    why the numbers are hashed, and not the seed.
     """
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would reseed the GPUs too
