@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import h5py
@@ -92,10 +93,11 @@ def test_attributes_tell_a_plain_reader_what_the_bits_are(tmp_path: Path, format
 
 
 @pytest.mark.parametrize("format", FORMAT_NAMES)
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", ["none", "lz4"])
 def test_the_same_features_make_the_same_bytes(tmp_path: Path, format: str, codec: str) -> None:
     for name in ("once", "again"):
         write_store(tmp_path / name / "net" / "layer", features_like(), format, "int8", codec, shard_rows=4)
+        time.sleep(1.01)  # a time of day, in whole seconds, would differ
     assert tree(tmp_path / "once") == tree(tmp_path / "again")
 
 

@@ -93,7 +93,7 @@ def _compute(job: Job, space: Workspace, shards: list[int], done: int) -> None:
             while pending:
                 pending.popleft().result()
         finally:
-            writer.shutdown(wait=True, cancel_futures=True)
+            writer.shutdown(wait=True)  # what has been computed is still written
             sink.close()
 
 

@@ -19,9 +19,20 @@ class Sink:
         self._format = FORMATS.get(job.format)()
         self._writers: dict[str, ShardWriter] = {}
         self._moments: dict[str, Moments] = {}
+        self._failed = False
 
     def add(self, piece: Piece) -> None:
-        """Write a piece; the one that ends a shard gives its files their names and notes that it is finished."""
+        """Write a piece; the one that ends a shard gives its files their names and notes that it is finished.
+
+        After an error nothing more is written: what was queued behind it would land in the wrong place.
+        """
+        if self._failed:
+            return
+        self._failed = True
+        self._write(piece)
+        self._failed = False
+
+    def _write(self, piece: Piece) -> None:
         piece.wait()
         shard = int(piece.rows[0]) // len(self._job.rows_of(0))
         rows = self._job.rows_of(shard)

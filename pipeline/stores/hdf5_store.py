@@ -6,6 +6,7 @@ finished one by one can; and h5py opens `features.h5` as one array all the same.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from typing import Any
 import h5py
 import hdf5plugin
 import numpy as np
+from h5py import h5d, h5p, h5s, h5t
 from numpy.typing import NDArray
 
 from pipeline.stores.base import FORMATS, Array, FeatureStore, ShardWriter, StoreFormat, Verify
 from pipeline.stores.codecs import BLOSC_LEVEL, ZSTD_LEVEL, codec
 from pipeline.stores.files import FileRecord, part_path, record_of, whole_file
+from pipeline.stores.guarded import GuardedFile
 from pipeline.stores.layout import Layout
 from pipeline.stores.manifest import Manifest
 
@@ -34,7 +37,8 @@ class Hdf5ShardWriter(ShardWriter):
         self._path, self._rows = store / self._name, 0
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._codec = codec(layout.compression, layout.stored)
-        self._file = h5py.File(part_path(self._path), "w")
+        self._guarded = GuardedFile(part_path(self._path))
+        self._file = h5py.File(self._guarded, "w")
         rows = len(layout.rows_of(shard))
         self._features = self._file.create_dataset(
             "features", (rows, *layout.row_shape), layout.stored, fill_time="never", **_storage(layout)
@@ -54,15 +58,23 @@ class Hdf5ShardWriter(ShardWriter):
         if scales is not None:
             self._scales[self._rows : end] = scales
         self._rows = end
+        self._guarded.check()
 
     def finish(self) -> dict[str, FileRecord]:
-        self._file.close()
+        if self._rows != len(self._features):
+            raise ValueError(f"{self._path} got {self._rows} rows of {len(self._features)}")
+        self._close()
+        self._guarded.check()
         part_path(self._path).replace(self._path)
         return {self._name: record_of(self._path)}
 
     def abort(self) -> None:
-        self._file.close()
+        self._close()
         part_path(self._path).unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        self._file.close()
+        self._guarded.close()
 
 
 @FORMATS.register("hdf5")
@@ -71,12 +83,8 @@ class Hdf5Format(StoreFormat):
         return Hdf5ShardWriter(store, layout, shard)
 
     def write_metadata(self, store: Path, layout: Layout, attributes: Mapping[str, str]) -> dict[str, FileRecord]:
-        with whole_file(store / MASTER) as part, h5py.File(part, "w", libver=("v110", "v110")) as file:
-            file.create_virtual_dataset("features", _joined("features", layout, layout.row_shape, layout.stored))
-            if layout.has_scales:
-                scales = _joined("scales", layout, layout.scales_shape, np.dtype("<f4"))
-                file.create_virtual_dataset("scales", scales)
-            file["features"].attrs.update(attributes)
+        with whole_file(store / MASTER) as part:
+            part.write_bytes(_joined(layout, attributes))
         return {MASTER: record_of(store / MASTER)}
 
     def open(self, store: Path, manifest: Manifest, verify: Verify) -> FeatureStore:
@@ -94,13 +102,29 @@ def _storage(layout: Layout) -> dict[str, Any]:
     return {"chunks": (1, *layout.row_shape), **filters[layout.compression]}
 
 
-def _joined(array: Array, layout: Layout, row_shape: tuple[int, ...], dtype: np.dtype[Any]) -> h5py.VirtualLayout:
-    joined = h5py.VirtualLayout((layout.rows, *row_shape), dtype)
+def _joined(layout: Layout, attributes: Mapping[str, str]) -> bytes:
+    """The file that joins the shards: a few kB, made in memory."""
+    content = io.BytesIO()
+    with h5py.File(content, "w", libver=("v110", "v110")) as file:
+        _join(file, "features", layout, layout.row_shape, layout.stored)
+        if layout.has_scales:
+            _join(file, "scales", layout, layout.scales_shape, np.dtype("<f4"))
+        file["features"].attrs.update(attributes)
+    return content.getvalue()
+
+
+def _join(file: h5py.File, array: Array, layout: Layout, row_shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """A virtual data set over all shards. h5py's own helper would put the time of day into the file."""
+    whole = h5s.create_simple((layout.rows, *row_shape))
+    properties = h5p.create(h5p.DATASET_CREATE)
+    properties.set_obj_track_times(False)
     for shard in range(layout.shards):
         rows = layout.rows_of(shard)
-        source = h5py.VirtualSource(shard_name(shard), array, (len(rows), *row_shape), dtype)
-        joined[rows.start : rows.stop] = source
-    return joined
+        part = (len(rows), *row_shape)
+        whole.select_hyperslab((rows.start, *(0 for _ in row_shape)), part)
+        properties.set_virtual(whole, shard_name(shard).encode(), array.encode(), h5s.create_simple(part))
+    whole.select_all()
+    h5d.create(file.id, array.encode(), h5t.py_create(dtype), whole, properties)
 
 
 class Hdf5Store(FeatureStore):

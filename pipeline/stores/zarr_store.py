@@ -20,7 +20,7 @@ from zarr.codecs import BloscCodec, ZstdCodec
 from pipeline.errors import StoreError
 from pipeline.stores.base import FORMATS, Array, FeatureStore, ShardWriter, StoreFormat, Verify
 from pipeline.stores.codecs import BLOSC_LEVEL, ZSTD_LEVEL, Codec, codec
-from pipeline.stores.files import Crc32c, FileRecord, map_file, part_path, record_of
+from pipeline.stores.files import Crc32c, FileRecord, map_file, part_path, record_of, write_whole
 from pipeline.stores.layout import Layout
 from pipeline.stores.manifest import Manifest, remedy
 
@@ -35,8 +35,8 @@ def shard_name(array: Array, shard: int) -> str:
 class _ArrayShard:
     """One shard file of one array: chunks one after the other, then their index."""
 
-    def __init__(self, store: Path, name: str, chunks: int, encoder: Codec | None) -> None:
-        self._path, self._name, self._chunks, self._encoder = store / name, name, chunks, encoder
+    def __init__(self, path: Path, chunks: int, rows: int, encoder: Codec | None) -> None:
+        self._path, self._expected, self._encoder = path, rows, encoder
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file: IO[bytes] = open(part_path(self._path), "wb")  # noqa: SIM115  (closed by finish or abort)
         self._crc, self._index, self._end = Crc32c(), np.full((chunks, 2), ABSENT, "<u8"), 0
@@ -51,6 +51,8 @@ class _ArrayShard:
             self._write(encoded, [len(encoded)])
 
     def finish(self) -> FileRecord:
+        if self._rows != self._expected:
+            raise ValueError(f"{self._path} got {self._rows} rows of {self._expected}")
         index = self._index.tobytes()
         checksum = Crc32c()
         checksum.add(index)
@@ -75,13 +77,13 @@ class _ArrayShard:
 
 class ZarrShardWriter(ShardWriter):
     def __init__(self, store: Path, layout: Layout, shard: int) -> None:
-        encoder = codec(layout.compression, layout.stored)
+        encoder, rows = codec(layout.compression, layout.stored), len(layout.rows_of(shard))
         names = {"features": shard_name("features", shard)}
         if layout.has_scales:
             names["scales"] = shard_name("scales", shard)
         self._names = names
         self._parts = {
-            array: _ArrayShard(store, name, layout.shard_rows, encoder if array == "features" else None)
+            array: _ArrayShard(store / name, layout.shard_rows, rows, encoder if array == "features" else None)
             for array, name in names.items()
         }
 
@@ -107,33 +109,36 @@ class ZarrFormat(StoreFormat):
         arrays: dict[Array, tuple[tuple[int, ...], np.dtype[Any]]] = {"features": (layout.row_shape, layout.stored)}
         if layout.has_scales:
             arrays["scales"] = (layout.scales_shape, np.dtype("<f4"))
+        files = {}
         for array, (row_shape, dtype) in arrays.items():
-            _create(store / f"{array}.zarr", layout, row_shape, dtype, attributes)
-        names = [f"{array}.zarr/zarr.json" for array in arrays]
-        return {name: record_of(store / name) for name in names}
+            name = f"{array}.zarr/zarr.json"
+            write_whole(store / name, _metadata(layout, row_shape, dtype, attributes))
+            files[name] = record_of(store / name)
+        return files
 
     def open(self, store: Path, manifest: Manifest, verify: Verify) -> FeatureStore:
         return ZarrStore(store, manifest, verify)
 
 
-def _create(
-    path: Path, layout: Layout, row_shape: tuple[int, ...], dtype: np.dtype[Any], attributes: Mapping[str, str]
-) -> None:
-    compressed = layout.compression if len(row_shape) == 3 else "none"  # scales are tiny: never compressed
+def _metadata(layout: Layout, row_shape: tuple[int, ...], dtype: np.dtype[Any], attributes: Mapping[str, str]) -> bytes:
+    """zarr.json as zarr itself makes it, in memory: files that are killed half-way must not stay behind."""
+    is_features = len(row_shape) == 3
+    memory: dict[str, Any] = {}
     zarr.create_array(
-        zarr.storage.LocalStore(path),
+        zarr.storage.MemoryStore(memory),
         shape=(layout.rows, *row_shape),
         dtype=dtype,
         chunks=(1, *row_shape),
         shards=(layout.shard_rows, *row_shape),
-        compressors=_compressors(compressed, dtype),
+        compressors=_compressors(layout.compression, dtype) if is_features else None,  # scales are tiny
         fill_value=0,
         attributes=dict(attributes),
-        dimension_names=("row", "channel", "height", "width") if len(row_shape) == 3 else ("row", "scale", "channel"),
+        dimension_names=("row", "channel", "height", "width") if is_features else ("row", "scale", "channel"),
         chunk_key_encoding={"name": "default", "separator": "."},  # all shards in one directory
         config={"write_empty_chunks": True},
-        overwrite=False,
     )
+    content: bytes = memory["zarr.json"].to_bytes()
+    return content
 
 
 def _compressors(compression: str, dtype: np.dtype[Any]) -> list[BloscCodec | ZstdCodec] | None:
