@@ -1,0 +1,196 @@
+"""Leaderboards: order, paired significance against scipy, protocols, and experiments read from DVC."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from scipy import stats
+
+from pipeline.comparison import compare, lead, leaderboard, opened
+from pipeline.errors import DataError
+from pipeline.protocol import CONVENTIONS
+
+IMAGES = 40
+
+
+def write_experiment(folder: Path, shift: float, seed: int = 0, pixels: str = "a" * 64, lpips: bool = True) -> Path:
+    """An evaluation whose PSNR is that of `seed` 0 plus `shift` plus noise of 0.1 dB."""
+    base = np.random.default_rng(100).normal(30, 4, IMAGES)
+    psnr = base + shift + np.random.default_rng(seed).normal(0, 0.1, IMAGES)
+    names = [f"photograph_{k:02}.png" for k in range(IMAGES)]
+    table = {"psnr": psnr, "ssim": psnr / 50, "mse": 10 ** (-psnr / 10), "mae": 1 / psnr}
+    if lpips:
+        table["lpips"] = 10 / psnr
+    (folder / "reconstructions").mkdir(parents=True)
+    pd.DataFrame({"image": names, **table}).to_csv(folder / "per_image.csv", index=False)
+    metrics = {name: {"mean": float(values.mean())} for name, values in table.items()}
+    metrics = {"lpips": None, **metrics, "decoder": {"parameters": 1234}}
+    weights = {"kind": "random", "detail": "seed 0", "sha256": "0"}
+    protocol = {
+        "conventions": CONVENTIONS,
+        "test_images": IMAGES,
+        "test_pixels": pixels,
+        "model": {"blueprint": {"decoder": folder.name, "fusion": "none"}},
+        "features": {"vgg16.block1": {"backbone": {"weights": weights}}},
+        "data": {"dataset": "folder"},
+        "reconstructions": names[:2],
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    (folder / "protocol.json").write_text(json.dumps(protocol))
+    for number in range(2):
+        for kind, level in (("original", 40 * number), ("reconstruction", 40 * number + int(10 * shift))):
+            Image.new("RGB", (100, 80), (level, 0, 0)).save(folder / f"reconstructions/{number:02}_{kind}.png")
+    return folder
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> list[str]:
+    shifts = {"good": 2.0, "middle": 1.0, "close": 0.995}
+    return [str(write_experiment(tmp_path / name, shift, seed)) for seed, (name, shift) in enumerate(shifts.items())]
+
+
+def test_best_first_and_only_real_leads_are_significant(three: list[str]) -> None:
+    with opened(three[::-1]) as experiments:
+        table = leaderboard(experiments, "psnr")
+    assert [Path(name).name for name in table["experiment"]] == ["good", "middle", "close"]
+    assert list(table["rank"]) == [1, 2, 3]
+    assert table["lead_p"][0] < 0.001
+    assert table["lead_mean"][0] == pytest.approx(1, abs=0.1)
+    assert table["lead_p"][1] > 0.05
+    assert pd.isna(table["lead_p"][2])
+    assert table["lead_low"][1] < 0 < table["lead_high"][1]
+
+
+def test_the_interval_and_p_are_those_of_a_paired_test(three: list[str]) -> None:
+    with opened(three) as (good, middle, close):
+        for first, second in ((good, middle), (middle, close)):
+            found = lead(first, second, "psnr")
+            assert found is not None
+            gains = first.per_image["psnr"] - second.per_image["psnr"]
+            expected = stats.ttest_1samp(gains, 0)
+            low, high = expected.confidence_interval()
+            assert found.mean == pytest.approx(gains.mean())
+            assert (found.low, found.high) == pytest.approx((low, high), abs=0.15 * (high - low))
+            assert found.p == pytest.approx(expected.pvalue, abs=0.05)
+
+
+def test_an_unpaired_test_would_have_missed_the_lead(three: list[str]) -> None:
+    with opened(three) as (good, middle, _):
+        assert stats.ttest_ind(good.per_image["psnr"], middle.per_image["psnr"]).pvalue > 0.05
+        found = lead(good, middle, "psnr")
+        assert found is not None
+        assert found.p < 0.001
+
+
+def test_lower_is_better_for_lpips(three: list[str]) -> None:
+    with opened(three) as experiments:
+        table = leaderboard(experiments, "lpips")
+    assert Path(table["experiment"][0]).name == "good"
+    assert table["lpips"].is_monotonic_increasing
+    assert table["lead_mean"][0] > 0
+
+
+def test_a_metric_that_one_lacks_is_refused(tmp_path: Path) -> None:
+    names = [str(write_experiment(tmp_path / name, 0, lpips=name == "with")) for name in ("with", "without")]
+    with pytest.raises(
+        DataError, match=r"^no lpips in .*without; compare by a metric that all have \(--metric psnr\)$"
+    ):
+        compare(names, tmp_path / "out", "lpips")
+
+
+def test_files_and_markdown(three: list[str], tmp_path: Path) -> None:
+    text = compare(three, tmp_path / "out")
+    lines = text.splitlines()
+    assert lines[0] == "| # | experiment | setting | PSNR dB | SSIM | LPIPS | parameters | ahead of the next by |"
+    assert lines[2].startswith(f"| 1 | {three[0]} | vgg16.block1 → good · random weights (seed 0) · folder | 3")
+    assert lines[2].endswith("p < 0.0001 |")
+    assert lines[4].endswith("| 1,234 | – |")
+    assert (tmp_path / "out/leaderboard.md").read_text() == text
+    assert len(pd.read_csv(tmp_path / "out/leaderboard.csv")) == 3
+    strip = np.asarray(Image.open(tmp_path / "out/strip.png"))
+    reds = {int(value) for value in np.unique(strip[..., 0][(strip[..., 1] == 0) & (strip[..., 2] == 0)])}
+    assert {0, 40, 20, 60, 10, 50, 9, 49} <= reds  # two originals, two reconstructions of each
+
+
+def test_another_protocol_is_said_and_never_tested(three: list[str], tmp_path: Path) -> None:
+    other = str(write_experiment(tmp_path / "other", 1.5, pixels="b" * 64))
+    text = compare([*three, other], tmp_path / "out")
+    table = pd.read_csv(tmp_path / "out/leaderboard.csv")
+    assert [Path(name).name for name in table["experiment"]] == ["good", "other", "middle", "close"]
+    assert list(table["lead_mean"].isna()) == [True, True, False, True]
+    assert text.splitlines()[-1] == (
+        f"{other} was scored under another protocol than {three[0]}: test_pixels (aaaaaaaaaaaa… against bbbbbbbbbbbb…)."
+    )
+
+
+def test_equal_experiments_tie(tmp_path: Path) -> None:
+    names = [str(write_experiment(tmp_path / name, 1)) for name in ("one", "two")]
+    with opened(names) as (one, two):
+        found = lead(one, two, "psnr")
+    assert found is not None
+    assert (found.mean, found.p) == (0, 1)
+
+
+def test_equal_runs_write_equal_bytes(three: list[str], tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        compare(three, tmp_path / name)
+    for path in sorted((tmp_path / "first").iterdir()):
+        assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes()
+
+
+def test_an_unknown_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = r"^'nosuch' is no folder with metrics.json, no DVC experiment and no Git revision; see: dvc exp list$"
+    with pytest.raises(DataError, match=message):
+        compare(["nosuch"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+DVC_YAML = """
+stages:
+  evaluate:
+    cmd: cp -r source/. metrics/
+    deps: [source]
+    metrics: [metrics/metrics.json: {cache: false}]
+    plots: [metrics/per_image.csv: {cache: false}]
+    outs: [metrics/protocol.json, metrics/reconstructions]
+"""
+
+
+@pytest.mark.slow
+def test_dvc_experiments_and_the_workspace(three: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    monkeypatch.chdir(repository)
+
+    def run(command: str) -> None:
+        dvc = f"{sys.executable} -m dvc"
+        subprocess.run(command.replace("dvc ", f"{dvc} ", 1).split(), check=True, capture_output=True)
+
+    for command in ("git init --quiet", "git config user.name Test", "git config user.email test@example.org"):
+        run(command)
+    run("dvc init --quiet")
+    (repository / "dvc.yaml").write_text(DVC_YAML)
+    (repository / "metrics").mkdir()
+    shutil.copytree(three[0], "source")
+    run("git add --all")
+    run("git commit --quiet --message start")
+    for name, experiment in zip(("exp-good", "exp-middle"), three, strict=False):
+        shutil.rmtree("source")
+        shutil.copytree(experiment, "source")
+        run(f"dvc exp run --name {name}")
+    with opened(["exp-good", "exp-middle", "workspace"]) as experiments:
+        table = leaderboard(experiments, "psnr")
+        np.testing.assert_array_equal(experiments[0].picture("photograph_01.png", "reconstruction")[0, 0], [60, 0, 0])
+    assert list(table["experiment"]) == ["exp-good", "exp-middle", "workspace"]
+    assert table["lead_p"][0] < 0.001
+    assert table["lead_p"][1] == 1  # the workspace is exp-middle
+    message = r"^the evaluation of 'HEAD' cannot be read \(.*\); fetch it with `dvc pull`, or evaluate it again$"
+    with pytest.raises(DataError, match=message):
+        compare(["HEAD"], tmp_path / "out")

@@ -1,0 +1,163 @@
+"""Any photograph through network and decoder: what is written, what is refused, and in which words."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from skimage import data
+from skimage.metrics import peak_signal_noise_ratio
+from small_experiment import CPU, Experiment, experiment
+from typer.testing import CliRunner
+
+from pipeline.backbones.normalization import IMAGENET_MEAN, IMAGENET_STD
+from pipeline.errors import CheckpointError, DataError
+from pipeline.inverter import load_inverter
+from pipeline.params import Params
+from pipeline.reconstruction import Result, find_photographs, reconstruct
+
+
+def made() -> Experiment:
+    return experiment("linear")
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    folder = tmp_path / "photographs"
+    (folder / "deeper").mkdir(parents=True)
+    Image.fromarray(data.chelsea()).save(folder / "cat.png")
+    Image.fromarray(data.coffee()).save(folder / "tasse à café.png")
+    Image.fromarray(data.rocket()).save(folder / "deeper" / "cat.jpg", quality=95)
+    return folder
+
+
+def run(*inputs: object, output: Path, params: Params | None = None) -> Result:
+    return reconstruct([str(each) for each in inputs], made().models, params or made().params, output, CPU)
+
+
+def test_a_photograph_goes_through_the_real_network_and_decoder(photographs: Path, tmp_path: Path) -> None:
+    result = run(photographs / "cat.png", output=tmp_path / "out")
+    squashed = Image.fromarray(data.chelsea()).resize((72, 72), Image.Resampling.BICUBIC)
+    crop = np.asarray(squashed)[4:68, 4:68]  # the centre, as the test split is cut
+    target = torch.from_numpy(crop.copy()).permute(2, 0, 1)[None].float() / 255
+    torch.manual_seed(0)
+    network = torchvision.models.vgg16().features[:5].eval()
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    with torch.no_grad():
+        expected = load_inverter(made().models, CPU)((network((target - mean) / std),))[0].permute(1, 2, 0).numpy()
+    saved = np.asarray(Image.open(tmp_path / "out/cat_reconstruction.png"))
+    np.testing.assert_allclose(saved / 255, expected, atol=0.6 / 255)
+    assert result.scores[0]["psnr"] == pytest.approx(
+        peak_signal_noise_ratio(crop / 255.0, expected, data_range=1), abs=1e-3
+    )
+    sheet = np.asarray(Image.open(tmp_path / "out/cat.png"))
+    np.testing.assert_array_equal(sheet[20:84, 6:70], crop)
+    np.testing.assert_array_equal(sheet[20:84, 76:140], saved)
+
+
+def test_folders_files_and_patterns(photographs: Path) -> None:
+    everything = {photographs / "cat.png", photographs / "deeper/cat.jpg", photographs / "tasse à café.png"}
+    assert set(find_photographs([str(photographs)])) == everything
+    assert find_photographs([str(photographs / "*.png")]) == [photographs / "cat.png", photographs / "tasse à café.png"]
+    assert set(find_photographs([str(photographs / "**/cat.*")])) == {
+        photographs / "cat.png",
+        photographs / "deeper/cat.jpg",
+    }
+    twice = find_photographs([str(photographs / "cat.png"), str(photographs)])
+    assert len(twice) == 3
+    assert twice[0] == photographs / "cat.png"
+
+
+def test_equal_names_get_pictures_of_their_own(photographs: Path, tmp_path: Path) -> None:
+    result = run(photographs, output=tmp_path / "out")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    stems = ("cat", "cat-2", "tasse à café")
+    assert names == {f"{stem}{end}.png" for stem in stems for end in ("", "_reconstruction")} | {"scores.csv"}
+    table = pd.read_csv(tmp_path / "out/scores.csv")
+    assert list(table["file"]) == [str(path) for path in find_photographs([str(photographs)])]
+    assert table["psnr"].tolist() == pytest.approx([row["psnr"] for row in result.scores], rel=1e-5)
+
+
+def test_bad_files_are_all_listed_and_good_ones_finished(photographs: Path, tmp_path: Path) -> None:
+    (photographs / "empty.png").touch()
+    (photographs / "text.jpg").write_text("no picture")
+    Image.new("L", (90, 90)).save(photographs / "grey.png")
+    with pytest.raises(DataError) as refusal:
+        run(photographs, output=tmp_path / "out")
+    assert str(refusal.value) == (
+        f"3 of 6 photographs cannot be used (the other 3 are in {tmp_path / 'out'}); repair or leave them out, or "
+        "--set prepare.on_bad_image=skip:"
+        f"\n  {photographs / 'empty.png'}: is empty (0 bytes)"
+        f"\n  {photographs / 'grey.png'}: is grayscale, not 8-bit RGB"
+        f"\n  {photographs / 'text.jpg'}: is no image that can be read (JPEG, PNG, WEBP, TIFF, BMP, GIF, PPM, JPEG2000)"
+    )
+    assert len(pd.read_csv(tmp_path / "out/scores.csv")) == 3
+
+
+def test_bad_files_can_be_skipped_and_grey_ones_converted(photographs: Path, tmp_path: Path) -> None:
+    (photographs / "empty.png").touch()
+    Image.new("L", (90, 90), 120).save(photographs / "grey.png")
+    rules = made().params.prepare.model_copy(update={"on_bad_image": "skip", "non_rgb": "convert"})
+    result = run(photographs, output=tmp_path / "out", params=made().params.model_copy(update={"prepare": rules}))
+    assert len(result.scores) == 4
+    assert result.bad == [(photographs / "empty.png", "is empty (0 bytes)")]
+
+
+@pytest.mark.parametrize("name", ["absent.png", "*.nothing"])
+def test_nothing_found(name: str, photographs: Path, tmp_path: Path) -> None:
+    pattern = photographs / name
+    with pytest.raises(DataError) as refusal:
+        run(pattern, output=tmp_path / "out")
+    assert str(refusal.value) == (
+        f"'{pattern}' is no file or folder, and no file matches it; give photographs to reconstruct"
+    )
+
+
+def test_a_folder_without_photographs(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no photographs"):
+        run(tmp_path, output=tmp_path / "out")
+
+
+def test_other_weights_than_in_training_are_refused(photographs: Path, tmp_path: Path) -> None:
+    entry = made().params.backbones["vgg16"].model_copy(update={"seed": 7})
+    params = made().params.model_copy(update={"backbones": {**made().params.backbones, "vgg16": entry}})
+    message = (
+        r"linear was trained behind vgg16 with random \(seed 0\) weights \w{12}…, params.yaml gives random \(seed 7\) "
+        r"\w{12}…; set backbones.vgg16 as it was, or train again$"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        run(photographs, output=tmp_path / "out", params=params)
+
+
+def test_a_network_that_params_lack_is_refused(photographs: Path, tmp_path: Path) -> None:
+    backbones = {name: entry for name, entry in made().params.backbones.items() if name != "vgg16"}
+    params = made().params.model_copy(update={"backbones": backbones})
+    with pytest.raises(CheckpointError, match=r"inverts vgg16, which params.yaml lacks; add it under backbones$"):
+        run(photographs, output=tmp_path / "out", params=params)
+
+
+def test_photographs_are_cut_as_in_training_whatever_params_say_now(photographs: Path, tmp_path: Path) -> None:
+    rules = made().params.prepare.model_copy(update={"size": 256, "crop": 224, "resize": "short_side"})
+    now = run(
+        photographs / "cat.png", output=tmp_path / "a", params=made().params.model_copy(update={"prepare": rules})
+    )
+    then = run(photographs / "cat.png", output=tmp_path / "b")
+    assert now.scores[0]["psnr"] == then.scores[0]["psnr"]
+
+
+def test_the_command(photographs: Path, tmp_path: Path) -> None:
+    from stages.__main__ import app
+
+    shutil.copytree(made().models, tmp_path / "models")
+    out = tmp_path / "out"
+    arguments = ["reconstruct", str(photographs / "cat.png"), "--model", str(tmp_path / "models"), "--out", str(out)]
+    answer = CliRunner().invoke(app, [*arguments, "--device", "cpu"], catch_exceptions=False)
+    assert answer.exit_code == 0
+    table = pd.read_csv(out / "scores.csv")
+    assert f"{out / 'cat.png'}: {table['psnr'][0]:.2f} dB, SSIM {table['ssim'][0]:.4f}" in answer.output
+    assert json.loads((tmp_path / "models/model.json").read_text())["prepare"]["crop"] == 64
