@@ -21,7 +21,7 @@ register at https://image-net.org/download, fetch ILSVRC2012_img_val.tar (6.3 GB
 class ImagenetVal(Dataset):
     """All 50,000 or a seeded subset, flat or in class folders, split by fractions.
 
-    About 2 % are grayscale and one is CMYK: set prepare.non_rgb to convert, as published work does.
+    Some are grayscale: set prepare.non_rgb to convert, as published work does.
     """
 
     class Options(SubsetOptions):
