@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -45,7 +46,7 @@ def prepare(params: Params, output: Path, work: Path, workers: int | None = None
     photographs = dataset.photographs()
     unfinished = work / "prepare" / _work_key(params)
     _check_room(photographs, params.prepare, unfinished / "prepared")
-    shards = write_shards(photographs, params.prepare, unfinished / "prepared", workers or len(os.sched_getaffinity(0)))
+    shards = write_shards(photographs, params.prepare, unfinished / "prepared", workers or _cores())
     outcomes = [outcome for shard in shards for outcome in shard.outcomes]
     good, bad = _sort_out(photographs, outcomes, params.prepare)
     images, duplicates = image_table(good, dataset.fractions(), params.seed)
@@ -53,6 +54,11 @@ def prepare(params: Params, output: Path, work: Path, workers: int | None = None
     tables = _tables(images, view_table(images, params.prepare, params.seed))
     manifest = _manifest(params, dataset, shards, images, tables) | {"skipped": bad, "duplicates": duplicates}
     _finish(unfinished, output, tables, manifest)
+
+
+def _cores() -> int:
+    """Cores this process may use; only Linux tells those apart from all there are."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _work_key(params: Params) -> str:
