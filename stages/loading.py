@@ -21,14 +21,16 @@ def load_checked(path: Path, overrides: Iterable[str] | None) -> Params:
 
 
 def check_options(params: Params) -> None:
-    """Hold the options of every decoder, fusion and data set, and every loss term, against the code that takes them."""
+    """Hold every section against the code that takes it, and the chosen networks against layer, tag and crop size."""
+    from pipeline.backbones import check_backbone
     from pipeline.datasets import DATASETS
     from pipeline.decoders import DECODERS
-    from pipeline.errors import ParamsError
+    from pipeline.errors import ParamsError, PipelineError
     from pipeline.fusion import FUSIONS
     from pipeline.losses import TERMS
     from pipeline.registry import Registry
     from pipeline.section import parse_section, unknown_name
+    from pipeline.sources import ImageSize
 
     problems: list[str] = []
 
@@ -47,5 +49,11 @@ def check_options(params: Params) -> None:
     for name, terms in params.losses.items():
         unknown = (term for term in terms if term not in TERMS.names())
         problems += [unknown_name(f"losses.{name}", term, TERMS.names()) for term in unknown]
+    crop = ImageSize(params.prepare.crop, params.prepare.crop)
+    for source in params.sources:
+        try:
+            check_backbone(source.backbone, params.backbones[source.backbone], crop)
+        except PipelineError as error:
+            problems.append(str(error))
     if problems:
         raise ParamsError("\n".join(problems))
