@@ -13,24 +13,23 @@ def load_checked(path: Path, overrides: Iterable[str] | None) -> Params:
     Names, types and ranges come first and need no torch, so that a typo fails within a second.
 
     Raises:
-        ParamsError: all problems found, a line each.
+        ParamsError: all problems found, a line each. ShapeError, WeightsError: choices that do not go together.
     """
     params = load_params(path, overrides or ())
     check_options(params)
+    check_experiment(params)
     return params
 
 
 def check_options(params: Params) -> None:
-    """Hold every section against the code that takes it, and the chosen networks against layer, tag and crop size."""
-    from pipeline.backbones import check_backbone
+    """Hold the options of every decoder, fusion and data set, and every loss term, against the code that takes them."""
     from pipeline.datasets import DATASETS
     from pipeline.decoders import DECODERS
-    from pipeline.errors import ParamsError, PipelineError
+    from pipeline.errors import ParamsError
     from pipeline.fusion import FUSIONS
     from pipeline.losses import TERMS
     from pipeline.registry import Registry
     from pipeline.section import parse_section, unknown_name
-    from pipeline.sources import ImageSize
 
     problems: list[str] = []
 
@@ -49,11 +48,31 @@ def check_options(params: Params) -> None:
     for name, terms in params.losses.items():
         unknown = (term for term in terms if term not in TERMS.names())
         problems += [unknown_name(f"losses.{name}", term, TERMS.names()) for term in unknown]
-    crop = ImageSize(params.prepare.crop, params.prepare.crop)
-    for source in params.sources:
-        try:
-            check_backbone(source.backbone, params.backbones[source.backbone], crop)
-        except PipelineError as error:
-            problems.append(str(error))
     if problems:
         raise ParamsError("\n".join(problems))
+
+
+def check_experiment(params: Params) -> None:
+    """Do the chosen networks, layers, decoder, fusion and loss go together? Shapes are computed without weights.
+
+    Raises:
+        ParamsError, ShapeError: two choices that exclude each other. WeightsError: weights of the loss are missing.
+    """
+    import torch
+
+    from pipeline.backbones import check_backbone, feature_shapes
+    from pipeline.errors import WeightsError
+    from pipeline.inverter import Blueprint, Inverter
+    from pipeline.similarity import lpips_available
+    from pipeline.sources import ImageSize
+
+    crop = ImageSize(params.prepare.crop, params.prepare.crop)
+    shapes = {}
+    for source in params.sources:
+        entry = params.backbones[source.backbone]
+        check_backbone(source.backbone, entry, crop)
+        shapes[source] = feature_shapes(source.backbone, entry, (source.layer,), crop)[source.layer]
+    with torch.device("meta"):
+        Inverter(Blueprint.of(params, shapes, crop))
+    if params.losses[params.loss].get("lpips") and (reason := lpips_available()):
+        raise WeightsError(f"params.yaml: loss = {params.loss!r} cannot be computed here: {reason}")
