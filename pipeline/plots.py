@@ -30,6 +30,7 @@ def histograms(per_image: pd.DataFrame, metrics: Mapping[str, Any]) -> str:
         for place, metric, label in zip(axes, ("psnr", "ssim"), ("PSNR, dB", "SSIM"), strict=True):
             place.hist(per_image[metric], bins=min(40, max(8, len(per_image) // 10)), color=DECODER)
             place.set(xlabel=label, ylabel="images")
+            place.yaxis.get_major_locator().set_params(integer=True)
             _references(place, metrics, metric)
         return _svg(figure)
 
