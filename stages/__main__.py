@@ -9,9 +9,12 @@ from stages.check import check
 from stages.compare import compare
 from stages.evaluate import evaluate
 from stages.extract import extract
+from stages.inspect import inspect
+from stages.plan import plan
 from stages.prepare import prepare
 from stages.reconstruct import reconstruct
 from stages.train import train
+from stages.verify import verify
 from stages.weights import weights
 
 app = typer.Typer(
@@ -20,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Feature inversion: prepare → extract → train → evaluate. `dvc repro` runs these same stages.",
 )
-for command in (prepare, extract, train, evaluate, compare, reconstruct, check, weights):
+for command in (prepare, extract, train, evaluate, compare, reconstruct, check, plan, inspect, verify, weights):
     app.command()(command)
 
 

@@ -10,7 +10,7 @@ RANKS = {
     -1: "errors",
     0: "progress registry runtime section sources splits",
     1: "datasets images params patches similarity stores wavelets",
-    2: "backbones checkpoint decoders fusion losses metrics optim pictures preparation ridge ring",
+    2: "backbones checkpoint decoders features fusion losses metrics optim pictures preparation ridge ring",
     3: "cached extraction fitting inverter protocol",
     4: "evaluation plots training",
     5: "reconstruction report",

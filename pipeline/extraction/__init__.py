@@ -1,6 +1,16 @@
 """One pass of a frozen backbone over all rows; every layer it is asked for becomes a feature store."""
 
 from pipeline.extraction.job import layouts, store_facts
+from pipeline.extraction.plan import BackbonePlan, estimate_seconds, plan_backbone
 from pipeline.extraction.run import extract, require_space, write_nothing
 
-__all__ = ["extract", "layouts", "require_space", "store_facts", "write_nothing"]
+__all__ = [
+    "BackbonePlan",
+    "estimate_seconds",
+    "extract",
+    "layouts",
+    "plan_backbone",
+    "require_space",
+    "store_facts",
+    "write_nothing",
+]

@@ -9,9 +9,9 @@ from typing import Any
 from pipeline.errors import StoreError
 from pipeline.stores import hdf5_store, zarr_store  # noqa: F401  (they register themselves)
 from pipeline.stores.base import FORMATS, FeatureStore, Verify, check_sizes
-from pipeline.stores.manifest import Manifest, differences, remedy
+from pipeline.stores.manifest import MANIFEST, Manifest, differences, remedy
 
-__all__ = ["FORMATS", "FeatureStore", "open_store"]
+__all__ = ["FORMATS", "FeatureStore", "find_stores", "open_store"]
 
 
 def open_store(path: Path, expect: str | Mapping[str, Any] | None = None, verify: Verify = "lazy") -> FeatureStore:
@@ -32,6 +32,28 @@ def open_store(path: Path, expect: str | Mapping[str, Any] | None = None, verify
     if verify == "lazy":
         store.check_metadata()
     return store
+
+
+def find_stores(path: Path) -> list[Path]:
+    """The directories of stores at or below `path`: features, features/<backbone> or features/<backbone>/<layer>.
+
+    Unfinished ones are among them; the placeholder of an unused slot of an ensemble is not.
+
+    Raises:
+        StoreError: there are none.
+    """
+    depth = next((depth for depth in (0, 1, 2) if any(map(_is_store, _below(path, depth)))), None)
+    if depth is None:
+        raise StoreError(f"{path} holds no feature stores; run `python -m stages extract`")
+    return [place for place in _below(path, depth) if place.parent.name != "none"]
+
+
+def _below(path: Path, depth: int) -> list[Path]:
+    return sorted(place for place in path.glob("/".join("*" * depth)) if place.is_dir()) if depth else [path]
+
+
+def _is_store(path: Path) -> bool:
+    return (path / MANIFEST).is_file()
 
 
 def _check_expected(path: Path, manifest: Manifest, expect: str | Mapping[str, Any] | None) -> None:

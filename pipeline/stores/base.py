@@ -160,18 +160,21 @@ class FeatureStore(ABC):
 
     def damage(self) -> Iterator[str]:
         """Read every byte and yield one sentence for each file that is missing or differs from its checksum."""
-        for name, record in self.manifest.files.items():
-            found = record_of(self.path / name) if (self.path / name).is_file() else None
-            if found != record:
-                yield f"{self.path / name} {_difference(record, found)}; {remedy(self.path)}"
+        return (problem for name in self.manifest.files if (problem := self.damage_of(name)) is not None)
+
+    def damage_of(self, name: str) -> str | None:
+        """What is wrong with one file of the manifest, in a sentence; None when nothing is."""
+        path, record = self.path / name, self.manifest.files[name]
+        found = record_of(path) if path.is_file() else None
+        return None if found == record else f"{path} {_difference(record, found)}; {remedy(self.path)}"
 
     def check_metadata(self) -> None:
         """Check every file that is not a shard. Raises StoreError: one is damaged."""
         arrays: tuple[Array, ...] = ("features", "scales")
         shards = {self._shard_file(array, shard) for array in arrays for shard in range(self.layout.shards)}
-        for name, record in self.manifest.files.items():
+        for name in self.manifest.files:
             if name not in shards:
-                check_file(self.path, name, record)
+                self._check(name)
 
     @abstractmethod
     def _locate(self, array: Array, shard: int) -> tuple[Path, list[int], list[int]]:
@@ -180,6 +183,11 @@ class FeatureStore(ABC):
     @abstractmethod
     def _shard_file(self, array: Array, shard: int) -> str:
         """The file of a shard, relative to the store."""
+
+    def _check(self, name: str) -> None:
+        problem = self.damage_of(name)
+        if problem is not None:
+            raise StoreError(problem)
 
     def _copy(self, array: Array, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
         decoder = self._codec if array == "features" else None
@@ -215,16 +223,9 @@ class FeatureStore(ABC):
     def _open(self, array: Array, shard: int) -> Chunks:
         name = self._shard_file(array, shard)
         if self._verify == "lazy":
-            check_file(self.path, name, self.manifest.files[name])
+            self._check(name)
         path, offsets, sizes = self._locate(array, shard)
         return Chunks(map_file(path), offsets, sizes)
-
-
-def check_file(store: Path, name: str, record: FileRecord) -> None:
-    """Raises StoreError when the file's bytes are not those that were written."""
-    found = record_of(store / name)
-    if found != record:
-        raise StoreError(f"{store / name} {_difference(record, found)}; {remedy(store)}")
 
 
 def check_sizes(store: Path, files: Mapping[str, FileRecord]) -> None:

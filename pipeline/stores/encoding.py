@@ -18,7 +18,12 @@ from torch import Tensor
 
 from pipeline.errors import StoreError
 
-TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+TORCH_DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "int8": torch.int8,
+}
 LEVELS = 255  # steps between the smallest and the largest value of an int8 channel
 
 
@@ -72,7 +77,7 @@ def check_range(features: Tensor, square: Tensor, dtype: str, what: str) -> None
     Raises:
         StoreError: a feature is NaN or infinite, or too large for float16.
     """
-    largest = torch.finfo(TORCH_DTYPES.get(dtype, torch.float32)).max
+    largest = torch.finfo(torch.float32 if dtype == "int8" else TORCH_DTYPES[dtype]).max
     if bool((square < min(largest, 1e15) ** 2).all()):
         return
     if not bool(torch.isfinite(features).all()):

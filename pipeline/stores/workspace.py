@@ -55,7 +55,7 @@ class Workspace:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "lock").open("a+b") as file:
-            if not _try_lock(file, shards.start, len(shards)):
+            if shards and not _try_lock(file, shards.start, len(shards)):  # a length of 0 would mean all
                 raise StoreError(
                     f"another process is extracting {self.backbone} in {self.path}; wait for it, or give each "
                     "process shards of its own (--shards 0/2 and --shards 1/2)"

@@ -1,0 +1,72 @@
+"""Before anything is written: how large the stores will be, and how long the backbone will need."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.backbones import feature_shapes, load_backbone
+from pipeline.errors import StoreError
+from pipeline.extraction.compute import Computer
+from pipeline.extraction.job import Job, layouts
+from pipeline.features import open_features
+from pipeline.images import PreparedData
+from pipeline.params import BackboneParams, Params
+from pipeline.sources import ImageSize, Source
+from pipeline.stores.layout import Layout
+
+TIMED = 3  # batches; the first one is not counted
+
+
+@dataclass(frozen=True)
+class BackbonePlan:
+    """The stores of one backbone: their layouts, and whether each of them is there already."""
+
+    name: str
+    layouts: Mapping[str, Layout]
+    present: bool
+
+    @property
+    def bytes(self) -> int:
+        """Disk space still to be taken."""
+        return 0 if self.present else sum(layout.expected_bytes for layout in self.layouts.values())
+
+
+def plan_backbone(name: str, params: Params, data: PreparedData, features: Path) -> BackbonePlan:
+    """What extracting backbone `name` will write below `features`. No weights are needed.
+
+    Raises:
+        ParamsError: an unknown layer. ShapeError: crops of a size that the network cannot take.
+    """
+    entry = params.backbones[name]
+    shapes = feature_shapes(name, entry, entry.layers, ImageSize(data.crop, data.crop))
+    present = _are_there(features, [Source(name, layer) for layer in entry.layers], params, data)
+    return BackbonePlan(name, layouts(shapes, len(data), params.store, params.extract), present)
+
+
+def estimate_seconds(name: str, params: Params, data: PreparedData, device: torch.device) -> float:
+    """Time for all rows on this machine, from a few batches. Random weights are as fast as any."""
+    entry: BackboneParams = params.backbones[name].model_copy(update={"weights": "random"})
+    job = Job(load_backbone(name, entry, device), data, params.store, params.extract, device)
+    size = min(params.extract.batch_size, len(data))
+    computed = Computer(job).pieces([np.arange(size)] * TIMED)
+    next(computed).wait()
+    start = time.perf_counter()
+    rows = 0
+    for piece in computed:
+        piece.wait()
+        rows += len(piece.rows)
+    return (time.perf_counter() - start) * len(data) / rows
+
+
+def _are_there(features: Path, sources: list[Source], params: Params, data: PreparedData) -> bool:
+    try:
+        open_features(features, sources, params, data, verify="never")
+    except StoreError:
+        return False
+    return True

@@ -1,0 +1,56 @@
+"""`python -m stages inspect features/vgg16`: what a feature store holds and where it came from."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stages.options import FEATURES
+
+if TYPE_CHECKING:
+    from pipeline.stores import FeatureStore
+
+Place = Annotated[Path, typer.Argument(metavar="PATH", help="features, one of its backbones, or one layer of it.")]
+
+
+def inspect(path: Place = FEATURES) -> None:
+    """Print what the feature stores below PATH hold: layers, types, weights, sizes, statistics, fingerprints."""
+    from pipeline.stores import find_stores, open_store
+    from stages.tables import size, text_table
+
+    stores = [open_store(place) for place in find_stores(path)]
+    header = ["layer", "shape", "rows", "type", "codec", "shards", "size", "mean", "std", "fingerprint"]
+    for name in sorted({store.source.backbone for store in stores}):
+        layers = [store for store in stores if store.source.backbone == name]
+        typer.echo("\n".join(_origin(layers[0])))
+        typer.echo(text_table(header, [_line(store, size(store.bytes)) for store in layers]) + "\n")
+
+
+def _origin(store: "FeatureStore") -> list[str]:
+    facts = store.manifest.facts
+    network = facts["backbone"]
+    weights = network["weights"]
+    libraries = ", ".join(f"{name} {version}" for name, version in facts["libraries"].items())
+    return [
+        f"{store.path.parent}: {network['name']} ({network['library']} {network['model']})",
+        f"  weights     {weights['kind']}, {weights['detail']}, SHA-256 {weights['sha256']}",
+        f"  input       {facts['input']}",
+        f"  data        {facts['data']}",
+        f"  computed    {facts['precision']} on {facts['device']}, batches of {facts['batch_size']}, {libraries}",
+    ]
+
+
+def _line(store: "FeatureStore", size: str) -> list[str]:
+    layout = store.layout
+    return [
+        str(store.source),
+        str(store.shape),
+        f"{store.rows:,}",
+        store.dtype,
+        f"{layout.format}/{layout.compression}",
+        f"{layout.shards} of {layout.shard_rows}",
+        size,
+        f"{store.mean.mean():.4g}",
+        f"{store.std.mean():.4g}",
+        store.fingerprint[:12],
+    ]

@@ -1,0 +1,63 @@
+"""`python -m stages plan`: how much disk and time an extraction will take, before it takes any."""
+
+from typing import Annotated
+
+import typer
+
+from stages.extract import Backbones, chosen_backbones
+from stages.options import (
+    FEATURES,
+    PARAMS,
+    PREPARED,
+    WORK,
+    Device,
+    FeaturesDir,
+    Overrides,
+    ParamsFile,
+    PreparedDir,
+    WorkDir,
+)
+
+Everything = Annotated[bool, typer.Option("--all", help="Every backbone of params.yaml.")]
+Timed = Annotated[bool, typer.Option("--time/--no-time", help="Run a few batches of each backbone to estimate.")]
+
+
+def plan(
+    backbone: Backbones = None,
+    everything: Everything = False,
+    timed: Timed = True,
+    data: PreparedDir = PREPARED,
+    features: FeaturesDir = FEATURES,
+    work: WorkDir = WORK,
+    device: Device = "auto",
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+) -> None:
+    """Predict size and time of the feature stores, beside the free disk. Fails when they would not fit."""
+    from stages.loading import load_checked
+
+    settings = load_checked(params, overrides)
+    names = sorted(settings.backbones) if everything else backbone
+    entries = chosen_backbones(settings, names)
+
+    from pipeline.extraction import estimate_seconds, plan_backbone, require_space
+    from pipeline.images import PreparedData
+    from pipeline.runtime import choose_device
+    from pipeline.stores.workspace import free_bytes
+    from stages.tables import duration, size, text_table
+
+    prepared, place = PreparedData.open(data), choose_device(device)
+    rows, needed = [], 0
+    for name in (name for name in entries if name != "none"):
+        predicted = plan_backbone(name, settings, prepared, features)
+        needed += predicted.bytes
+        about = "extracted" if predicted.present else ""
+        if timed and not predicted.present:
+            about = duration(estimate_seconds(name, settings, prepared, place))
+        for layer, layout in predicted.layouts.items():
+            each, total = size(layout.row_bytes), size(layout.expected_bytes)
+            rows.append([f"{name}.{layer}", str(layout.shape), f"{layout.rows:,}", each, total, about])
+            about = '"'
+    typer.echo(text_table(["layer", "shape", "rows", "a row", "total", f"time ({place})"], rows))
+    typer.echo(f"to be written: {size(needed)}; free on the disk of {work}: {size(free_bytes(work))}")
+    require_space(needed, "these features", work)

@@ -1,0 +1,36 @@
+"""`python -m stages verify`: read every byte of the feature stores and compare with the checksums."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import StoreError
+from stages.options import FEATURES
+
+Places = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="[PATH]...", help="Directories of stores: features (default), a backbone, a layer."),
+]
+
+
+def verify(paths: Places = None) -> None:
+    """Check every file of the feature stores below each PATH; list all damage, and fail if there is any."""
+    from pipeline.progress import progress
+    from pipeline.stores import find_stores, open_store
+
+    places = [place for path in paths or [FEATURES] for place in find_stores(path)]
+    problems, stores = [], []
+    for place in places:
+        try:
+            stores.append(open_store(place, verify="never"))
+        except StoreError as error:
+            problems.append(str(error))
+    with progress("verify", sum(store.bytes for store in stores) // 10**6, unit="MB") as advance:
+        for store in stores:
+            for name, record in store.manifest.files.items():
+                problems += [problem] if (problem := store.damage_of(name)) is not None else []
+                advance(record.bytes // 10**6)
+    if problems:
+        raise StoreError("\n".join(problems))
+    typer.echo(f"{len(stores)} feature stores are whole")

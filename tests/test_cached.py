@@ -1,0 +1,194 @@
+"""Batches from the cache: the right rows and pixels in the plan's order, from disk or memory, and errors on time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_stores import CPU, SmallData, small_extraction, small_params
+
+from pipeline import cached as module
+from pipeline.cached import CachedFeatures, windowed_order
+from pipeline.errors import StoreError
+from pipeline.ring import new_slots, prefetch
+from pipeline.stores import FeatureStore, layout, open_store
+
+PLAN = [np.array([5, 3, 39]), np.array([0]), np.array([7, 7, 8, 9, 1])]
+LAYERS = ("shallow", "deep")
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "MEGABYTE", 10_000)
+
+
+def make(root: Path, **store: object) -> list[FeatureStore]:
+    small_extraction(root, small_params(**store))
+    return [open_store(root / "features/small" / layer) for layer in LAYERS]
+
+
+@pytest.mark.parametrize("resident", ["never", "always"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
+@pytest.mark.parametrize("format", ["zarr", "hdf5"])
+def test_batches_hold_the_planned_rows(tmp_path: Path, resident, dtype: str, format: str) -> None:
+    data, stores = SmallData(), make(tmp_path, dtype=dtype, format=format)
+    with CachedFeatures(data, stores, CPU, resident) as cached:
+        assert cached.resident == (resident == "always")
+        batches = list(cached.batches(PLAN))  # kept: a batch owns its memory
+    assert [batch.rows.tolist() for batch in batches] == [rows.tolist() for rows in PLAN]
+    for batch in batches:
+        for features, store in zip(batch.features, stores, strict=True):
+            assert features.dtype == torch.float32
+            np.testing.assert_array_equal(features.numpy(), store.read(batch.rows))
+        expected = torch.from_numpy(data.crops(batch.rows)).permute(0, 3, 1, 2) / 255
+        assert torch.equal(batch.targets, expected)
+        assert batch.targets.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_compressed_stores_are_decoded_by_the_readers(tmp_path: Path) -> None:
+    data, stores = SmallData(), make(tmp_path, compression="lz4")
+    with CachedFeatures(data, stores, CPU, "never", threads=3) as cached:
+        for batch in cached.batches(PLAN * 20):
+            np.testing.assert_array_equal(batch.features[1].numpy(), stores[1].read(batch.rows))
+
+
+def test_many_batches_through_few_slots_keep_their_order(tmp_path: Path) -> None:
+    data, stores = SmallData(), make(tmp_path)
+    plan = [np.random.default_rng(i).permutation(40)[: 1 + i % 7] for i in range(200)]
+    with CachedFeatures(data, stores, CPU, "never", threads=4, ahead=2) as cached:
+        for rows, batch in zip(plan, cached.batches(iter(plan)), strict=True):
+            np.testing.assert_array_equal(batch.rows, rows)
+            np.testing.assert_array_equal(batch.features[0].numpy(), stores[0].read(rows))
+
+
+def test_leaving_early_stops_the_threads(tmp_path: Path) -> None:
+    data, stores = SmallData(), make(tmp_path)
+    with CachedFeatures(data, stores, CPU, "never") as cached:
+        batches = cached.batches([np.array([0])] * 1000)
+        next(batches)
+        batches.close()
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("ring")]
+        assert len(list(cached.batches(PLAN))) == 3  # and the next epoch starts afresh
+
+
+def test_damage_is_raised_in_turn(tmp_path: Path) -> None:
+    data, stores = SmallData(), make(tmp_path)
+    shard = stores[0].path / "features.zarr/c.2.0.0.0"  # rows 18 to 26
+    shard.write_bytes(b"x" + shard.read_bytes()[1:])
+    with CachedFeatures(data, stores, CPU, "never") as cached:
+        batches = cached.batches([np.array([0]), np.array([1]), np.array([20]), np.array([2])])
+        assert next(batches).rows.tolist() == [0]
+        assert next(batches).rows.tolist() == [1]
+        with pytest.raises(StoreError, match=r"features\.zarr/c\.2\.0\.0\.0 is damaged"):
+            next(batches)
+    with pytest.raises(StoreError, match=r"is damaged"):
+        CachedFeatures(data, [open_store(stores[0].path)], CPU, "always")
+
+
+def test_stores_of_other_prepared_data_are_refused(tmp_path: Path) -> None:
+    stores, other = make(tmp_path), SmallData(rows=30, seed=2)
+    with pytest.raises(StoreError) as error:
+        CachedFeatures(other, stores, CPU)
+    path = tmp_path / "features/small/shallow"
+    assert str(error.value) == (
+        f"{path} is stale: it holds 40 rows of prepared data {SmallData().fingerprint[:12]}…, not the 30 of "
+        f"{other.fingerprint[:12]}… in data/prepared; run `python -m stages extract --backbone small`"
+    )
+
+
+def test_auto_keeps_what_fits_half_of_the_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, stores = SmallData(), make(tmp_path)
+    size = 40 * (8 * 8 * 8 * 2 + 16 * 4 * 4 * 2 + 16 * 16 * 3)
+    for free, resident in ((2 * size, True), (2 * size - 2, False)):
+        monkeypatch.setattr(module, "free_memory", lambda device, free=free: free)
+        assert CachedFeatures(data, stores, CPU).resident == resident
+
+
+def test_always_says_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, stores = SmallData(), make(tmp_path)
+    monkeypatch.setattr(module, "free_memory", lambda device: 1000)
+    with pytest.raises(StoreError) as error:
+        CachedFeatures(data, stores, CPU, "always")
+    assert str(error.value) == (
+        "train.resident = always: features and crops need 0.0 GB, cpu has 0.0 GB free; use auto or never"
+    )
+
+
+def test_free_memory_is_within_the_machine() -> None:
+    assert 1 << 20 < module.free_memory(CPU) < 1 << 50
+
+
+def test_free_memory_respects_a_containers_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in (("MEMORY_LIMIT", "5000000\n"), ("MEMORY_USED", "1000000\n")):
+        (tmp_path / name).write_text(text)
+        monkeypatch.setattr(module, name, tmp_path / name)
+    assert module.free_memory(CPU) == 4_000_000
+
+
+def test_waiting_is_what_reading_could_not_hide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, stores = SmallData(), make(tmp_path)
+    read = FeatureStore.read_into
+
+    def slow(self: FeatureStore, rows: np.ndarray, out: np.ndarray) -> None:
+        time.sleep(0.02)
+        read(self, rows, out)
+
+    monkeypatch.setattr(FeatureStore, "read_into", slow)
+    with CachedFeatures(data, stores[:1], CPU, "never", threads=2) as eager:
+        list(eager.batches([np.array([0])] * 20))  # nothing to hide behind: 20 × 20 ms in two threads
+    with CachedFeatures(data, stores[:1], CPU, "never", threads=2) as patient:
+        for _ in patient.batches([np.array([0])] * 20):
+            time.sleep(0.03)
+    assert eager.waited > 0.15
+    assert patient.waited < 0.1
+
+
+def test_slots_are_allocated_once(tmp_path: Path) -> None:
+    stores = make(tmp_path)
+    slots = new_slots(2, stores, 16, CPU)
+    seen = set()
+    for rows in (np.arange(8), np.arange(3), np.arange(8)):
+        for slot in prefetch([rows, rows], lambda slot, rows: slot.reserve(rows) and None, slots, threads=1):
+            seen.add(slot.stored().pixels.data_ptr())
+    assert len(seen) == 2
+
+
+@given(count=st.integers(1, 200), window=st.integers(1, 60), block=st.integers(1, 30), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=100, deadline=None)
+def test_windowed_order_is_a_permutation_of_few_blocks_at_a_time(
+    count: int, window: int, block: int, seed: int
+) -> None:
+    rows = np.arange(1000, 1000 + count)
+    order = windowed_order(rows, window, block, np.random.default_rng(seed))
+    assert sorted(order) == list(rows)
+    assert (order == windowed_order(rows, window, block, np.random.default_rng(seed))).all()
+    for first in range(0, count, window):
+        blocks = set((order[first : first + window] - 1000) // block)
+        assert len(blocks) <= window // block + 3
+
+
+def test_windowed_order_mixes() -> None:
+    order = windowed_order(np.arange(1000), 200, 50, np.random.default_rng(0))
+    assert np.abs(np.diff(order)).mean() > 50
+    assert len({*order[:200].tolist()} & set(range(200))) < 150
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("resident", ["never", "always"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
+def test_batches_on_the_gpu(tmp_path: Path, resident, dtype: str) -> None:
+    data, stores, device = SmallData(), make(tmp_path, dtype=dtype), torch.device("cuda")
+    with CachedFeatures(data, stores, device, resident) as cached:
+        for batch in cached.batches(PLAN * 50):
+            assert batch.targets.is_cuda
+            for features, store in zip(batch.features, stores, strict=True):
+                np.testing.assert_allclose(features.cpu().numpy(), store.read(batch.rows), rtol=1e-6, atol=1e-7)
+            pixels = batch.targets.cpu().permute(0, 2, 3, 1).mul(255).round().byte().numpy()
+            np.testing.assert_array_equal(pixels, data.crops(batch.rows))
