@@ -146,18 +146,32 @@ class CachedFeatures:
         return features + 3 * self.data.crop**2
 
 
-def windowed_order(rows: Rows, window: int, block: int, generator: np.random.Generator) -> Rows:
-    """Shuffle `rows` (n,) so that a disk reads long runs: for stores larger than memory.
+def windows(rows: Rows, shard_rows: int, shards: int, generator: np.random.Generator) -> list[Rows]:
+    """`rows` (n,) shuffled so that a disk reads long runs: for stores larger than memory.
 
-    Blocks of `block` successive entries are put in random order, and the rows of each `window` successive rows
-    of that order are shuffled among themselves. While a window is in use its blocks are all that memory must
-    hold. `block` = rows of a shard and `window` = several shards mix almost as well as a full shuffle.
+    The shards are put in random order, and the rows of each `shards` successive shards of that order, a window, are
+    shuffled among themselves. While a window is in use, its shards are all that memory must hold.
     """
-    starts = generator.permutation(np.arange(0, len(rows), block))
-    order = np.concatenate([rows[start : start + block] for start in starts])
-    for first in range(0, len(order), window):
-        generator.shuffle(order[first : first + window])
-    return order
+    shard_of = rows // shard_rows
+    order = generator.permutation(np.unique(shard_of))
+    parts = [order[first : first + shards] for first in range(0, len(order), shards)]
+    return [generator.permutation(rows[np.isin(shard_of, part)]) for part in parts]
+
+
+def windowed_plan(
+    stores: Sequence[FeatureStore], rows: Rows, batch_size: int, shards: int, generator: np.random.Generator
+) -> Iterator[Rows]:
+    """A plan for `CachedFeatures.batches`: an epoch over `rows` (n,), shuffled within windows of `shards` shards.
+
+    While a window is in use, the disk already reads the next one from end to end.
+    """
+    shard_rows = max(store.layout.shard_rows for store in stores)
+    coming = windows(rows, shard_rows, shards, generator)
+    for window, following in zip(coming, [*coming[1:], rows[:0]], strict=True):
+        for store in stores:
+            store.will_need(following)
+        for first in range(0, len(window), batch_size):
+            yield window[first : first + batch_size]
 
 
 def free_memory(device: torch.device) -> int:
@@ -191,4 +205,4 @@ def _check_match(data: PreparedData, store: FeatureStore) -> None:
         )
 
 
-__all__ = ["Batch", "CachedFeatures", "Resident", "windowed_order"]
+__all__ = ["Batch", "CachedFeatures", "Resident", "windowed_plan"]

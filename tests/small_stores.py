@@ -42,6 +42,9 @@ class SmallData:
     def crops(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         return np.take(self._pixels, rows, axis=0, out=out, mode="clip")
 
+    def forget(self) -> None:
+        """Nothing is mapped."""
+
 
 class SmallBackbone(nn.Module):
     """Two convolutions; `shallow` is 8×8×8, `deep` 16×4×4 for crops of 16. Counts the rows it is given."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from small_stores import CPU, SmallData, small_extraction, small_params
 
 from pipeline import cached as module
-from pipeline.cached import CachedFeatures, windowed_order
+from pipeline.cached import CachedFeatures, windowed_plan, windows
 from pipeline.errors import StoreError
 from pipeline.ring import new_slots, prefetch
 from pipeline.stores import FeatureStore, layout, open_store
@@ -159,24 +159,45 @@ def test_slots_are_allocated_once(tmp_path: Path) -> None:
     assert len(seen) == 2
 
 
-@given(count=st.integers(1, 200), window=st.integers(1, 60), block=st.integers(1, 30), seed=st.integers(0, 2**32 - 1))
+@given(
+    count=st.integers(1, 200), shard_rows=st.integers(1, 60), shards=st.integers(1, 9), seed=st.integers(0, 2**32 - 1)
+)
 @settings(max_examples=100, deadline=None)
-def test_windowed_order_is_a_permutation_of_few_blocks_at_a_time(
-    count: int, window: int, block: int, seed: int
+def test_windows_visit_every_row_once_and_few_shards_at_a_time(
+    count: int, shard_rows: int, shards: int, seed: int
 ) -> None:
-    rows = np.arange(1000, 1000 + count)
-    order = windowed_order(rows, window, block, np.random.default_rng(seed))
-    assert sorted(order) == list(rows)
-    assert (order == windowed_order(rows, window, block, np.random.default_rng(seed))).all()
-    for first in range(0, count, window):
-        blocks = set((order[first : first + window] - 1000) // block)
-        assert len(blocks) <= window // block + 3
+    rows = np.arange(0, 3 * count, 3)
+    found = windows(rows, shard_rows, shards, np.random.default_rng(seed))
+    assert sorted(np.concatenate(found)) == list(rows)
+    assert all(len(set(window // shard_rows)) <= shards for window in found)
+    again = windows(rows, shard_rows, shards, np.random.default_rng(seed))
+    assert all((one == other).all() for one, other in zip(found, again, strict=True))
 
 
-def test_windowed_order_mixes() -> None:
-    order = windowed_order(np.arange(1000), 200, 50, np.random.default_rng(0))
-    assert np.abs(np.diff(order)).mean() > 50
-    assert len({*order[:200].tolist()} & set(range(200))) < 150
+def test_windows_mix() -> None:
+    first, *_ = windows(np.arange(1000), 50, 4, np.random.default_rng(0))
+    assert len(first) == 200
+    assert set(first // 50) != {0, 1, 2, 3}  # shards from anywhere
+    assert np.abs(np.diff(first // 50)).astype(bool).mean() > 0.5  # neighbours come from different shards
+
+
+def test_a_windowed_epoch_reads_ahead_by_one_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, stores = SmallData(), make(tmp_path)
+    asked: list[set[int]] = []
+    will_need = FeatureStore.will_need
+
+    def note(self: FeatureStore, rows: np.ndarray) -> None:
+        asked.append(set())
+        will_need(self, rows)
+
+    monkeypatch.setattr("pipeline.stores.base.read_ahead", lambda path: asked[-1].add(int(path.name.split(".")[1])))
+    monkeypatch.setattr(FeatureStore, "will_need", note)
+    with CachedFeatures(data, stores[:1], CPU, "never") as cached:
+        plan = windowed_plan(stores[:1], np.arange(40), 4, 2, np.random.default_rng(1))
+        used = [batch.rows for batch in cached.batches(plan)]
+    expected = windows(np.arange(40), 9, 2, np.random.default_rng(1))
+    np.testing.assert_array_equal(np.concatenate(used), np.concatenate(expected))
+    assert asked == [*(set(window // 9) for window in expected[1:]), set()]
 
 
 @pytest.mark.gpu

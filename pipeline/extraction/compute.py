@@ -19,6 +19,7 @@ from pipeline.extraction.job import Job
 from pipeline.stores.encoding import check_range, encode, rgb
 
 READ_AHEAD = 2  # batches of crops
+FORGET = 256 << 20  # bytes of crops after which the mapped photographs behind them are let go
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 Rows = NDArray[np.int64]
@@ -56,6 +57,7 @@ class Computer:
         # channels-last is what crops of images are anyway, and twice as fast in convolutions on CPU and GPU
         self._backbone = job.backbone.to(device=job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._limit = job.settings.batch_size  # rows in one pass; halved when the device runs out of memory
+        self._read = 0  # bytes of crops since photographs were last let go
 
     def pieces(self, batches: Sequence[Rows]) -> Iterator[Piece]:
         """The features of each batch: in one piece, or in several once the device has run out of memory.
@@ -82,6 +84,10 @@ class Computer:
         crop = self._job.data.crop
         pixels = torch.empty((len(rows), crop, crop, 3), dtype=torch.uint8, pin_memory=self._cuda)
         self._job.data.crops(rows, pixels.numpy())
+        self._read += pixels.nbytes
+        if self._read > FORGET:
+            self._job.data.forget()
+            self._read = 0
         return pixels
 
     def _split(self, rows: Rows, pixels: Tensor) -> Iterator[Piece]:
