@@ -43,7 +43,7 @@ def evaluate(
     if not len(rows):
         raise DataError(f"{data.root} has no test images; give the data set a test split and run: dvc repro")
     subject = open_subject(params, features, models, device)
-    tally = Tally(_references(data, subject), subject.perceptual)
+    tally = Tally(_references(data, subject), len(rows), subject.perceptual)
     with CachedFeatures(data, subject.stores, device, resident="never") as cached:
         pixels = _score(subject, tally, data, cached, rows, params.evaluate.batch_size)
         columns = tally.columns()

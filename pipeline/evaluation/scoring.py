@@ -41,11 +41,16 @@ class Energies:
 
 
 class Tally:
-    """Columns of per-image numbers, and energies by octave, over all batches so far."""
+    """Columns of per-image numbers, and energies by octave, over all batches so far.
 
-    def __init__(self, references: References, perceptual: Lpips | None = None) -> None:
+    Room for all `images` is taken at once: many small tensors, kept alive between large ones that come and go,
+    would tear the heap into pieces and grow the process by gigabytes.
+    """
+
+    def __init__(self, references: References, images: int, perceptual: Lpips | None = None) -> None:
         self.references, self.perceptual = references, perceptual
-        self._parts: dict[str, list[Tensor]] = {}
+        self._images, self._done = images, 0
+        self._columns: Columns = {}
         self._energy: Tensor | None = None  # (2, octaves): images, errors
         self._edge = 0
 
@@ -76,6 +81,7 @@ class Tally:
         self._append({"jpeg_psnr": psnr(ceiling, targets), "jpeg_ssim": ssim(ceiling, targets)})
         self._append({"jpeg_bytes": torch.from_numpy(sizes)})
         self._add_energy(predictions, targets)
+        self._done += len(targets)
 
     def columns(self) -> Columns:
         """Every column over all images, in the order they were added.
@@ -83,7 +89,8 @@ class Tally:
         Raises:
             DataError: reconstructions fit their targets better with red and blue swapped.
         """
-        columns = {name: torch.cat(parts).double().cpu().numpy() for name, parts in self._parts.items()}
+        assert self._done == self._images, f"{self._done} of {self._images} images were added"
+        columns = dict(self._columns)
         _check_channel_order(columns["psnr"], columns.pop("swapped_psnr"))
         return columns
 
@@ -94,7 +101,8 @@ class Tally:
 
     def _append(self, columns: Mapping[str, Tensor]) -> None:
         for name, values in columns.items():
-            self._parts.setdefault(name, []).append(values)
+            column = self._columns.setdefault(name, np.empty(self._images))
+            column[self._done : self._done + len(values)] = values.cpu().numpy()
 
     def _baselines(self, targets: Tensor) -> dict[str, Tensor]:
         return {
