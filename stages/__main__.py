@@ -13,6 +13,7 @@ from stages.inspect import inspect
 from stages.plan import plan
 from stages.prepare import prepare
 from stages.reconstruct import reconstruct
+from stages.summary import summary
 from stages.train import train
 from stages.verify import verify
 from stages.weights import weights
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Feature inversion: prepare → extract → train → evaluate. `dvc repro` runs these same stages.",
 )
-for command in (prepare, extract, train, evaluate, compare, reconstruct, check, plan, inspect, verify, weights):
+for command in (prepare, extract, train, evaluate, summary, compare, reconstruct, check, plan, inspect, verify, weights):
     app.command()(command)
 
 

@@ -36,5 +36,7 @@ def evaluate(
 
     evaluation.evaluate(settings, PreparedData.open(data), features, models, metrics, choose_device(device))
     report.write_report(metrics)
-    print(report.score_table(metrics))
-    print(f"pictures and curves: {metrics / 'report.html'}; compare experiments: dvc metrics diff, dvc plots diff")
+
+    from stages.summary import summary
+
+    summary(metrics)

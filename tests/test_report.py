@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from small_experiment import CPU, experiment
+from typer.testing import CliRunner
 
 from pipeline import plots
 from pipeline.errors import DataError
@@ -114,6 +115,14 @@ def test_the_score_table(tmp_path: Path) -> None:
         "JPEG, equal bytes                 45.00                   0.9900      –",
         "no lpips: no weights",
     ]
+
+
+def test_the_summary_command_prints_the_table(metrics: Path) -> None:
+    from stages.__main__ import app
+
+    answer = CliRunner().invoke(app, ["summary", "--metrics", str(metrics)], catch_exceptions=False)
+    assert answer.output.startswith(score_table(metrics))
+    assert f"pictures and curves: {metrics / 'report.html'}" in answer.output
 
 
 def test_titles_of_ensembles_tell_whose_weights_are_whose() -> None:
