@@ -24,7 +24,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Feature inversion: prepare → extract → train → evaluate. `dvc repro` runs these same stages.",
 )
-for command in (prepare, extract, train, evaluate, summary, compare, reconstruct, check, plan, inspect, verify, weights):
+for command in (prepare, extract, train, evaluate, summary, compare, reconstruct):
+    app.command()(command)
+for command in (check, plan, inspect, verify, weights):
     app.command()(command)
 
 
