@@ -5,7 +5,7 @@ VENV := .venv
 READY := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test lint setup clean
+.PHONY: repro test lint setup readme clean
 repro: $(READY)
 	@dvc repro
 	@python -m stages summary
@@ -19,6 +19,9 @@ lint: $(READY)
 	@mypy
 
 setup: $(READY)
+
+readme: $(READY)
+	@python -m benchmarks.readme
 
 $(READY): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

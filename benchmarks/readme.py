@@ -1,0 +1,49 @@
+"""The README's table and picture, measured anew: `python -m benchmarks.readme`.
+
+Runs the experiments through DVC in a temporary copy (what is cached is not computed again), compares them, and replaces what
+stands between the markers in README.md. Nothing in the table is typed by hand.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+README, OUTPUT = Path("README.md"), Path("docs/sample")
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+PICTURES = "evaluate.reconstructions=3"
+EXPERIMENTS = {
+    "block1-transposed_conv": ("decoder=transposed_conv",),
+    "block1-residual": ("decoder=residual",),
+    "block1-linear": ("decoder=linear",),
+    "block2-linear": ("decoder=linear", "layer=block2"),
+    "block3-linear": ("decoder=linear", "layer=block3"),
+    "block5-linear": ("decoder=linear", "layer=block5"),
+}
+
+
+def main() -> None:
+    for name, settings in EXPERIMENTS.items():
+        _run("dvc", "exp", "run", "--temp", "--force", "--name", name, *_options((*settings, PICTURES)))
+    _run("python", "-m", "stages", "compare", *EXPERIMENTS, "--out", str(OUTPUT))
+    README.write_text(with_results(README.read_text(), (OUTPUT / "leaderboard.md").read_text()))
+
+
+def with_results(readme: str, table: str) -> str:
+    """`readme` with the leaderboard and the picture between its markers."""
+    picture = f"![the same photographs, original and reconstructed]({OUTPUT / 'strip.png'})"
+    block = f"{BEGIN}\n{table.strip()}\n\n{picture}\n{END}"
+    return re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: block, readme, flags=re.DOTALL)
+
+
+def _options(settings: tuple[str, ...]) -> list[str]:
+    return [part for setting in settings for part in ("-S", setting)]
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Every command of the README and the guides, typed into a real clone."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from project import ROOT, Project, small_project
+
+pytestmark = pytest.mark.slow
+
+INSTALLS = "make test"  # the suite cannot run itself; continuous integration runs this one
+
+
+def blocks(document: str, language: str) -> list[str]:
+    """The fenced blocks of `language`, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / document).read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    project = small_project(tmp_path)
+    project.set({"backbones.vgg16.layers": ["block1", "block2", "block3"]})
+    project.commit("a third layer")
+    _installed(project)
+    return project
+
+
+def _installed(project: Project) -> None:
+    """This environment as the clone's .venv, so that make has nothing to install."""
+    (project.root / ".venv").mkdir()
+    (project.root / ".venv/bin").symlink_to(Path(sys.executable).parent)
+    (project.root / ".venv/.installed").touch()
+
+
+def _type(project: Project, commands: str) -> str:
+    return project.run("bash", "-euo", "pipefail", "-c", commands).output
+
+
+def test_readme(project: Project) -> None:
+    commands = "".join(blocks("README.md", "bash"))
+    assert INSTALLS in commands
+    output = _type(project, re.sub(rf"^{INSTALLS}.*\n", "", commands, flags=re.MULTILINE))
+    assert "this decoder" in output
+    assert "bicubic thumbnail" in output
+
+
+def test_tutorial(project: Project) -> None:
+    output = _type(project, "".join(blocks("docs/tutorial.md", "bash")))
+    assert output.count("Running stage 'extract@vgg16'") == 1
+    assert "Data and pipelines are up to date." in output
+
+
+def test_add_a_decoder(project: Project) -> None:
+    project.run("dvc", "repro")
+    (source,) = blocks("docs/add-a-decoder.md", "python")
+    (section,) = blocks("docs/add-a-decoder.md", "yaml")
+    (project.root / "pipeline/decoders/shuffle.py").write_text(source)
+    params = project.root / "params.yaml"
+    params.write_text(params.read_text().replace("\ndecoders:\n", f"\ndecoders:\n{section}", 1))
+    output = _type(project, "".join(blocks("docs/add-a-decoder.md", "bash")))
+    assert re.search(r"\d+ passed", output)
+    assert "extract" not in re.findall(r"Running stage '([^'@]+)", output)
+
+
+@pytest.mark.parametrize("document", ["README.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))])
+def test_links_lead_somewhere(document: str) -> None:
+    text = (ROOT / document).read_text()
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
+        if "://" not in target:
+            assert (ROOT / document).parent.joinpath(target).exists(), f"{document} links to {target}"
+
+
+def test_the_readme_holds_the_measured_leaderboard() -> None:
+    from benchmarks.readme import with_results
+
+    readme = (ROOT / "README.md").read_text()
+    assert with_results(readme, (ROOT / "docs/sample/leaderboard.md").read_text()) == readme
