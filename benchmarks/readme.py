@@ -1,7 +1,7 @@
 """The README's table and picture, measured anew: `python -m benchmarks.readme`.
 
-Runs the experiments through DVC in a temporary copy (what is cached is not computed again), compares them, and replaces what
-stands between the markers in README.md. Nothing in the table is typed by hand.
+Runs the experiments through DVC in a temporary copy (what is cached is not computed again), compares them, and
+replaces what stands between the markers in README.md. Nothing in the table is typed by hand.
 """
 
 from __future__ import annotations

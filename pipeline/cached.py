@@ -93,6 +93,12 @@ class CachedFeatures:
                 return
             yield batch
 
+    @property
+    def exceeds_memory(self) -> bool:
+        """Whether files are read that the operating system cannot keep: then `windowed_plan` reads long runs."""
+        size = self._row_bytes() * len(self.data)
+        return self._kept is None and size > free_memory(torch.device("cpu"))
+
     def close(self) -> None:
         """Let go of the memory. The next batches come from disk."""
         self._kept, self._slots = None, new_slots(len(self._slots), self.stores, self.data.crop, self.device)

@@ -16,7 +16,7 @@ import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
-from pipeline.cached import Batch, CachedFeatures
+from pipeline.cached import Batch, CachedFeatures, windowed_plan
 from pipeline.checkpoint import save_model
 from pipeline.errors import ShapeError
 from pipeline.fitting import Feed, Fitter, validate
@@ -30,6 +30,7 @@ from pipeline.runtime import seed_everything
 from pipeline.sources import ImageSize, Source
 from pipeline.stores import FeatureStore, open_store
 
+WINDOW = 8  # shards shuffled together where features exceed memory: about 1 GB
 READ_BATCH = 16  # rows read at a time where the batch size is no hyper-parameter
 
 
@@ -86,9 +87,11 @@ class SplitFeed:
         return len(self.views)
 
     def training(self, epoch: int) -> Iterator[Batch]:
-        """Every training image once, in a random view and order."""
+        """Every training image once, in a random view and order (by windows of shards when they exceed memory)."""
         random = np.random.default_rng((self.seed, epoch))
         rows = np.array([random.choice(views) for views in self.views])
+        if self.cached.exceeds_memory:
+            return self.cached.batches(windowed_plan(self.cached.stores, rows, self.batch_size, WINDOW, random))
         return self.cached.batches(_batched(random.permutation(rows), self.batch_size))
 
     def validation(self) -> Iterator[Batch]:
