@@ -27,7 +27,10 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class LayerPiece:
-    """Encoded rows of one layer on the CPU, and their sums per row and channel: total and square, (n, C)."""
+    """Encoded rows of one layer on the CPU, and their sums per row and channel: total and square, (n, C).
+
+    From the CPU the values come in the memory format of the network; the writer's thread turns them.
+    """
 
     values: Tensor
     scales: Tensor | None
@@ -130,7 +133,7 @@ class Computer:
 
     def _encode(self, layer: str, features: Tensor) -> LayerPiece:
         dtype = self._job.layouts[layer].dtype
-        total, square = features.sum((2, 3)), features.square().sum((2, 3))  # (B, C)
+        total, square = sums(features)
         check_range(features, square, dtype, f"{self._job.backbone.name}.{layer}")
         encoded = encode(features, dtype)
         scales = None if encoded.scales is None else self._to_host(encoded.scales)
@@ -139,8 +142,18 @@ class Computer:
     def _to_host(self, values: Tensor) -> Tensor:
         if not self._cuda:
             return values
+        values = values.contiguous()
         # torch keeps pinned memory for the next batch, so this allocates nothing after the first few
         return torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+
+
+def sums(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum and sum of squares per row and channel, both (B, C)."""
+    if features.device.type != "cpu":
+        return features.sum((2, 3)), features.square().sum((2, 3))
+    # image by image, so that the squares never leave the processor's cache
+    squares = [image.square().sum((1, 2)) for image in features]
+    return features.sum((2, 3)), torch.stack(squares)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ TORCH_DTYPES = {
     "bfloat16": torch.bfloat16,
     "int8": torch.int8,
 }
+TURNED_AT_ONCE = 512  # positions
 LEVELS = 255  # steps between the smallest and the largest value of an int8 channel
 
 
@@ -35,10 +36,13 @@ class Encoded(NamedTuple):
 
 
 def encode(features: Tensor, dtype: str) -> Encoded:
-    """Features (B, C, H, W) of any floating type and memory format, as contiguous values of `dtype`, same device."""
+    """Features (B, C, H, W) of any floating type as values of `dtype`, on the same device, in the same memory format.
+
+    `row_major` or `as_numpy` then put them in the order of the store.
+    """
     if dtype == "int8":
         return _quantise(features.float())
-    return Encoded(_row_major(features.to(TORCH_DTYPES[dtype])))
+    return Encoded(features.to(TORCH_DTYPES[dtype]))
 
 
 def decode(values: Tensor, scales: Tensor | None, dtype: str) -> Tensor:
@@ -57,8 +61,26 @@ def decode(values: Tensor, scales: Tensor | None, dtype: str) -> Tensor:
 
 
 def as_numpy(values: Tensor) -> NDArray[np.generic]:
-    """The memory of a CPU tensor as the NumPy type that the store keeps it in."""
+    """Values on the CPU as the NumPy type that the store keeps, row-major: their own memory if that is so already."""
+    values = row_major(values)
     return (values.view(torch.uint16) if values.dtype == torch.bfloat16 else values).numpy()
+
+
+def row_major(values: Tensor) -> Tensor:
+    """(B, C, H, W) contiguous in this order.
+
+    Channels-last values on the CPU are turned in blocks that fit a processor's cache: in one thread that is faster
+    than torch with two, so that it can be left to a thread in the background.
+    """
+    if values.is_contiguous() or values.device.type != "cpu":
+        return values.contiguous()
+    turned = torch.empty(values.shape, dtype=values.dtype)
+    bits = {1: torch.uint8, 2: torch.uint16, 4: torch.uint32}[values.element_size()]
+    for target, image in zip(turned.view(bits).flatten(2).numpy(), values.view(bits).flatten(2).numpy(), strict=True):
+        for first in range(0, image.shape[1], TURNED_AT_ONCE):  # (C, H·W)
+            block = slice(first, first + TURNED_AT_ONCE)
+            target[:, block] = image[:, block]
+    return turned
 
 
 def rgb(crops: Tensor) -> Tensor:
@@ -97,16 +119,4 @@ def _quantise(features: Tensor) -> Encoded:
     step = (maximum - minimum) / LEVELS
     step = torch.where(step > 0, step, torch.ones_like(step))
     codes = (features - minimum[..., None, None]).div_(step[..., None, None]).round_().clamp_(0, LEVELS)
-    return Encoded(_row_major((codes - 128).to(torch.int8)), torch.stack((step, minimum), dim=1))
-
-
-def _row_major(values: Tensor) -> Tensor:
-    """Contiguous (B, C, H, W). Channels-last values are turned image by image, twice as fast on a CPU."""
-    if values.is_contiguous():
-        return values
-    turned = torch.empty(values.shape, dtype=values.dtype, device=values.device)
-    if values.device.type != "cpu":
-        return turned.copy_(values)
-    for target, image in zip(turned.flatten(2), values.flatten(2), strict=True):  # (C, H·W)
-        target.copy_(image)
-    return turned
+    return Encoded((codes - 128).to(torch.int8), torch.stack((step, minimum), dim=1))
