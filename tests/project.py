@@ -53,7 +53,7 @@ class Project:
     def run(self, *command: str, check: bool = True, **environment: str) -> Result:
         """Run a command as a user would; `dvc` and `python` are those of this environment."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environ = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "2", **environment}
+        environ = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **environment}
         environ.pop("PYTHONPATH", None)
         run = subprocess.run(
             command, cwd=self.root, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

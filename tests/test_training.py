@@ -51,7 +51,7 @@ def test_a_killed_training_ends_with_the_same_bytes(project: Project) -> None:
     out = project.root / "out/killed"
     command = [sys.executable, "-m", "stages", "train", "--models", str(out), "--curves", str(out / "curves.csv")]
     running = subprocess.Popen(
-        command, cwd=project.root, env={**os.environ, "OMP_NUM_THREADS": "2"}, stderr=subprocess.DEVNULL
+        command, cwd=project.root, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL
     )
     unfinished = project.root / ".work/train"
     while not list(unfinished.glob("*/state.pt")):
