@@ -7,6 +7,7 @@ one `index_select`. Features keep their stored type until they are on the device
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -95,9 +96,11 @@ class CachedFeatures:
 
     @property
     def exceeds_memory(self) -> bool:
-        """Whether files are read that the operating system cannot keep: then `windowed_plan` reads long runs."""
-        size = self._row_bytes() * len(self.data)
-        return self._kept is None and size > free_memory(torch.device("cpu"))
+        """Whether the machine's memory cannot hold the files: then `windowed_plan` reads long runs.
+
+        Of the whole memory, not of what is free now: the order of training must not change while it runs.
+        """
+        return self._row_bytes() * len(self.data) > memory_size()
 
     def close(self) -> None:
         """Let go of the memory. The next batches come from disk."""
@@ -178,6 +181,13 @@ def windowed_plan(
             store.will_need(following)
         for first in range(0, len(window), batch_size):
             yield window[first : first + batch_size]
+
+
+def memory_size() -> int:
+    """Bytes of main memory that this machine, or the container's limit, has."""
+    size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = MEMORY_LIMIT.read_text().strip() if MEMORY_LIMIT.is_file() else "max"
+    return size if limit == "max" else min(size, int(limit))
 
 
 def free_memory(device: torch.device) -> int:

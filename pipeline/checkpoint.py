@@ -20,6 +20,7 @@ WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 def save_model(directory: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
     """Write both files through temporary names, the description last: no description, no model."""
     directory.mkdir(parents=True, exist_ok=True)
+    (directory / DESCRIPTION).unlink(missing_ok=True)  # new weights never stand under an old description
     partial = directory / f"{WEIGHTS}.partial"
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
     os.replace(partial, directory / WEIGHTS)
@@ -38,9 +39,11 @@ def load_model(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if not (directory / name).is_file():
             raise CheckpointError(f"{directory / name} is missing; train first: python -m stages train")
     try:
-        description = json.loads((directory / DESCRIPTION).read_text())
+        description = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))
         tensors = load_file(directory / WEIGHTS)
-    except (json.JSONDecodeError, SafetensorError) as error:
+        if not (isinstance(description, dict) and isinstance(description.get("blueprint"), dict)):
+            raise ValueError(f"{DESCRIPTION} describes no model")
+    except (ValueError, SafetensorError) as error:
         remedy = "train again: python -m stages train"
         raise CheckpointError(f"the model in {directory} is damaged ({error}); {remedy}") from None
     return tensors, description

@@ -30,4 +30,8 @@ class CheckpointError(PipelineError):
 
 
 class TrainingError(PipelineError):
-    """Training cannot go on (a loss that is not finite, a device that is not there)."""
+    """Training cannot go on: a loss that is not finite."""
+
+
+class DeviceError(PipelineError):
+    """The device that was asked for is not there."""

@@ -71,11 +71,12 @@ class Fitter:
         self.progress = Progress()
 
     def run(self, feed: Feed, state: Path, label: str) -> Progress:
-        """Train to the last epoch or to early stopping; `state` is saved after each epoch and continued from if it exists.
+        """Train to the last epoch or to early stopping; `state`, if it exists, is continued, and saved each epoch.
 
         Raises:
             TrainingError: a loss that is not finite; the best weights stay in `state`.
         """
+        self._saved = state
         if state.is_file():
             self._restore(state)
         epochs, images = self.protocol.epochs, feed.training_images()
@@ -150,7 +151,7 @@ class Fitter:
         raise TrainingError(
             f"the training loss became {value} in epoch {self.progress.epoch + 1}, step {step}, "
             f"at learning rate {rate:.3g}; lower protocols.*.learning_rate or set gradient_clip "
-            f"(the best weights, of epoch {self.progress.best_epoch}, are kept)"
+            f"(the best weights, of epoch {self.progress.best_epoch}, are kept in {self._saved})"
         )
 
     def _judged(self) -> nn.Module:
@@ -169,10 +170,7 @@ class Fitter:
             "plateaus": [plateau.state_dict() for plateau in self.plateaus],
             "progress": asdict(self.progress),
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, path)
+        save_state(state, path)
 
     def _restore(self, path: Path) -> None:
         state: Mapping[str, Any] = torch.load(path, map_location=self.fabric.device, weights_only=True)
@@ -202,6 +200,14 @@ def validate(module: nn.Module, loss: Loss, batches: Iterable[TrainingBatch]) ->
             sums[name] = sums.get(name, 0.0) + float(value) * len(image)
         count += len(image)
     return {name: value / count for name, value in sums.items()}
+
+
+def save_state(state: Mapping[str, Any], path: Path) -> None:
+    """torch.save through a temporary name: what is there under `path` is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
 
 
 def _snapshot(module: nn.Module) -> dict[str, Tensor]:

@@ -91,8 +91,8 @@ class Standardise(nn.Module):
 class Inverter(nn.Module):
     """Features of one or several sources to RGB (B, 3, H, W).
 
-    In evaluation the image lies in [0, 1]. In training the sum of a linear part and a decoder is left unclamped, because a
-    clamp has no gradient outside.
+    In evaluation the image lies in [0, 1]. In training the sum of a linear part and a decoder is left
+    unclamped, because a clamp has no gradient outside.
     """
 
     def __init__(self, blueprint: Blueprint) -> None:
@@ -165,9 +165,9 @@ def load_inverter(models: Path, device: torch.device) -> Inverter:
         CheckpointError: no model there, a damaged one, or weights that do not fit their description.
     """
     tensors, description = load_model(models)
-    inverter = Inverter(Blueprint.parse(description["blueprint"]))
     try:
+        inverter = Inverter(Blueprint.parse(description["blueprint"]))
         inverter.load_state_dict(tensors)
-    except RuntimeError as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"the weights in {models} do not fit the model described there: {error}") from None
     return inverter.to(device).eval()

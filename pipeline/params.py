@@ -116,7 +116,7 @@ class Params(Section):
     store: StoreParams
     decoders: dict[str, dict[str, Any]]
     fusions: dict[str, dict[str, Any]]
-    losses: dict[str, dict[str, Annotated[float, Field(ge=0)]]]
+    losses: dict[str, dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]]
     train: TrainParams
     protocols: dict[str, ProtocolParams]
     evaluate: EvaluateParams
@@ -154,6 +154,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise ParamsError(f"{path} is missing; run from the project's root, or `git checkout {path}`") from None
     except YAMLError as error:
         raise ParamsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path} cannot be read ({error}); --params takes a text file") from None
     if not isinstance(values, dict):
         raise ParamsError(f"{path} holds no keys; restore it with `git checkout {path}`")
     return values
@@ -207,8 +209,7 @@ def _unknown_source(params: Params, prefix: str, source: Source) -> Iterable[str
     elif source.layer not in params.backbones[source.backbone].layers:
         legal = params.backbones[source.backbone].layers
         yield (
-            unknown_name(f"{prefix}layer", source.layer, legal)
-            + f" (or add it to backbones.{source.backbone}.layers)"
+            unknown_name(f"{prefix}layer", source.layer, legal) + f" (or add it to backbones.{source.backbone}.layers)"
         )
 
 
@@ -230,6 +231,14 @@ def _contradictions(params: Params) -> Iterable[str]:
             f"params.yaml: fusion = {params.fusion!r} needs a second source; set ensemble.second.backbone "
             "and ensemble.second.layer, or fusion: none"
         )
+    if "linear" not in params.decoders:
+        yield "params.yaml: the section decoders.linear is missing; warm starts and floors need it: add linear: {}"
+    for name, slot in _ensemble_slots(params):
+        if slot.backbone == NONE and slot.layer != NONE:
+            yield f"params.yaml: {name}layer = {slot.layer!r} has no network; set {name}backbone, or layer: none"
+    for name, terms in params.losses.items():
+        if not any(terms.values()):
+            yield f"params.yaml: losses.{name} = {terms} has no term above 0; give at least one term a weight"
     for name, protocol in params.protocols.items():
         if protocol.schedule == "plateau" and protocol.warmup:
             yield (

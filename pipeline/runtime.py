@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import random
 import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from pipeline.errors import TrainingError
+from pipeline.errors import DeviceError
 
 RECORDED_PACKAGES = ("torch", "torchvision", "timm", "zarr", "h5py", "numpy", "pillow", "lpips")
 
@@ -31,14 +33,29 @@ def choose_device(name: str = "auto") -> torch.device:
     """`auto` is CUDA when there is a GPU, else the CPU; any other name is used as it is or refused.
 
     Raises:
-        TrainingError: a GPU was demanded and there is none.
+        DeviceError: an unknown name, or a GPU was demanded and there is none.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise TrainingError(f"--device {name}: no CUDA device is visible here; use --device auto or cpu")
-    return device
+    if name == "cpu":
+        return torch.device("cpu")
+    kind, _, index = name.partition(":")
+    if kind != "cuda" or not (index.isdecimal() or name == "cuda"):
+        raise DeviceError(f"--device {name} is unknown; use auto, cpu, cuda or cuda:N")
+    count = torch.cuda.device_count()
+    if int(index or 0) >= count:
+        found = f"{count} CUDA devices are" if count else "no CUDA device is"
+        raise DeviceError(f"--device {name}: {found} visible here; use --device auto or cpu")
+    return torch.device(name)
+
+
+def source_digest() -> str:
+    """SHA-256 over the library's source: what unfinished work and scores were made with, committed or not."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
@@ -50,4 +67,3 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "packages": {package: version(package) for package in RECORDED_PACKAGES},
     }
-

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,18 +19,20 @@ from numpy.typing import NDArray
 from pipeline.cached import Batch, CachedFeatures, windowed_plan
 from pipeline.checkpoint import save_model
 from pipeline.errors import ShapeError
-from pipeline.fitting import Feed, Fitter, validate
+from pipeline.features import open_features
+from pipeline.fitting import Feed, Fitter, save_state, validate
 from pipeline.images import PreparedData
 from pipeline.inverter import LINEAR, Blueprint, Inverter
 from pipeline.losses import Loss
 from pipeline.params import Params
 from pipeline.progress import progress
 from pipeline.ridge import NormalEquations, RidgeSolution, solve
-from pipeline.runtime import seed_everything
+from pipeline.runtime import seed_everything, source_digest
 from pipeline.sources import ImageSize, Source
-from pipeline.stores import FeatureStore, open_store
+from pipeline.stores import FeatureStore
 
-WINDOW = 8  # shards shuffled together where features exceed memory: about 1 GB
+WINDOW = 8  # shards shuffled together where features exceed memory: 1 GB at the default shard size
+SPEED = ("samples_per_second", "waiting_share")
 READ_BATCH = 16  # rows read at a time where the batch size is no hyper-parameter
 
 
@@ -38,6 +40,9 @@ def train(
     params: Params, data: PreparedData, features: Path, output: Path, curves: Path, work: Path, device: torch.device
 ) -> dict[str, Any]:
     """Fit the inverter `params` asks for and save it in `output`; `curves` gets a CSV row for each epoch.
+
+    Beside `curves`, training_speed.csv says how fast each epoch was: a file of its own, because it differs from
+    run to run and nothing else here does.
 
     Returns the model's description. A run that was killed continues at its last finished epoch.
 
@@ -48,10 +53,10 @@ def train(
     """
     seed_everything(params.seed)
     sources = sorted(params.sources)
-    stores = [open_store(features / source.backbone / source.layer) for source in sources]
+    stores = open_features(features, sources, params, data)
     inverter = _build(params, data, sources, stores).to(device)
     description = _describe(params, data, sources, stores, inverter)
-    workspace = work / "train" / _fingerprint(description)
+    workspace = work / "train" / _work_key(description, _precision(params.train.precision, device), device)
     with CachedFeatures(data, stores, device, params.train.resident) as cached:
         start = None
         if inverter.linear is not None:
@@ -62,6 +67,7 @@ def train(
         else:
             history = _fit_decoder(inverter, params, data, cached, workspace / "state.pt")
     _write_curves(curves, history)
+    shutil.rmtree(output / LINEAR, ignore_errors=True)  # another model's
     if start is not None:
         save_model(output / LINEAR, start.state_dict(), description | {"blueprint": start.blueprint.plain()})
     save_model(output, inverter.state_dict(), description)
@@ -102,7 +108,7 @@ def _batched(rows: NDArray[np.int64], size: int) -> Iterable[NDArray[np.int64]]:
     return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-def _build(params: Params, data: PreparedData, sources: list[Source], stores: list[FeatureStore]) -> Inverter:
+def _build(params: Params, data: PreparedData, sources: Sequence[Source], stores: Sequence[FeatureStore]) -> Inverter:
     shapes = {source: store.shape for source, store in zip(sources, stores, strict=True)}
     try:
         inverter = Inverter(Blueprint.of(params, shapes, ImageSize(data.crop, data.crop)))
@@ -113,7 +119,7 @@ def _build(params: Params, data: PreparedData, sources: list[Source], stores: li
 
 
 def _describe(
-    params: Params, data: PreparedData, sources: list[Source], stores: list[FeatureStore], inverter: Inverter
+    params: Params, data: PreparedData, sources: Sequence[Source], stores: Sequence[FeatureStore], inverter: Inverter
 ) -> dict[str, Any]:
     """Everything that determines the fitted weights: saved with the model, and the identity of unfinished work."""
     chosen = {
@@ -133,8 +139,10 @@ def _describe(
     }
 
 
-def _fingerprint(description: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
+def _work_key(description: dict[str, Any], precision: str, device: torch.device) -> str:
+    """Unfinished work is continued only by the same code, on the same kind of device, towards the same model."""
+    facts = [description, precision, device.type, source_digest()]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _fit_linear(inverter: Inverter, data: PreparedData, cached: CachedFeatures, saved: Path) -> dict[str, Any]:
@@ -151,8 +159,7 @@ def _fit_linear(inverter: Inverter, data: PreparedData, cached: CachedFeatures, 
             _accumulate(equations[split], inverter, cached, data.rows(split), split)
         solution = solve(equations["train"], equations["validation"])
         state = {"weight": solution.weight, "summary": _ridge_summary(solution)}
-        saved.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(state, saved)
+        save_state(state, saved)
     linear.load_solution(state["weight"][:-1], state["weight"][-1])
     return state["summary"]
 
@@ -204,12 +211,16 @@ def _validation_row(inverter: Inverter, params: Params, feed: Feed) -> dict[str,
     return {"epoch": 0, **{f"validation_{name}": value for name, value in scores.items()}}
 
 
-def _precision(name: str, device: torch.device) -> Any:
+def _precision(name: str, device: torch.device) -> Literal["bf16-mixed", "32-true"]:
     """`auto`: bf16 autocast on CUDA, float32 on the CPU."""
     mixed = name == "bf16" or (name == "auto" and device.type == "cuda")
     return "bf16-mixed" if mixed else "32-true"
 
 
 def _write_curves(path: Path, history: list[dict[str, float]]) -> None:
+    table = pd.DataFrame(history).set_index("epoch")
+    speed = [column for column in SPEED if column in table]
     path.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(history).to_csv(path, index=False, float_format="%.6g")
+    for place, part in ((path, table.drop(columns=speed)), (path.with_name("training_speed.csv"), table[speed])):
+        place.unlink(missing_ok=True)  # a link into DVC's cache is replaced, never written through
+        part.to_csv(place, float_format="%.6g")

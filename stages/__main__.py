@@ -1,6 +1,7 @@
 """`python -m stages`: one command for each stage of the pipeline, and the tools around it."""
 
 import sys
+from collections.abc import Callable
 
 import typer
 
@@ -24,9 +25,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Feature inversion: prepare → extract → train → evaluate. `dvc repro` runs these same stages.",
 )
-for command in (prepare, extract, train, evaluate, summary, compare, reconstruct):
-    app.command()(command)
-for command in (check, plan, inspect, verify, weights):
+STAGES: tuple[Callable[..., None], ...] = (prepare, extract, train, evaluate)
+TOOLS: tuple[Callable[..., None], ...] = (summary, compare, reconstruct, check, plan, inspect, verify, weights)
+for command in (*STAGES, *TOOLS):
     app.command()(command)
 
 
@@ -34,8 +35,9 @@ def main() -> None:
     try:
         app()
     except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(f"error: {error}")
+    except OSError as error:  # a read-only folder, a full disk, a file where a folder belongs
+        sys.exit(f"error: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
 
 
 if __name__ == "__main__":

@@ -122,6 +122,6 @@ def test_a_loss_that_is_not_finite_stops_with_step_rate_and_remedy(tmp_path: Pat
         fitter.run(ToyFeed(scale=float("nan")), tmp_path / "state", "toy")
     assert str(caught.value) == (
         "the training loss became nan in epoch 2, step 1, at learning rate 0.01; lower protocols.*.learning_rate or "
-        "set gradient_clip (the best weights, of epoch 1, are kept)"
+        f"set gradient_clip (the best weights, of epoch 1, are kept in {tmp_path / 'state'})"
     )
     assert all(torch.isfinite(tensor).all() for tensor in fitter.best.values())

@@ -39,6 +39,12 @@ MISTAKES = {
     "a crop must fit into the stored image",
     "fusion=concat": "params.yaml: fusion = 'concat' needs a second source; set ensemble.second.backbone and "
     "ensemble.second.layer, or fusion: none",
+    "losses.mse.mse=0.0": "params.yaml: losses.mse = {'mse': 0.0} has no term above 0; give at least one term a weight",
+    "losses.mse.mse=.inf": "params.yaml: losses.mse.mse = inf: must be finite",
+    "ensemble.second.layer=block3": "params.yaml: ensemble.second.layer = 'block3' has no network; "
+    "set ensemble.second.backbone, or layer: none",
+    "protocols.published.warmup=0.1": "params.yaml: protocols.published.warmup = 0.1 has no meaning with "
+    "schedule: plateau; set it to 0.0",
     "losses.mse.mse=-1": "params.yaml: losses.mse.mse = -1: must be at least 0.0",
 }
 
@@ -56,7 +62,8 @@ def test_a_mistake_gets_its_sentence(override: str, sentence: str) -> None:
         "decoders.linear.kernle=3": "params.yaml: unknown key 'decoders.linear.kernle' (did you mean 'kernel'?)",
         "decoders.nosuch={}": "params.yaml: decoders = 'nosuch' is unknown; choose one of: "
         "attention, frequency_aware, linear, residual, transposed_conv, wavelet",
-        "losses.mine={mae: 1.0}": "params.yaml: losses.mine = 'mae' is unknown (did you mean 'mse'?); choose one of: l1, lpips, mse, ssim",
+        "losses.mine={mae: 1.0}": "params.yaml: losses.mine = 'mae' is unknown "
+        "(did you mean 'mse'?); choose one of: l1, lpips, mse, ssim",
     }.items(),
 )
 def test_options_of_parts_that_are_not_chosen_are_checked_too(override: str, sentence: str) -> None:
