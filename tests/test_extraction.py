@@ -403,5 +403,10 @@ def test_an_error_of_the_writer_stops_the_extraction(tmp_path: Path, monkeypatch
 
 def test_placeholder_of_an_unused_slot(tmp_path: Path) -> None:
     run.write_nothing(tmp_path / "features/none")
+    cached = tmp_path / "cached"
+    os.link(tmp_path / "features/none/none/unused", cached)  # as DVC does where links are its way
+    cached.write_text("what the cache holds")
     run.write_nothing(tmp_path / "features/none")
+    assert cached.read_text() == "what the cache holds"
+    cached.unlink()
     assert list(tree(tmp_path)) == ["features/none/none/unused"]

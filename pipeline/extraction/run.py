@@ -13,6 +13,7 @@ from pipeline.errors import StoreError
 from pipeline.extraction.compute import Computer
 from pipeline.extraction.job import Job
 from pipeline.extraction.sink import Sink
+from pipeline.files import write_whole
 from pipeline.images import PreparedData
 from pipeline.params import ExtractParams, StoreParams
 from pipeline.progress import progress
@@ -63,8 +64,7 @@ def extract(
 
 def write_nothing(output: Path) -> None:
     """The placeholder <output>/none that stands for an unused slot of an ensemble."""
-    (output / "none").mkdir(parents=True, exist_ok=True)
-    (output / "none" / "unused").write_text("This slot of the ensemble holds no source.\n", encoding="utf-8")
+    write_whole(output / "none" / "unused", b"This slot of the ensemble holds no source.\n")
 
 
 def require_space(needed: int, what: str, work: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -25,6 +24,7 @@ from PIL import Image
 
 from pipeline.datasets import Photograph
 from pipeline.errors import DataError
+from pipeline.files import whole_file
 from pipeline.images import SHARDS, checksum, shard_name
 from pipeline.params import PrepareParams
 from pipeline.preparation.decoding import Decoded, decode
@@ -87,13 +87,10 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         DataError: the disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        temporary.replace(path)
+        with whole_file(path) as part:
+            write(part)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise DataError(
             f"cannot write {path} ({error.strerror}); make room and run prepare again: what is finished is kept"
         ) from None

@@ -1,4 +1,4 @@
-"""Files of a store: written whole through a temporary name, checksummed, mapped into memory for reading."""
+"""Files of a store: checksummed, mapped into memory for reading, refused in one sentence by a full disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
 
-PART = ".part"  # ending of a file that is still being written; hidden by a leading dot as well
 PIECE = 1 << 22  # bytes checksummed in one call, which holds the interpreter's lock
 
 
@@ -63,30 +62,6 @@ def record_of(path: Path) -> FileRecord:
     mapped, crc = map_file(path), Crc32c()
     crc.add(mapped)
     return FileRecord(mapped.size, crc.hex)
-
-
-def part_path(path: Path) -> Path:
-    """The temporary name that `path` is written under."""
-    return path.with_name(f".{path.name}{PART}")
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it becomes `path` in one step when the block ends without an error."""
-    part = part_path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield part
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a small file so that it exists completely or not at all."""
-    with whole_file(path) as part:
-        part.write_bytes(content)
 
 
 @contextmanager

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
-from pipeline.stores.files import FileRecord, write_whole
+from pipeline.files import write_whole
+from pipeline.stores.files import FileRecord
 from pipeline.stores.layout import Layout
 
 MANIFEST = "manifest.json"

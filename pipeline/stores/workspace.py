@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import IO
 
 from pipeline.errors import StoreError
-from pipeline.stores.files import FileRecord, record_of, write_whole
+from pipeline.files import write_whole
+from pipeline.stores.files import FileRecord, record_of
 from pipeline.stores.manifest import fingerprint
 from pipeline.stores.moments import Moments
 

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, ZstdCodec
 
 from pipeline.errors import StoreError
+from pipeline.files import part_path, write_whole
 from pipeline.stores.base import FORMATS, Array, FeatureStore, ShardWriter, StoreFormat, Verify
 from pipeline.stores.codecs import BLOSC_LEVEL, ZSTD_LEVEL, Codec, codec
-from pipeline.stores.files import Crc32c, FileRecord, map_file, part_path, record_of, write_whole
+from pipeline.stores.files import Crc32c, FileRecord, map_file, record_of
 from pipeline.stores.layout import Layout
 from pipeline.stores.manifest import Manifest, remedy
 

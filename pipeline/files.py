@@ -1,0 +1,38 @@
+"""Files that appear whole or not at all: written under a temporary name, then renamed.
+
+What is there is replaced, never edited: outputs may be hard links into DVC's cache, and writing through such a
+link would change what the cache holds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PART = ".part"  # ending of a file that is still being written; hidden by a leading dot as well
+
+
+def part_path(path: Path) -> Path:
+    """The temporary name that `path` is written under."""
+    return path.with_name(f".{path.name}{PART}")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it becomes `path` in one step when the block ends without an error."""
+    part = part_path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield part
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a small file so that it exists completely or not at all."""
+    with whole_file(path) as part:
+        part.write_bytes(content)
