@@ -52,6 +52,32 @@ def check_options(params: Params) -> None:
         raise ParamsError("\n".join(problems))
 
 
+def check_networks(params: Params) -> None:
+    """Hold every network of params.yaml, chosen or not, against its library: model, layers, weights tag, crop size.
+
+    Raises:
+        ParamsError: all problems found, a line each.
+    """
+    from pipeline.backbones import check_backbone
+    from pipeline.errors import ParamsError, ShapeError, WeightsError
+    from pipeline.params import NONE
+    from pipeline.sources import ImageSize
+
+    crop = ImageSize(params.prepare.crop, params.prepare.crop)
+    chosen = {source.backbone for source in params.sources}
+    problems: list[str] = []
+    for name, entry in params.backbones.items():
+        try:
+            if name != NONE:
+                check_backbone(name, entry, crop)
+        except (ShapeError, WeightsError) as error:  # of no concern to an experiment that does not use the network
+            problems += [str(error)] if name in chosen else []
+        except ParamsError as error:
+            problems.append(str(error))
+    if problems:
+        raise ParamsError("\n".join(problems))
+
+
 def check_experiment(params: Params) -> None:
     """Do the chosen networks, layers, decoder, fusion and loss go together? Shapes are computed without weights.
 

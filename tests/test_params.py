@@ -11,7 +11,7 @@ import pytest
 from pipeline.errors import ParamsError
 from pipeline.params import load_params
 from pipeline.sources import Source
-from stages.loading import load_checked
+from stages.loading import check_networks, load_checked
 
 ROOT = Path(__file__).parents[1]
 
@@ -122,3 +122,13 @@ def test_a_typo_fails_fast_and_changes_nothing(tmp_path: Path) -> None:
     assert "torch" not in run.stderr
     assert time.perf_counter() - start < 30  # a hang, not a bar: benchmarks measure
     assert sorted(p.name for p in tmp_path.iterdir()) == ["params.yaml"]
+
+
+def test_networks_that_are_not_chosen_are_checked_too() -> None:
+    params = load_checked(ROOT / "params.yaml", ["backbones.resnet34.layers=[layer1, layer9]"])
+    with pytest.raises(ParamsError, match=r"layer9.*layer1, layer2, layer3, layer4"):
+        check_networks(params)
+
+
+def test_a_crop_that_only_an_unused_network_refuses_is_fine() -> None:
+    check_networks(load_checked(ROOT / "params.yaml", ["prepare.crop=208", "backbones.vgg16.layers=[block1]"]))
