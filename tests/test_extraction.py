@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from torchvision.models import vgg16
 
 from pipeline.backbones import load_backbone
 from pipeline.errors import StoreError
-from pipeline.extraction import run
+from pipeline.extraction import job, run
 from pipeline.params import BackboneParams, ExtractParams
 from pipeline.stores import layout, open_store
 from pipeline.stores.workspace import Workspace, clean
@@ -162,6 +163,12 @@ def test_a_damaged_store_is_made_again(tmp_path: Path, undisturbed: dict[str, by
     shard.write_bytes(b"x" + shard.read_bytes()[1:])
     small_extraction(tmp_path)
     assert tree(tmp_path / "features") == undisturbed
+    manifest = tmp_path / "features/small/deep/manifest.json"
+    whole = manifest.read_bytes()
+    for damaged in (whole[:100], whole.replace(b'"mean"', b'"maen"'), b"[]", b""):
+        manifest.write_bytes(damaged)
+        small_extraction(tmp_path)
+        assert tree(tmp_path / "features") == undisturbed
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -192,6 +199,60 @@ def test_interrupted_between_the_last_shard_and_the_end(
     small_extraction(tmp_path / "cut", small_params(format=format), backbone=backbone)
     assert backbone.seen == 0
     assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
+
+
+def killed_at_the_end(path: Path, ignore_errors: bool = False) -> None:
+    """Stands for shutil.rmtree in a run that is killed when all that is left is to remove its work."""
+    if path.name != "replaced":
+        raise Interrupted
+
+
+def test_killed_between_renaming_and_removing_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = small_params(), small_params(dtype="float32")
+    small_extraction(tmp_path, second)
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.stores.workspace.shutil.rmtree", killed_at_the_end)
+        with pytest.raises(Interrupted):
+            small_extraction(tmp_path, first)
+    assert list((tmp_path / "work").rglob("replaced"))
+    whole = tree(tmp_path / "features")
+    small_extraction(tmp_path, second)
+    small_extraction(tmp_path, first)  # in the work of the killed run, which has replaced something before
+    assert tree(tmp_path / "features") == whole
+    assert not list((tmp_path / "work/extract").iterdir())
+
+
+def test_work_left_of_a_store_in_place_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.stores.workspace.shutil.rmtree", killed_at_the_end)
+        with pytest.raises(Interrupted):
+            small_extraction(tmp_path)
+    assert list((tmp_path / "work/extract").iterdir())
+    backbone = SmallBackbone()
+    assert small_extraction(tmp_path, backbone=backbone)
+    assert backbone.seen == 0
+    assert not list((tmp_path / "work/extract").iterdir())
+
+
+def test_work_of_other_code_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: dict[str, bytes]
+) -> None:
+    with pytest.raises(Interrupted):
+        small_extraction(tmp_path, backbone=FailingBackbone(30, Interrupted()))
+    monkeypatch.setattr(run, "code_digest", lambda: "edited")
+    backbone = SmallBackbone()
+    small_extraction(tmp_path, backbone=backbone)
+    assert backbone.seen == 40
+    assert tree(tmp_path / "features") == undisturbed  # a store does not say which code it is from: DVC does
+
+
+@pytest.mark.parametrize("file", ["backbones/backbone.py", "extraction/compute.py", "stores/encoding.py"])
+def test_the_digest_of_the_code_changes_with_each_file_that_decides_numbers(tmp_path: Path, file: str) -> None:
+    library = shutil.copytree(job.LIBRARY, tmp_path / "pipeline")
+    assert job.code_digest(library) == job.code_digest()
+    with (library / file).open("a") as source:
+        source.write("# edited\n")
+    assert job.code_digest(library) != job.code_digest()
 
 
 def test_finished_shards_are_checked_before_they_are_used(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:

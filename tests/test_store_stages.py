@@ -157,6 +157,13 @@ def test_plan_estimates_the_time(prepared: list[str], monkeypatch: pytest.Monkey
     assert "2.0 h" in run("plan", *prepared)
 
 
+def test_plan_estimates_the_time_of_weights_from_a_file(prepared: list[str]) -> None:
+    Path("trained.safetensors").touch()  # there, and not read
+    changes = ("weights=trained.safetensors", "mean=[0.5, 0.5, 0.5]", "std=[0.5, 0.5, 0.5]")
+    own = [word for change in changes for word in ("--set", f"backbones.resnet34.{change}")]
+    assert run("plan", *prepared, *own).splitlines()[1].startswith("resnet34.layer1")
+
+
 def test_extract_twice_none_and_clean(prepared: list[str]) -> None:
     run("extract", "--backbone", "none", "--backbone", "resnet34", *prepared)
     assert Path("features/none/none/unused").is_file()

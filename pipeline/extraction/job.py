@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,9 @@ from pipeline.images import PreparedData
 from pipeline.params import ExtractParams, StoreParams
 from pipeline.sources import FeatureShape, ImageSize
 from pipeline.stores.layout import STORED_AS, Layout, shard_rows
+from pipeline.stores.manifest import fingerprint
+
+LIBRARY = Path(__file__).parents[1]
 
 
 def layouts(
@@ -54,6 +59,18 @@ def store_facts(
         "store": layout.facts(),
         "libraries": {name: version(name) for name in sorted({"torch", "numpy", network["library"]})},
     }
+
+
+def code_digest(library: Path = LIBRARY) -> str:
+    """SHA-256 of the sources that decide a feature's numbers: work finished before one of them was edited is not used.
+
+    It names the unfinished work alone. A finished store is DVC's to make again when the code has changed, and its
+    fingerprint stays the same through edits that change no number.
+    """
+    files = (*(library / "backbones").glob("*.py"), library / "extraction/compute.py", library / "stores/encoding.py")
+    return fingerprint(
+        {file.relative_to(library).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    )
 
 
 class Job:

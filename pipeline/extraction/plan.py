@@ -51,7 +51,8 @@ def plan_backbone(name: str, params: Params, data: PreparedData, features: Path)
 
 def estimate_seconds(name: str, params: Params, data: PreparedData, device: torch.device) -> float:
     """Time for all rows on this machine, from a few batches. Random weights are as fast as any."""
-    entry: BackboneParams = params.backbones[name].model_copy(update={"weights": "random"})
+    untrained = {"weights": "random", "tag": None, "mean": None, "std": None}  # the others belong to trained weights
+    entry: BackboneParams = params.backbones[name].model_copy(update=untrained)
     job = Job(load_backbone(name, entry, device), data, params.store, params.extract, device)
     size = min(params.extract.batch_size, len(data))
     computed = Computer(job).pieces([np.arange(size)] * TIMED)

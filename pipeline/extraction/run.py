@@ -11,7 +11,7 @@ import torch
 from pipeline.backbones import Backbone
 from pipeline.errors import StoreError
 from pipeline.extraction.compute import Computer
-from pipeline.extraction.job import Job
+from pipeline.extraction.job import Job, code_digest
 from pipeline.extraction.sink import Sink
 from pipeline.files import write_whole
 from pipeline.images import PreparedData
@@ -19,7 +19,7 @@ from pipeline.params import ExtractParams, StoreParams
 from pipeline.progress import progress
 from pipeline.stores import FORMATS
 from pipeline.stores.files import disk_errors
-from pipeline.stores.manifest import MANIFEST, Manifest
+from pipeline.stores.manifest import Manifest
 from pipeline.stores.moments import Moments
 from pipeline.stores.workspace import Workspace, check_same_file_system, free_bytes
 
@@ -48,10 +48,11 @@ def extract(
         StoreError: it does not fit the disk, another process is at it, or features cannot be stored.
     """
     job = Job(backbone, data, store, settings, device)
+    space = Workspace(work, backbone.name, {**job.facts, "code": code_digest()})
     if _is_current(output, job):
+        space.discard()
         return True
     check_same_file_system(work, output)
-    space = Workspace(work, backbone.name, job.facts)
     mine = job.part(*part)
     with disk_errors(work):
         with space.lock(mine):
@@ -104,10 +105,11 @@ def _is_current(output: Path, job: Job) -> bool:
         return False
     for layer, facts in job.facts.items():
         path = output / layer
-        if not (path / MANIFEST).is_file():
-            return False
-        manifest = Manifest.read(path)
-        if manifest.facts != facts or any(FORMATS.get(job.format)().open(path, manifest, "never").damage()):
+        try:
+            manifest = Manifest.read(path)
+            if manifest.facts != facts or any(FORMATS.get(job.format)().open(path, manifest, "never").damage()):
+                return False
+        except StoreError:  # no manifest, or a damaged one: its remedy is this extraction
             return False
     return True
 

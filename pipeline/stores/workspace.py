@@ -108,10 +108,16 @@ class Workspace:
         """Make the finished stores `output` in one step, in place of what is there, and forget the workspace."""
         output.parent.mkdir(parents=True, exist_ok=True)
         replaced = self.path / "replaced"
+        shutil.rmtree(replaced, ignore_errors=True)  # of a run killed while it did this
         if output.exists():
             os.rename(output, replaced)
         os.rename(self.stores, output)
         shutil.rmtree(self.path)
+
+    def discard(self) -> None:
+        """Remove what is here of a store that is in place, unless a process is at it."""
+        if self.path.is_dir():
+            _remove_unused(self.path)
 
     def others(self) -> list[Path]:
         """Leftovers of the same backbone under other parameters, data, weights or versions."""
@@ -127,10 +133,8 @@ def clean(work: Path, backbones: tuple[str, ...] = ()) -> list[Path]:
     for path in sorted((work / AREA).glob("*-*")):
         if backbones and path.name.rpartition("-")[0] not in backbones:
             continue
-        with (path / "lock").open("a+b") as file:
-            if _try_lock(file, 0, PUBLISH):
-                shutil.rmtree(path)
-                removed.append(path)
+        if _remove_unused(path):
+            removed.append(path)
     return removed
 
 
@@ -154,6 +158,15 @@ def _existing(path: Path) -> Path:
     while not path.exists():
         path = path.parent
     return path
+
+
+def _remove_unused(path: Path) -> bool:
+    """Whether no process was computing or publishing in the workspace `path`, so that it is gone now."""
+    with (path / "lock").open("a+b") as file:
+        unused = _try_lock(file, 0, PUBLISH + 1)
+        if unused:
+            shutil.rmtree(path)
+    return unused
 
 
 def _try_lock(file: IO[bytes], start: int, length: int) -> bool:
