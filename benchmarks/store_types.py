@@ -1,0 +1,72 @@
+"""`python -m benchmarks.store_types`: what the stored type of the features costs, down to the reconstruction.
+
+For every type the sample photographs are extracted, decoders are fitted on the features as stored, and the test
+photographs are reconstructed from the features as stored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import torch
+
+from pipeline.backbones import load_backbone
+from pipeline.cached import CachedFeatures
+from pipeline.extraction import extract
+from pipeline.images import PreparedData
+from pipeline.inverter import load_inverter
+from pipeline.metrics import psnr
+from pipeline.params import Params, StoreParams, load_params
+from pipeline.preparation import prepare
+from pipeline.runtime import choose_device
+from pipeline.stores import open_store
+from pipeline.training import train
+
+DTYPES = get_args(StoreParams.model_fields["dtype"].annotation)
+
+
+def reconstruct(root: Path, params: Params, data: PreparedData, device: torch.device) -> tuple[float, float]:
+    """Mean test PSNR in dB, and megabytes of the store."""
+    store = open_store(root / "features" / params.backbone / params.layer)
+    train(params, data, root / "features", root / "models", root / "training.csv", root / "work", device)
+    inverter = load_inverter(root / "models", device).eval()
+    rows, found = data.rows("test"), []
+    with CachedFeatures(data, [store], device, "never") as cached, torch.inference_mode():
+        for batch in cached.batches(np.array_split(rows, -(-len(rows) // 8))):
+            found.append(psnr(inverter(batch.features), batch.targets))
+    return float(torch.cat(found).mean()), store.bytes / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", default="vgg16.block1")
+    parser.add_argument("--decoders", nargs="+", default=["linear", "transposed_conv"])
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further overrides of params.yaml")
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    device, (backbone, layer) = choose_device(options.device), options.source.split(".")
+    changes = [f"backbone={backbone}", f"layer={layer}", f"backbones.{backbone}.layers=[{layer}]", *options.set]
+    print(f"| {options.source} stored as | MB | {' | '.join(f'{name}, dB' for name in options.decoders)} |")
+    print("| --- " * (2 + len(options.decoders)) + "|")
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        prepare(load_params(overrides=changes), root / "prepared", root / "work")
+        data = PreparedData.open(root / "prepared")
+        for dtype in DTYPES:
+            scores = []
+            for decoder in options.decoders:
+                params = load_params(overrides=[*changes, f"store.dtype={dtype}", f"decoder={decoder}"])
+                network = load_backbone(backbone, params.backbones[backbone], device)
+                output = root / "features" / backbone
+                extract(network, data, output, params.store, params.extract, device, root / "work")
+                score, size = reconstruct(root, params, data, device)
+                scores.append(f"{score:.2f}")
+            print(f"| {dtype} | {size:.0f} | {' | '.join(scores)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
