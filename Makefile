@@ -11,7 +11,7 @@ repro: $(READY)
 	@python -m stages summary
 
 test: $(READY) lint
-	@python -m pytest
+	@python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(READY)
 	@ruff check .
