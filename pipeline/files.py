@@ -14,6 +14,19 @@ from pathlib import Path
 PART = ".part"  # ending of a file that is still being written; hidden by a leading dot as well
 
 
+def existing(path: Path) -> Path:
+    """`path`, or the nearest folder above it that is there."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def can_rename(source: Path, target: Path) -> bool:
+    """Whether the two, which need not exist yet, are on one file system: renaming works within one only."""
+    return existing(source).stat().st_dev == existing(target).stat().st_dev
+
+
 def part_path(path: Path) -> Path:
     """The temporary name that `path` is written under."""
     return path.with_name(f".{path.name}{PART}")

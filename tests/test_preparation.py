@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,11 +19,13 @@ import pytest
 from photo_trees import celeba_hq, div2k, imagenet_val, picture, png, save, save_all, small_params, tree_bytes
 from PIL import Image
 
+from pipeline.datasets import Photograph
 from pipeline.errors import DataError, ParamsError
 from pipeline.images import PreparedData
 from pipeline.params import load_params
 from pipeline.preparation import prepare, shards
 from pipeline.preparation.decoding import FORMATS
+from pipeline.preparation.splitting import Good, image_table
 from pipeline.preparation.views import draw_views
 
 TESTS = Path(__file__).parent
@@ -241,6 +245,32 @@ def test_copies_never_land_in_two_splits(tmp_path: Path, photographs: Path) -> N
     assert data.summary().endswith("; 30 second copies left out")
 
 
+def drawn_splits(scenes: dict[str, str]) -> dict[str, str]:
+    """Photograph → split of one photograph for each of `scenes`, id → scene, drawn by fractions."""
+    good = [
+        Good(Photograph(name, Path(name), name, None, scene), hashlib.sha256(name.encode()).hexdigest(), "RGB")
+        for name, scene in scenes.items()
+    ]
+    images, _ = image_table(good, {"validation": 0.2, "test": 0.3}, seed=42)
+    return {image.id: image.split for image in images}
+
+
+def test_photographs_of_one_scene_are_drawn_together() -> None:
+    names = [f"{i}.png" for i in range(100)]
+    splits = drawn_splits({name: f"scene{i // 5}" for i, name in enumerate(names)})
+    assert all(len({splits[name] for name in names[i : i + 5]}) == 1 for i in range(0, 100, 5))
+    assert Counter(splits.values()) == {"train": 50, "validation": 20, "test": 30}
+
+
+@pytest.mark.parametrize("scene", ["{}", ""])
+def test_photographs_without_a_scene_are_drawn_by_their_content_alone(scene: str) -> None:
+    names = [f"{i}.png" for i in range(100)]
+    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in names}
+    order = sorted(names, key=lambda name: hashlib.sha256(f"42/{digests[name]}".encode()).digest())
+    splits = drawn_splits({name: scene.format(name) for name in names})
+    assert [splits[name] for name in order] == ["test"] * 30 + ["validation"] * 20 + ["train"] * 50
+
+
 def test_the_copy_in_the_test_folder_is_the_one_that_is_kept(tmp_path: Path) -> None:
     save_all(tmp_path / "photographs/train", (f"{i}.png" for i in range(10)))
     save_all(tmp_path / "photographs/val", (f"v{i}.png" for i in range(3)), first_seed=8)
@@ -293,6 +323,58 @@ def test_repaired_files_are_decoded_again_and_only_their_shards(
     monkeypatch.setattr(shards, "decode", lambda p, rules, inner=shards.decode: decoded.append(p.id) or inner(p, rules))
     run(tmp_path, "folder", photographs)
     assert sorted(decoded) == [f"{i}.png" for i in range(10, 15)]
+
+
+def test_unfinished_work_on_another_root_is_not_mixed_in(tmp_path: Path, photographs: Path) -> None:
+    names = [path.name for path in sorted(photographs.iterdir())]
+    for seed, name in enumerate(names):
+        for root, shift in (("one", 0), ("other", 100)):
+            path = tmp_path / root / name
+            path = save(path.with_suffix(".bmp"), seed + shift)  # uncompressed: equal sizes
+            os.utime(path, (1, 1))
+    save(tmp_path / "one/zz.png", 7, "L")
+    with pytest.raises(DataError, match=r"zz\.png: "):
+        run(tmp_path, "folder", tmp_path / "one")
+    data = run(tmp_path, "folder", tmp_path / "other")
+    fresh = run(tmp_path / "fresh", "folder", tmp_path / "other")
+    assert tree_bytes(data.root) == tree_bytes(fresh.root)
+
+
+def test_other_file_systems_are_refused_before_any_work(
+    tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("no second file system to try")
+    monkeypatch.setattr(shards, "decode", None)
+    work, output = memory / "never-made", tmp_path / "prepared"
+    with pytest.raises(DataError) as error:
+        prepare(small_params("folder", photographs), output, work)
+    assert str(error.value) == (
+        f"{work} and {output} are on different file systems, and the prepared photographs are moved between them in "
+        f"one step; pass --work a directory on the file system of {output}"
+    )
+    assert not work.exists()
+
+
+def test_killed_between_renaming_and_removing_the_work(
+    tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(Exception):
+        """Stands for a killed process."""
+
+    def killed_at_the_end(path: Path, ignore_errors: bool = False) -> None:
+        if path.name != "replaced":
+            raise Interrupted
+
+    first = tree_bytes(run(tmp_path, "folder", photographs).root)
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.preparation.shutil.rmtree", killed_at_the_end)
+        with pytest.raises(Interrupted):
+            run(tmp_path, "folder", photographs)
+    assert list((tmp_path / "work").rglob("replaced"))
+    assert tree_bytes(run(tmp_path, "folder", photographs).root) == first
+    assert not tree_bytes(tmp_path / "work")
 
 
 def test_damaged_unfinished_work_is_not_believed(

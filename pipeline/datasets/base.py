@@ -30,7 +30,7 @@ class Photograph:
         path: where the file is.
         file: how manifests and tables call the file; never an absolute path.
         split: fixed by the data set, or None: drawn by the data set's fractions.
-        scene: photographs of one scene share it (a stereo pair).
+        scene: photographs of one scene share it (a stereo pair), and are drawn into one split; else the id.
         boxes: squares to cut, each an image of its own; empty: the whole photograph is the image.
     """
 

@@ -17,6 +17,7 @@ import PIL
 
 from pipeline.datasets import DATASETS, Dataset, Photograph
 from pipeline.errors import DataError
+from pipeline.files import can_rename
 from pipeline.images import FORMAT, IMAGES, MANIFEST, VIEWS, checksum
 from pipeline.params import Params, PrepareParams
 from pipeline.preparation.shards import Outcome, Shard, write_file, write_shards
@@ -37,14 +38,15 @@ def prepare(params: Params, output: Path, work: Path, workers: int | None = None
 
     Raises:
         DataError: the data set or its files are missing, bad files (all listed) with `on_bad_image: stop`,
-            a split without images, no room on the disk.
+            a split without images, no room on the disk, `work` and `output` on different file systems.
     """
     schema = DATASETS.get(params.dataset)
     dataset = schema(
         parse_section(schema.Options, params.datasets[params.dataset], f"datasets.{params.dataset}"), params.seed
     )
     photographs = dataset.photographs()
-    unfinished = work / "prepare" / _work_key(params)
+    unfinished = work / "prepare" / _work_key(params, dataset)
+    _check_same_file_system(work, output)
     _check_room(photographs, params.prepare, unfinished / "prepared")
     shards = write_shards(photographs, params.prepare, unfinished / "prepared", workers or _cores())
     outcomes = [outcome for shard in shards for outcome in shard.outcomes]
@@ -61,12 +63,26 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def _work_key(params: Params) -> str:
-    """Everything but the files that decides the pixels; which files, each shard records for itself."""
+def _work_key(params: Params, dataset: Dataset) -> str:
+    """Everything but the files that decides the pixels; which files, each shard records for itself.
+
+    The root is part of it: in another one, files of the same name, size and time may have another content.
+    """
     rules = params.prepare.model_dump(include=set(_PIXEL_RULES))
+    options = dataset.options.model_dump(mode="json")
+    if "root" in options:
+        options["root"] = str(Path(options["root"]).expanduser().resolve())
     return hashlib.sha256(
-        json.dumps([FORMAT, params.dataset, rules, PIL.__version__], sort_keys=True).encode()
+        json.dumps([FORMAT, params.dataset, options, rules, PIL.__version__], sort_keys=True).encode()
     ).hexdigest()[:16]
+
+
+def _check_same_file_system(work: Path, output: Path) -> None:
+    if not can_rename(work, output):
+        raise DataError(
+            f"{work} and {output} are on different file systems, and the prepared photographs are moved between them "
+            f"in one step; pass --work a directory on the file system of {output}"
+        )
 
 
 def _check_room(photographs: Sequence[Photograph], rules: PrepareParams, prepared: Path) -> None:
@@ -156,8 +172,10 @@ def _finish(unfinished: Path, output: Path, tables: dict[str, bytes], manifest: 
         write_file(prepared / name, partial(Path.write_bytes, data=table))
     text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
     write_file(prepared / MANIFEST, partial(Path.write_bytes, data=text.encode()))
-    if output.exists():
-        shutil.rmtree(output)
+    replaced = unfinished / "replaced"
+    shutil.rmtree(replaced, ignore_errors=True)  # of a run killed while it did this
     output.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(prepared, output)
+    if output.exists():
+        os.rename(output, replaced)
+    os.rename(prepared, output)
     shutil.rmtree(unfinished)

@@ -27,16 +27,17 @@ def image_table(
 ) -> tuple[list[ImageRow], list[dict[str, str]]]:
     """Every stored image with its split, and the list of copies left out.
 
-    Photographs without a fixed split are drawn by content (SHA-256), so neither names nor their order matter.
+    Photographs without a fixed split are drawn by content (SHA-256), so neither names nor their order matter, and
+    those of one scene together: the fractions then count scenes.
     """
     kept = _kept(good)
-    drawn = [item.sha256 for item in kept.values() if item.photograph.split is None]
-    splits = assign_splits(drawn, fractions, seed)
+    keys = _draw_keys([item for item in kept.values() if item.photograph.split is None])
+    splits = assign_splits(keys.values(), fractions, seed)
     images: list[ImageRow] = []
     duplicates = []
     for item in good:
         original = kept[item.sha256]
-        split = item.photograph.split or splits[item.sha256] if original is item else DUPLICATE
+        split = item.photograph.split or splits[keys[item.sha256]] if original is item else DUPLICATE
         if original is not item:
             duplicates.append({"file": item.photograph.file, "duplicate_of": original.photograph.file})
         images += _rows(item, split, len(images))
@@ -47,6 +48,18 @@ def _kept(good: Sequence[Good]) -> dict[str, Good]:
     """For each content the one photograph that is used: test before validation before train, then by id."""
     order = sorted(good, key=lambda item: (_KEEP.index(item.photograph.split), item.photograph.id), reverse=True)
     return {item.sha256: item for item in order}
+
+
+def _draw_keys(drawn: Sequence[Good]) -> dict[str, str]:
+    """For each content what it is drawn by: the first content, by digest, of its scene."""
+    scenes: dict[str, list[str]] = {}
+    for item in drawn:
+        scenes.setdefault(_scene(item), []).append(item.sha256)
+    return {item.sha256: min(scenes[_scene(item)]) for item in drawn}
+
+
+def _scene(item: Good) -> str:
+    return item.photograph.scene or item.photograph.id
 
 
 def _rows(item: Good, split: str, first: int) -> list[ImageRow]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from pipeline.errors import StoreError
-from pipeline.files import write_whole
+from pipeline.files import can_rename, existing, write_whole
 from pipeline.stores.files import FileRecord, record_of
 from pipeline.stores.manifest import fingerprint
 from pipeline.stores.moments import Moments
@@ -140,8 +140,7 @@ def clean(work: Path, backbones: tuple[str, ...] = ()) -> list[Path]:
 
 def check_same_file_system(work: Path, output: Path) -> None:
     """Raises StoreError when a finished store could not be renamed from `work` to `output`."""
-    first, second = _existing(work), _existing(output)
-    if first.stat().st_dev != second.stat().st_dev:
+    if not can_rename(work, output):
         raise StoreError(
             f"{work} and {output} are on different file systems, and a finished store is moved between them in one "
             f"step; pass --work a directory on the file system of {output}"
@@ -150,14 +149,7 @@ def check_same_file_system(work: Path, output: Path) -> None:
 
 def free_bytes(path: Path) -> int:
     """Bytes that may still be written to the file system of `path`, which need not exist yet."""
-    return shutil.disk_usage(_existing(path)).free
-
-
-def _existing(path: Path) -> Path:
-    path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return path
+    return shutil.disk_usage(existing(path)).free
 
 
 def _remove_unused(path: Path) -> bool:
