@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import DataError
+from pipeline.files import whole_file, write_whole
 from pipeline.metrics import HIGHER_IS_BETTER, bootstrap_means
-from pipeline.pictures import Picture, save_png, sheet
+from pipeline.pictures import Picture, require_folder, save_png, sheet
 from pipeline.protocol import differences
-from pipeline.report import read_json, title
+from pipeline.report import read_protocol, read_scores, title
 
 Metric = Literal["psnr", "ssim", "lpips", "mse", "mae"]
 METRICS_FOLDER, WORKSPACE = "metrics", "workspace"  # DVC calls the files as they are now `workspace`
@@ -38,8 +39,15 @@ class Experiment:
 
     @classmethod
     def read(cls, name: str, folder: Path) -> Experiment:
-        """Raises DataError: evaluate has not written into `folder`."""
-        metrics, protocol = read_json(folder / "metrics.json"), read_json(folder / "protocol.json")
+        """Raises DataError: evaluate has not written into `folder`, or not all of it is here."""
+        metrics = read_scores(folder)
+        absent = [each for each in NEEDED if not (folder / each).exists()]
+        if absent:
+            raise DataError(
+                f"{folder} lacks {', '.join(absent)}; fetch what DVC has cached of it (dvc pull, or dvc repro), or "
+                "evaluate again: python -m stages evaluate"
+            )
+        protocol = read_protocol(folder)
         return cls(
             name,
             metrics,
@@ -88,13 +96,14 @@ def compare(names: Sequence[str], output: Path, metric: Metric = "psnr") -> str:
     Raises:
         DataError: an experiment cannot be found or was not scored by `metric`.
     """
+    require_folder(output)
     with opened(names) as experiments:
         table = leaderboard(experiments, metric)
         notes = list(protocol_notes(experiments))
-        output.mkdir(parents=True, exist_ok=True)
-        table.to_csv(output / "leaderboard.csv", index=False, float_format="%.6g", lineterminator="\n")
+        with whole_file(output / "leaderboard.csv") as part:
+            table.to_csv(part, index=False, float_format="%.6g", lineterminator="\n")
         text = "\n".join([markdown(table), *(f"\n{note}" for note in notes)]) + "\n"
-        (output / "leaderboard.md").write_text(text, encoding="utf-8")
+        write_whole(output / "leaderboard.md", text.encode())
         picture = strip(experiments)
         if picture is not None:
             save_png(picture, output / "strip.png")
@@ -215,11 +224,17 @@ def _fetch(revision: str, target: Path) -> None:
             for name in NEEDED:
                 target.mkdir(parents=True, exist_ok=True)
                 files.get(f"{METRICS_FOLDER}/{name}", str(target / name), recursive=name == "reconstructions")
-    except (RevError, NoSCMError, NotDvcRepoError):
+    except (NoSCMError, NotDvcRepoError):
+        raise DataError(
+            f"'{revision}' is no folder with metrics.json, and experiments and revisions cannot be looked up because "
+            f"{Path.cwd()} is in no Git repository with DVC; name a folder, or run compare inside the project"
+        ) from None
+    except RevError:
         raise DataError(
             f"'{revision}' is no folder with metrics.json, no DVC experiment and no Git revision; see: dvc exp list"
         ) from None
     except (DvcException, FileNotFoundError) as error:
         raise DataError(
-            f"the evaluation of '{revision}' cannot be read ({error}); fetch it with `dvc pull`, or evaluate it again"
+            f"the evaluation of '{revision}' cannot be read ({error}); {METRICS_FOLDER}/protocol.json and "
+            "reconstructions are in DVC's cache: run dvc pull --all-commits, or dvc repro on that revision"
         ) from None

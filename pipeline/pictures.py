@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from pipeline.errors import DataError
+from pipeline.files import whole_file
 from pipeline.similarity import ssim_map
 
 ERROR_GAIN = 5
@@ -84,10 +86,23 @@ def sheet(rows: Sequence[Sequence[Picture]], captions: Sequence[Sequence[str]]) 
     return np.concatenate(padded)
 
 
+def require_folder(path: Path) -> None:
+    """Refuse, before any work, a place for pictures that is no folder and cannot become one.
+
+    Raises:
+        DataError: a file is in the way.
+    """
+    for place in (path, *path.parents):
+        if place.is_dir():
+            return
+        if place.exists():
+            raise DataError(f"--out {path}: {place} is a file; name a folder, it is made when missing")
+
+
 def save_png(picture: Picture, path: Path) -> None:
     """Write without metadata: equal pixels give equal bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path, "PNG", optimize=True)
+    with whole_file(path) as part:
+        Image.fromarray(picture).save(part, "PNG", optimize=True)
 
 
 def _strip(tiles: Sequence[Picture], texts: Sequence[str]) -> Picture:

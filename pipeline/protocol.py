@@ -23,7 +23,7 @@ CONVENTIONS = {
     "consistency": "features of the reconstruction against the stored ones: cosine; norm of the difference over norm",
     "survives": "1 - energy of the error / energy of the image, by octave, Hann window",
 }
-COMPARABLE = ("conventions", "test_images", "test_pixels")  # what two scores must share to be compared
+COMPARABLE = ("conventions", "test_images", "test_pixels", "lpips_weights")  # what two scores must share to be compared
 
 
 def identity(protocol: Mapping[str, Any]) -> int:

@@ -17,34 +17,36 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.backbones import Backbone, load_backbone
 from pipeline.checkpoint import load_model
 from pipeline.datasets import Photograph
 from pipeline.datasets._files import photographs_in
 from pipeline.errors import CheckpointError, DataError
+from pipeline.evaluation.networks import Networks, network_title, same_network
+from pipeline.files import whole_file
 from pipeline.inverter import Inverter, load_inverter
 from pipeline.metrics import score
 from pipeline.params import Params, PrepareParams
-from pipeline.pictures import ERROR_GAIN, comparison_tiles, save_png, sheet, to_picture
+from pipeline.pictures import ERROR_GAIN, comparison_tiles, require_folder, save_png, sheet, to_picture
 from pipeline.preparation.decoding import decode
 from pipeline.progress import progress
+from pipeline.similarity import Lpips, load_lpips, lpips_available
 
 SCORES, RECONSTRUCTION = "scores.csv", "_reconstruction"
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A trained decoder with the frozen networks it was trained behind, and how its photographs were cut."""
+    """A trained decoder, the frozen networks it was trained behind, how its photographs were cut, and LPIPS."""
 
     inverter: Inverter
-    backbones: dict[str, Backbone]
+    networks: Networks
     rules: PrepareParams
+    perceptual: Lpips | None  # None without AlexNet's weights
 
     @torch.inference_mode()
     def reconstruct(self, images: Tensor) -> Tensor:
         """(B, 3, crop, crop) RGB in [0, 1] → the same, seen through the inverted layers."""
-        features = {name: backbone(images) for name, backbone in self.backbones.items()}
-        return self.inverter([features[source.backbone][source.layer].float() for source in self.inverter.sources])
+        return self.inverter(self.networks(images))
 
 
 @dataclass
@@ -62,9 +64,11 @@ def reconstruct(inputs: Sequence[str], models: Path, params: Params, output: Pat
     `<name>_reconstruction.png`, and one scores.csv. Good photographs are finished whatever the others are.
 
     Raises:
-        DataError: nothing to read, or bad files (all are listed) unless prepare.on_bad_image is skip.
+        DataError: nothing to read, `output` is a file, or bad files (all are listed) unless prepare.on_bad_image is
+            skip.
         CheckpointError: no model, or one made with other weights than params.yaml gives.
     """
+    require_folder(output)
     photographs = find_photographs(inputs)
     encoder = load_encoder(models, params, device)
     result = Result()
@@ -75,7 +79,8 @@ def reconstruct(inputs: Sequence[str], models: Path, params: Params, output: Pat
             _reconstruct_batch(photographs[part], names[part], encoder, output, result)
             advance(len(photographs[part]))
     if result.scores:
-        pd.DataFrame(result.scores).to_csv(output / SCORES, index=False, float_format="%.6g", lineterminator="\n")
+        with whole_file(output / SCORES) as table:
+            pd.DataFrame(result.scores).to_csv(table, index=False, float_format="%.6g", lineterminator="\n")
     if result.bad and params.prepare.on_bad_image == "stop":
         raise DataError(_bad_files(result, len(photographs), output))
     return result
@@ -107,25 +112,25 @@ def load_encoder(models: Path, params: Params, device: torch.device) -> Encoder:
     """
     inverter = load_inverter(models, device)
     description = load_model(models)[1]
-    layers: dict[str, list[str]] = {}
     for source in inverter.sources:
-        layers.setdefault(source.backbone, []).append(source.layer)
-    backbones = {}
-    for name, wanted in layers.items():
-        if name not in params.backbones:
-            raise CheckpointError(f"{models} inverts {name}, which params.yaml lacks; add it under backbones")
-        backbones[name] = load_backbone(name, params.backbones[name], device, wanted)
-        _check_weights(models, name, description["backbones"][name], backbones[name].describe())
+        if source.backbone not in params.backbones:
+            raise CheckpointError(
+                f"{models} inverts {source.backbone}, which params.yaml lacks; add it under backbones"
+            )
+    # the stores of the training may be gone, so params.yaml tells their precision
+    networks = Networks(params, inverter.sources, [params.extract.precision] * len(inverter.sources), device)
+    for name, backbone in networks.backbones.items():
+        _check_network(models, name, description["backbones"][name], backbone.describe())
     geometry = {key: description["prepare"][key] for key in ("resize", "interpolation", "size", "crop")}
-    return Encoder(inverter, backbones, params.prepare.model_copy(update=geometry))
+    perceptual = load_lpips().to(device) if lpips_available() is None else None
+    return Encoder(inverter, networks, params.prepare.model_copy(update=geometry), perceptual)
 
 
-def _check_weights(models: Path, name: str, trained: dict[str, Any], now: dict[str, Any]) -> None:
-    if trained != now:
-        was, found = (f"{each['weights']['kind']} ({each['weights']['detail']})" for each in (trained, now))
+def _check_network(models: Path, name: str, trained: dict[str, Any], now: dict[str, Any]) -> None:
+    if not same_network(trained, now):
         raise CheckpointError(
-            f"{models} was trained behind {name} with {was} weights {trained['weights']['sha256'][:12]}…, params.yaml "
-            f"gives {found} {now['weights']['sha256'][:12]}…; set backbones.{name} as it was, or train again"
+            f"{models} was trained behind {network_title(trained)}, params.yaml now gives {network_title(now)}; "
+            f"set backbones.{name} as it was, or train again"
         )
 
 
@@ -152,7 +157,9 @@ def _reconstruct_batch(
     )
     originals = _to_tensor(crops).to(next(encoder.inverter.parameters()).device)
     reconstructions = encoder.reconstruct(originals)
-    scores = {metric: values.tolist() for metric, values in score(reconstructions, originals).items()}
+    scores = {
+        metric: values.tolist() for metric, values in score(reconstructions, originals, encoder.perceptual).items()
+    }
     for place, (path, name, _) in enumerate(good):
         own = {metric: values[place] for metric, values in scores.items()}
         _write(output, name, path, reconstructions[place].cpu(), originals[place].cpu(), own)

@@ -13,6 +13,7 @@ import pandas as pd
 
 from pipeline import plots
 from pipeline.errors import DataError
+from pipeline.files import write_whole
 
 ROWS = (  # label, where it stands in metrics.json
     ("this decoder", ()),
@@ -21,6 +22,7 @@ ROWS = (  # label, where it stands in metrics.json
     ("mean colour", ("floors", "mean_colour")),
     ("JPEG, equal bytes", ("ceilings", "jpeg")),
 )
+ELSEWHERE = "is in DVC's cache; to have it here, run: dvc pull (or dvc repro)"
 HEADER = ("", "PSNR dB", "SSIM", "LPIPS")
 STRIPS = (
     ("best", "Best reconstructions"),
@@ -45,15 +47,41 @@ def read_json(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} is missing; score a model first: python -m stages evaluate") from None
     except ValueError:
         raise DataError(f"{path} is damaged (not valid JSON); write it again: python -m stages evaluate") from None
+    if not isinstance(values, dict):
+        raise DataError(f"{path} is damaged (no JSON object); write it again: python -m stages evaluate")
     return values
 
 
+def read_scores(metrics: Path) -> dict[str, Any]:
+    """metrics.json of the folder `metrics`. Raises DataError when it is missing, damaged or without scores."""
+    path = metrics / "metrics.json"
+    scores = read_json(path)
+    if not all(isinstance(scores.get(name), dict) and "mean" in scores[name] for name in ("psnr", "ssim")):
+        raise DataError(f"{path} holds no scores; write it again: python -m stages evaluate")
+    return scores
+
+
+def read_protocol(metrics: Path) -> dict[str, Any]:
+    """protocol.json of the folder `metrics`. Raises DataError when it is missing or damaged."""
+    path = metrics / "protocol.json"
+    if not path.is_file() and (metrics / "metrics.json").is_file():
+        raise DataError(f"{path} {ELSEWHERE}")
+    return read_json(path)
+
+
 def score_table(metrics: Path) -> str:
-    """PSNR, SSIM and LPIPS of the evaluation in `metrics`, beside floors and ceilings, as aligned text."""
-    scores, protocol = read_json(metrics / "metrics.json"), read_json(metrics / "protocol.json")
+    """PSNR, SSIM and LPIPS of the evaluation in `metrics`, beside floors and ceilings, as aligned text.
+
+    The scores are in Git, what they are of is in DVC's cache: a fresh clone shows the first and says where the
+    other is.
+    """
+    scores = read_scores(metrics)
     rows = [HEADER, *score_rows(scores)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
     lines = [f"{row[0]:<{widths[0]}}  " + "  ".join(f"{row[k]:>{widths[k]}}" for k in (1, 2, 3)) for row in rows]
+    if not (metrics / "protocol.json").is_file():
+        return "\n".join([*lines, f"what was scored: {metrics / 'protocol.json'} {ELSEWHERE}"])
+    protocol = read_protocol(metrics)
     notes = [f"no {metric}: {reason}" for metric, reason in protocol["not_computed"].items()]
     return "\n".join([title(protocol), *lines, *notes])
 
@@ -89,11 +117,11 @@ def write_report(metrics: Path) -> None:
     Raises:
         DataError: evaluate's files are not there.
     """
-    scores, protocol = read_json(metrics / "metrics.json"), read_json(metrics / "protocol.json")
+    scores, protocol = read_scores(metrics), read_protocol(metrics)
     name = escape(title(protocol))
     body = "\n".join(_body(metrics, name, scores, protocol))
     page = f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{name}</title>\n<style>{STYLE}</style>\n'
-    (metrics / "report.html").write_text(f"{page}{body}\n</html>\n", encoding="utf-8")
+    write_whole(metrics / "report.html", f"{page}{body}\n</html>\n".encode())
 
 
 def _body(metrics: Path, name: str, scores: Mapping[str, Any], protocol: Mapping[str, Any]) -> Iterator[str]:

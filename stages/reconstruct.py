@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from stages.options import MODELS, PARAMS, Device, Overrides, ParamsFile
+from stages.options import MODELS, PARAMS, WORK, Device, Overrides, ParamsFile
 
 Images = Annotated[list[str], typer.Argument(metavar="IMAGE…", help="Photographs, folders, or quoted patterns.")]
 Model = Annotated[Path, typer.Option("--model", help="The trained decoder, written by train.")]
@@ -14,7 +14,7 @@ Out = Annotated[Path, typer.Option("--out", help="Where the pictures and scores.
 
 def reconstruct(
     images: Images,
-    out: Out,
+    out: Out = WORK / "reconstructions",
     model: Model = MODELS,
     device: Device = "auto",
     params: ParamsFile = PARAMS,
@@ -30,6 +30,7 @@ def reconstruct(
 
     result = run(images, model, settings, out, choose_device(device))
     for row in result.scores:
-        typer.echo(f"{out / row['picture']}: {row['psnr']:.2f} dB, SSIM {row['ssim']:.4f}")
+        perceptual = f", LPIPS {row['lpips']:.4f}" if "lpips" in row else ""
+        typer.echo(f"{out / row['picture']}: {row['psnr']:.2f} dB, SSIM {row['ssim']:.4f}{perceptual}")
     for path, reason in result.bad:
         typer.echo(f"left out {path}: {reason}", err=True)

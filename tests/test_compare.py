@@ -1,6 +1,7 @@
 """Leaderboards: order, paired significance against scipy, protocols, and experiments read from DVC."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -146,10 +147,42 @@ def test_equal_runs_write_equal_bytes(three: list[str], tmp_path: Path) -> None:
 
 def test_an_unknown_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    message = r"^'nosuch' is no folder with metrics.json, no DVC experiment and no Git revision; see: dvc exp list$"
+    message = (
+        r"^'nosuch' is no folder with metrics.json, and experiments and revisions cannot be looked up because .* is in "
+        r"no Git repository with DVC; name a folder, or run compare inside the project$"
+    )
     with pytest.raises(DataError, match=message):
         compare(["nosuch"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("absent", ["per_image.csv", "reconstructions", "protocol.json"])
+def test_an_experiment_that_is_not_all_here(absent: str, three: list[str], tmp_path: Path) -> None:
+    path = Path(three[0]) / absent
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(DataError) as refusal:
+        compare(three, tmp_path / "out")
+    assert str(refusal.value) == (
+        f"{three[0]} lacks {absent}; fetch what DVC has cached of it (dvc pull, or dvc repro), or evaluate again: "
+        "python -m stages evaluate"
+    )
+
+
+def test_a_file_where_the_comparison_should_go(three: list[str], tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("kept")
+    with pytest.raises(DataError, match=r"^--out .*deeper: .*out is a file; name a folder, it is made when missing$"):
+        compare(three, tmp_path / "out/deeper")
+    assert (tmp_path / "out").read_text() == "kept"
+
+
+def test_a_second_comparison_writes_no_file_through_its_links(three: list[str], tmp_path: Path) -> None:
+    compare(three, tmp_path / "out")
+    for path in sorted((tmp_path / "out").iterdir()):
+        os.link(path, tmp_path / path.name)
+    before = {path.name: (tmp_path / path.name).read_bytes() for path in (tmp_path / "out").iterdir()}
+    compare(three[:2], tmp_path / "out")
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    assert all((tmp_path / "out" / name).read_bytes() != content for name, content in before.items())
 
 
 DVC_YAML = """
@@ -191,6 +224,13 @@ def test_dvc_experiments_and_the_workspace(three: list[str], tmp_path: Path, mon
     assert list(table["experiment"]) == ["exp-good", "exp-middle", "workspace"]
     assert table["lead_p"][0] < 0.001
     assert table["lead_p"][1] == 1  # the workspace is exp-middle
-    message = r"^the evaluation of 'HEAD' cannot be read \(.*\); fetch it with `dvc pull`, or evaluate it again$"
-    with pytest.raises(DataError, match=message):
-        compare(["HEAD"], tmp_path / "out")
+    with pytest.raises(DataError, match=r"^'nosuch' is no folder with metrics.json, no DVC experiment and no Git rev"):
+        compare(["nosuch"], tmp_path / "out")
+    shutil.rmtree(".dvc/cache")  # a fresh clone
+    message = (
+        r"^the evaluation of '{}' cannot be read \(.*\); metrics/protocol.json and reconstructions are in DVC's cache: "
+        r"run dvc pull --all-commits, or dvc repro on that revision$"
+    )
+    for revision in ("HEAD", "exp-good"):  # nothing was ever evaluated in the first
+        with pytest.raises(DataError, match=message.format(revision)):
+            compare([revision], tmp_path / "out")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,18 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from small_experiment import CPU, Experiment, experiment
 
+from pipeline.backbones import Backbone, load_backbone
 from pipeline.backbones.normalization import IMAGENET_MEAN, IMAGENET_STD
-from pipeline.errors import CheckpointError, DataError, StoreError
+from pipeline.errors import CheckpointError, DataError, StoreError, WeightsError
 from pipeline.evaluation import evaluate
+from pipeline.evaluation.networks import Networks
+from pipeline.evaluation.protocol import code_digest
 from pipeline.inverter import load_inverter
-from pipeline.params import Params
+from pipeline.params import BackboneParams, Params
 from pipeline.protocol import differences, identity
+from pipeline.report import write_report
 from pipeline.similarity import ALEXNET_FILE, load_lpips
+from pipeline.sources import Source
 from pipeline.stores import open_store
 
 
@@ -256,22 +262,121 @@ def test_without_its_weights_lpips_is_null(metrics: dict[str, Any], per_image: p
     assert "lpips" not in per_image
 
 
-def test_without_its_networks_weights_consistency_is_null(made: Experiment, tmp_path: Path) -> None:
-    entry = made.params.backbones["vgg16"].model_copy(update={"weights": str(tmp_path / "absent.pth")})
-    params = made.params.model_copy(update={"backbones": {**made.params.backbones, "vgg16": entry}})
-    assert scored(made, tmp_path, params)["consistency"] is None
+def test_without_its_networks_weights_consistency_is_null(
+    made: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(*_: object) -> None:
+        raise WeightsError("vgg16-397923af.pth is not in the cache")
+
+    monkeypatch.setattr("pipeline.evaluation.networks.load_backbone", absent)
+    assert scored(made, tmp_path)["consistency"] is None
     reason = json.loads((tmp_path / "protocol.json").read_text())["not_computed"]["consistency"]
     assert reason == "the weights of vgg16 are not on this machine; see `python -m stages weights --help`"
 
 
-def test_other_weights_than_the_stores_are_refused(made: Experiment, tmp_path: Path) -> None:
-    entry = made.params.backbones["vgg16"].model_copy(update={"seed": 1})
-    params = made.params.model_copy(update={"backbones": {**made.params.backbones, "vgg16": entry}})
-    with pytest.raises(
-        StoreError, match=r"block1 was written with vgg16 weights \w{12}…, params.yaml now gives \w{12}…; "
-    ):
-        scored(made, tmp_path, params)
+def test_another_network_than_the_stores_is_refused(
+    made: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights of the same name and other content, as a file that was replaced."""
+
+    def replaced(name: str, entry: BackboneParams, *rest: Any) -> Backbone:
+        return load_backbone(name, entry.model_copy(update={"seed": 1}), *rest)
+
+    monkeypatch.setattr("pipeline.evaluation.networks.load_backbone", replaced)
+    message = (
+        r"block1 was written with torchvision vgg16, random \(seed 0\) weights \w{12}…, params.yaml now gives "
+        r"torchvision vgg16, random \(seed 1\) weights \w{12}…; extract again: "
+    )
+    with pytest.raises(StoreError, match=message):
+        scored(made, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("section", "update", "said"),
+    [("store", {"dtype": "int8"}, "float16"), ("extract", {"precision": "bf16"}, "precision is fp32, not bf16")],
+)
+def test_a_store_of_other_parameters_is_refused(
+    section: str, update: dict[str, str], said: str, made: Experiment, tmp_path: Path
+) -> None:
+    changed = getattr(made.params, section).model_copy(update=update)
+    with pytest.raises(StoreError, match=said):
+        scored(made, tmp_path, made.params.model_copy(update={section: changed}))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("key", ["stores", "data"])
+def test_a_linear_model_of_another_training_is_no_floor(key: str, made: Experiment, tmp_path: Path) -> None:
+    shutil.copytree(made.models, tmp_path / "models")
+    path = tmp_path / "models/linear/model.json"
+    description = json.loads(path.read_text())
+    description[key] = {"vgg16.block1": "0" * 64} if key == "stores" else "0" * 64
+    path.write_text(json.dumps(description))
+    result = evaluate(made.params, made.data(), made.features, tmp_path / "models", tmp_path / "out", CPU)
+    assert set(result["floors"]) == {"mean_colour", "bicubic"}
+
+
+def test_links_into_a_cache_keep_their_bytes(made: Experiment, output: Path, tmp_path: Path) -> None:
+    """After `dvc repro` every file in metrics is a hard link, mode 0444, into DVC's cache."""
+    metrics, cache = tmp_path / "metrics", tmp_path / "cache"
+    shutil.copytree(output, metrics)
+    write_report(metrics)
+    (metrics / "reconstructions/99_original.png").write_bytes(b"of a larger split")
+    before = {}
+    for number, path in enumerate(sorted(path for path in metrics.rglob("*") if path.is_file())):
+        cache.mkdir(exist_ok=True)
+        path.chmod(0o444)
+        os.link(path, cache / str(number))
+        before[cache / str(number)] = path.read_bytes()
+    changed = made.params.model_copy(update={"evaluate": made.params.evaluate.model_copy(update={"strips": 1})})
+    linear = experiment("linear")
+    evaluate(changed, linear.data(), linear.features, linear.models, metrics, CPU)
+    write_report(metrics)
+    assert {path: path.read_bytes() for path in before} == before
+    assert (metrics / "metrics.json").read_bytes() != (output / "metrics.json").read_bytes()
+    assert not (metrics / "reconstructions/99_original.png").exists()
+    assert not [path for path in metrics.rglob("*") if path.name.endswith(".part")]
+
+
+def test_the_network_runs_in_the_precision_of_the_store_and_without_tf32(made: Experiment) -> None:
+    seen: list[tuple[torch.dtype, bool, bool]] = []
+    sources, image = (Source("vgg16", "block1"),), torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        for precision in ("fp32", "bf16"):
+            networks = Networks(made.params, sources, [precision], CPU)
+            networks.backbones["vgg16"].register_forward_hook(
+                lambda _, __, out: seen.append(
+                    (out["block1"].dtype, torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+                )
+            )
+            assert networks(image)[0].dtype == torch.float32
+        assert torch.backends.cudnn.allow_tf32
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+    assert seen == [(torch.float32, False, False), (torch.bfloat16, False, False)]
+
+
+def test_other_lpips_weights_are_another_protocol(protocol: dict[str, Any]) -> None:
+    one, two = ({**protocol, "lpips_weights": digit * 64} for digit in "12")
+    assert differences(one, two) == ["lpips_weights (111111111111… against 222222222222…)"]
+    assert identity(one) != identity(two)
+    others = {"code": "0" * 64, "runtime": {}, "model": {}, "features": {}, "data": {}, "not_computed": {}}
+    assert identity({**protocol, **others}) == identity(protocol)
+
+
+def test_the_code_digest_covers_every_file_of_the_library(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep/a.py").write_text("1")
+    digests = {code_digest(tmp_path)}
+    (tmp_path / "deep/a.py").write_text("2")
+    digests.add(code_digest(tmp_path))
+    (tmp_path / "deep/a.py").rename(tmp_path / "deep/b.py")
+    digests.add(code_digest(tmp_path))
+    assert len(digests) == 3
+    (tmp_path / "notes.txt").touch()
+    assert code_digest(tmp_path) in digests
 
 
 def test_a_model_of_another_layer_is_refused(made: Experiment, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torchvision
 from PIL import Image
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio
-from small_experiment import CPU, Experiment, experiment
+from small_experiment import CPU, PARAMS, Experiment, experiment
 from typer.testing import CliRunner
 
 from pipeline.backbones.normalization import IMAGENET_MEAN, IMAGENET_STD
@@ -20,6 +20,7 @@ from pipeline.errors import CheckpointError, DataError
 from pipeline.inverter import load_inverter
 from pipeline.params import Params
 from pipeline.reconstruction import Result, find_photographs, reconstruct
+from pipeline.similarity import ALEXNET_FILE, load_lpips
 
 
 def made() -> Experiment:
@@ -127,8 +128,8 @@ def test_other_weights_than_in_training_are_refused(photographs: Path, tmp_path:
     entry = made().params.backbones["vgg16"].model_copy(update={"seed": 7})
     params = made().params.model_copy(update={"backbones": {**made().params.backbones, "vgg16": entry}})
     message = (
-        r"linear was trained behind vgg16 with random \(seed 0\) weights \w{12}…, params.yaml gives random \(seed 7\) "
-        r"\w{12}…; set backbones.vgg16 as it was, or train again$"
+        r"linear was trained behind torchvision vgg16, random \(seed 0\) weights \w{12}…, params.yaml now gives "
+        r"torchvision vgg16, random \(seed 7\) weights \w{12}…; set backbones.vgg16 as it was, or train again$"
     )
     with pytest.raises(CheckpointError, match=message):
         run(photographs, output=tmp_path / "out", params=params)
@@ -148,6 +149,40 @@ def test_photographs_are_cut_as_in_training_whatever_params_say_now(photographs:
     )
     then = run(photographs / "cat.png", output=tmp_path / "b")
     assert now.scores[0]["psnr"] == then.scores[0]["psnr"]
+
+
+def test_a_file_as_output_is_refused_before_any_work(photographs: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("kept")
+    with pytest.raises(DataError, match=r"^--out .*out: .*out is a file; name a folder, it is made when missing$"):
+        reconstruct([str(photographs)], tmp_path / "no model", made().params, tmp_path / "out", CPU)
+    assert (tmp_path / "out").read_text() == "kept"
+
+
+def test_lpips_where_its_weights_are(photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert "lpips" not in run(photographs / "cat.png", output=tmp_path / "without").scores[0]
+    torch.manual_seed(3)
+    state = {f"features.{key}": value for key, value in torchvision.models.alexnet().features.state_dict().items()}
+    (tmp_path / "hub/checkpoints").mkdir(parents=True)
+    torch.save(state, tmp_path / "hub/checkpoints" / ALEXNET_FILE)
+    result = run(photographs / "cat.png", output=tmp_path / "with")
+    tiles = np.asarray(Image.open(tmp_path / "with/cat.png"))[20:84] / 255
+    original, saved = (torch.from_numpy(tiles[:, left : left + 64]).permute(2, 0, 1)[None].float() for left in (6, 76))
+    with torch.no_grad():
+        expected = load_lpips().network(saved * 2 - 1, original * 2 - 1).item()
+    assert result.scores[0]["lpips"] == pytest.approx(expected, rel=0.02)  # the saved picture is rounded to 8 bits
+
+
+def test_without_out_pictures_go_to_the_work_folder(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stages.__main__ import app
+
+    (tmp_path / "params.yaml").write_text(PARAMS.read_text())
+    monkeypatch.chdir(tmp_path)
+    arguments = ["reconstruct", str(photographs / "cat.png"), "--model", str(made().models), "--device", "cpu"]
+    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+    assert (tmp_path / ".work/reconstructions/cat.png").is_file()
 
 
 def test_the_command(photographs: Path, tmp_path: Path) -> None:

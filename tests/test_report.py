@@ -125,6 +125,29 @@ def test_the_summary_command_prints_the_table(metrics: Path) -> None:
     assert f"pictures and curves: {metrics / 'report.html'}" in answer.output
 
 
+def test_a_clone_without_dvcs_cache_still_prints_the_scores(metrics: Path, tmp_path: Path) -> None:
+    shutil.copy(metrics / "metrics.json", tmp_path)
+    note = "is in DVC's cache; to have it here, run: dvc pull (or dvc repro)"
+    *lines, last = score_table(tmp_path).splitlines()
+    assert lines == score_table(metrics).splitlines()[1 : 1 + len(lines)]
+    assert last == f"what was scored: {tmp_path / 'protocol.json'} {note}"
+    with pytest.raises(DataError) as refusal:
+        write_report(tmp_path)
+    assert str(refusal.value) == f"{tmp_path / 'protocol.json'} {note}"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("{}", "holds no scores"), ('{"psnr": 3}', "holds no scores"), ("[]", "is damaged")]
+)
+def test_a_file_without_scores_is_no_table(content: str, message: str, tmp_path: Path) -> None:
+    from stages.__main__ import app
+
+    (tmp_path / "metrics.json").write_text(content)
+    with pytest.raises(DataError, match=f"metrics.json {message}.*; write it again: python -m stages evaluate$"):
+        score_table(tmp_path)
+    assert CliRunner().invoke(app, ["summary", "--metrics", str(tmp_path)]).exit_code != 0
+
+
 def test_titles_of_ensembles_tell_whose_weights_are_whose() -> None:
     def entry(kind: str, detail: str) -> dict[str, object]:
         return {"backbone": {"weights": {"kind": kind, "detail": detail}}}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipeline.backbones import Backbone, load_backbone
 from pipeline.errors import StoreError
+from pipeline.evaluation.networks import Networks, network_title, same_network
 from pipeline.params import Params
 from pipeline.sources import Source
 from pipeline.stores import FeatureStore
@@ -17,7 +18,7 @@ TINY = 1e-12  # keeps the error of features that are all zero a number
 
 
 class Reencoder:
-    """The frozen networks behind the stores, each run once a batch whatever the number of its layers."""
+    """The frozen networks behind the stores, in the precision that the stores were computed in."""
 
     def __init__(
         self, params: Params, sources: Sequence[Source], stores: Sequence[FeatureStore], device: torch.device
@@ -26,15 +27,11 @@ class Reencoder:
 
         Raises:
             WeightsError: a network's weights cannot be had here.
-            StoreError: a store was written with other weights than params.yaml names now.
+            StoreError: a store was written with another network or other weights than params.yaml names now.
         """
-        self.sources = tuple(sources)
-        self.backbones = {
-            name: load_backbone(name, params.backbones[name], device, [s.layer for s in sources if s.backbone == name])
-            for name in dict.fromkeys(source.backbone for source in sources)
-        }
+        self.networks = Networks(params, sources, [store.manifest.facts["precision"] for store in stores], device)
         for source, store in zip(sources, stores, strict=True):
-            _check_weights(self.backbones[source.backbone], store)
+            _check_network(source.backbone, store, self.networks.backbones[source.backbone].describe())
 
     @torch.inference_mode()
     def compare(self, images: Tensor, features: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -43,10 +40,9 @@ class Reencoder:
         Returns `cosine` and `relative_error` (norm of the difference over the norm of `features`), each (B,)
         float64, averaged over the sources.
         """
-        outputs = {name: backbone(images) for name, backbone in self.backbones.items()}
         pairs = [
-            (outputs[source.backbone][source.layer].float().flatten(1), stored.float().flatten(1))
-            for source, stored in zip(self.sources, features, strict=True)
+            (again.flatten(1), stored.float().flatten(1))
+            for again, stored in zip(self.networks(images), features, strict=True)
         ]
         cosines = [torch.cosine_similarity(again, stored).double() for again, stored in pairs]
         errors = [
@@ -55,10 +51,10 @@ class Reencoder:
         return {"cosine": torch.stack(cosines).mean(0), "relative_error": torch.stack(errors).mean(0)}
 
 
-def _check_weights(backbone: Backbone, store: FeatureStore) -> None:
-    stored = store.manifest.facts["backbone"]["weights"]["sha256"]
-    if backbone.weights.sha256 != stored:
+def _check_network(name: str, store: FeatureStore, now: dict[str, Any]) -> None:
+    recorded = store.manifest.facts["backbone"]
+    if not same_network(recorded, now):
         raise StoreError(
-            f"{store.path} was written with {backbone.name} weights {stored[:12]}…, params.yaml now gives "
-            f"{backbone.weights.sha256[:12]}…; extract again: python -m stages extract --backbone {backbone.name}"
+            f"{store.path} was written with {network_title(recorded)}, params.yaml now gives {network_title(now)}; "
+            f"extract again: python -m stages extract --backbone {name}"
         )

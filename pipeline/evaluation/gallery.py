@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.cached import CachedFeatures
+from pipeline.evaluation.batches import batched
 from pipeline.images import PreparedData
 from pipeline.inverter import Inverter
 from pipeline.params import EvaluateParams
@@ -57,11 +58,6 @@ def write_gallery(
         save_png(to_picture(shown[index].target), output / "reconstructions" / f"{number:02}_original.png")
         save_png(to_picture(shown[index].prediction), output / "reconstructions" / f"{number:02}_reconstruction.png")
     return [shown[index].name for index in samples]
-
-
-def batched(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
-    """`rows` in order, `size` at a time."""
-    return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 def extremes(scores: NDArray[np.float64], count: int) -> dict[str, list[int]]:

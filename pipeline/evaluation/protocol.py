@@ -15,8 +15,7 @@ from pipeline.protocol import CONVENTIONS
 from pipeline.runtime import provenance
 from pipeline.stores import FeatureStore
 
-EVALUATION = ("baselines", "consistency", "scoring", "spectrum")
-SCORING = ("metrics.py", "similarity.py", *(f"evaluation/{name}.py" for name in EVALUATION))
+LIBRARY = Path(__file__).parents[1]
 
 
 def describe(params: Params, data: PreparedData, subject: Subject, pixels: str, device: torch.device) -> dict[str, Any]:
@@ -39,19 +38,20 @@ def describe(params: Params, data: PreparedData, subject: Subject, pixels: str, 
         "model": dict(subject.description),
         "lpips_weights": None if subject.perceptual is None else subject.perceptual.sha256,
         "bootstrap": {"resamples": params.evaluate.bootstrap, "seed": params.seed},
-        "scoring_code": scoring_digest(),
+        "code": code_digest(),
         "runtime": {key: value for key, value in provenance(device).items() if key != "threads"},
     }
 
 
-def scoring_digest() -> str:
-    """SHA-256 over the files that define the scores.
+def code_digest(library: Path = LIBRARY) -> str:
+    """SHA-256 over every Python file of the library, with its name.
 
     Not the git commit: DVC keeps outputs by their inputs, and a commit changes with every unrelated edit.
     """
     digest = hashlib.sha256()
-    for name in SCORING:
-        digest.update((Path(__file__).parent.parent / name).read_bytes())
+    for path in sorted(library.rglob("*.py")):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(library).as_posix()} {len(content)}\n".encode() + content)
     return digest.hexdigest()
 
 

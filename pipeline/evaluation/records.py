@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pipeline.evaluation.scoring import Columns, Energies
 from pipeline.evaluation.spectrum import octaves
 from pipeline.evaluation.subject import WEIGHT, Subject
+from pipeline.files import whole_file, write_whole
 from pipeline.metrics import METRICS, summarise
 from pipeline.params import Params
 
@@ -71,14 +72,13 @@ def histogram(values: NDArray[np.float64], width: float) -> tuple[NDArray[np.flo
 
 def write_csv(path: Path, columns: Mapping[str, Any]) -> None:
     """One line for each entry; floats with `DIGITS` significant digits."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(dict(columns)).to_csv(path, index=False, float_format=f"%.{DIGITS}g", lineterminator="\n")
+    with whole_file(path) as part:
+        pd.DataFrame(dict(columns)).to_csv(part, index=False, float_format=f"%.{DIGITS}g", lineterminator="\n")
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Strict JSON (no NaN, no Infinity), indented, in the order given."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    write_whole(path, f"{json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)}\n".encode())
 
 
 def rounded(values: Any) -> Any:

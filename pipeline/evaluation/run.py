@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from pipeline.cached import CachedFeatures
 from pipeline.errors import DataError
 from pipeline.evaluation.baselines import mean_colour
-from pipeline.evaluation.gallery import batched, write_gallery
+from pipeline.evaluation.batches import batched
+from pipeline.evaluation.gallery import write_gallery
 from pipeline.evaluation.protocol import describe
 from pipeline.evaluation.records import summary, write_json, write_tables
 from pipeline.evaluation.scoring import References, Tally
@@ -24,6 +26,7 @@ from pipeline.progress import progress
 from pipeline.protocol import identity
 from pipeline.runtime import seed_everything
 
+OWN_FOLDERS = ("plots", "reconstructions")  # below the output; nothing else is written there
 COLOUR_IMAGES = 1000  # training images behind the mean colour: more would not move it
 
 
@@ -42,11 +45,12 @@ def evaluate(
     rows = data.rows("test")
     if not len(rows):
         raise DataError(f"{data.root} has no test images; give the data set a test split and run: dvc repro")
-    subject = open_subject(params, features, models, device)
+    subject = open_subject(params, data, features, models, device)
     tally = Tally(_references(data, subject), len(rows), subject.perceptual)
     with CachedFeatures(data, subject.stores, device, resident="never") as cached:
         pixels = _score(subject, tally, data, cached, rows, params.evaluate.batch_size)
         columns = tally.columns()
+        _remove_pictures(output)
         samples = write_gallery(params.evaluate, data, cached, subject.inverter, rows, columns["psnr"], output)
     protocol = describe(params, data, subject, pixels, device) | {"reconstructions": samples}
     metrics = summary(params, subject, columns, data.crop) | {"protocol": identity(protocol)}
@@ -54,6 +58,13 @@ def evaluate(
     write_json(output / "protocol.json", protocol)
     write_tables(output, [data.image_ids[image] for image in data.image[rows]], columns, tally.energies())
     return metrics
+
+
+def _remove_pictures(output: Path) -> None:
+    """No picture or curve of an earlier run stays. Removed, never overwritten: it may be a link into DVC's cache."""
+    for name in OWN_FOLDERS:
+        if (output / name).is_dir():
+            shutil.rmtree(output / name)
 
 
 def _references(data: PreparedData, subject: Subject) -> References:

@@ -13,10 +13,12 @@ from torch import Tensor
 from pipeline.checkpoint import DESCRIPTION, load_model
 from pipeline.errors import CheckpointError, WeightsError
 from pipeline.evaluation.consistency import Reencoder
+from pipeline.features import open_features
+from pipeline.images import PreparedData
 from pipeline.inverter import Inverter, load_inverter
 from pipeline.params import Params
 from pipeline.similarity import ALEXNET_FILE, Lpips, load_lpips, lpips_available
-from pipeline.stores import FeatureStore, open_store
+from pipeline.stores import FeatureStore
 
 WEIGHT = "weight_of_"  # column of a source's learned weight in the fusion
 LINEAR = "linear"  # folder below the model's, where train leaves the closed-form decoder it started from
@@ -53,22 +55,22 @@ class Subject:
         return sum(store.layout.row_bytes + 8 * store.shape.channels * store.layout.has_scales for store in self.stores)
 
 
-def open_subject(params: Params, features: Path, models: Path, device: torch.device) -> Subject:
-    """Load the model in `models` and the stores of its sources below `features`.
+def open_subject(params: Params, data: PreparedData, features: Path, models: Path, device: torch.device) -> Subject:
+    """Load the model in `models` and the stores of its sources below `features`, made of `data`.
 
     Raises:
         CheckpointError: no model, or one of other sources than `params` names, or trained on other features.
-        StoreError: a store is missing or damaged, or was written with other weights.
+        StoreError: a store is missing or damaged, or was made with other parameters, weights or data.
     """
     inverter = load_inverter(models, device)
     description = load_model(models)[1]
     _check_sources(params, inverter, models)
-    stores = tuple(open_store(features / source.backbone / source.layer) for source in inverter.sources)
+    stores = open_features(features, inverter.sources, params, data)
     _check_stores(description, inverter, stores, models)
     missing: dict[str, str] = {}
     return Subject(
         inverter=inverter,
-        linear=_linear(models, device),
+        linear=_linear(models, description, device),
         description=description,
         stores=stores,
         perceptual=_perceptual(device, missing),
@@ -91,8 +93,14 @@ def _check_stores(
             raise CheckpointError(f"{models} was trained on other features than {store.path} holds; run: dvc repro")
 
 
-def _linear(models: Path, device: torch.device) -> Inverter | None:
-    return load_inverter(models / LINEAR, device) if (models / LINEAR / DESCRIPTION).is_file() else None
+def _linear(models: Path, description: Mapping[str, Any], device: torch.device) -> Inverter | None:
+    """The closed-form decoder beside the model, unless another training left it there."""
+    if not (models / LINEAR / DESCRIPTION).is_file():
+        return None
+    beside = load_model(models / LINEAR)[1]
+    if any(beside.get(key) != description[key] for key in ("stores", "data")):
+        return None
+    return load_inverter(models / LINEAR, device)
 
 
 def _perceptual(device: torch.device, missing: dict[str, str]) -> Lpips | None:

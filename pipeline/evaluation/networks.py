@@ -1,0 +1,62 @@
+"""The frozen networks behind a decoder, run again exactly as they were for its features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.backbones import Backbone, load_backbone
+from pipeline.extraction.compute import AUTOCAST, float32_is_float32
+from pipeline.params import Params
+from pipeline.sources import Source
+
+DETERMINES = ("library", "model", "mean", "std")  # with the weights' SHA-256; how weights are called changes nothing
+
+
+class Networks:
+    """Images to the features of several layers, each network run once a batch whatever the number of its layers."""
+
+    def __init__(
+        self, params: Params, sources: Sequence[Source], precisions: Sequence[str], device: torch.device
+    ) -> None:
+        """`precisions` (fp32, bf16 or fp16) belong to `sources`, in order.
+
+        Raises:
+            WeightsError: a network's weights cannot be had here.
+        """
+        self.sources = tuple(sources)
+        self.backbones: dict[str, Backbone] = {}
+        self._precision: dict[str, str] = {}
+        for source, precision in zip(sources, precisions, strict=True):
+            name = source.backbone
+            self._precision.setdefault(name, precision)  # all layers of a network come from one pass
+            if name not in self.backbones:
+                layers = [each.layer for each in sources if each.backbone == name]
+                self.backbones[name] = load_backbone(name, params.backbones[name], device, layers)
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) RGB in [0, 1] → (B, C, h, w) float32 of each source, in order."""
+        outputs = {}
+        with float32_is_float32():
+            for name, backbone in self.backbones.items():
+                precision = self._precision[name]
+                with torch.autocast(images.device.type, AUTOCAST.get(precision), enabled=precision != "fp32"):
+                    outputs[name] = backbone(images)
+        return [outputs[source.backbone][source.layer].float() for source in self.sources]
+
+
+def same_network(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two descriptions (`Backbone.describe`) are of a network that gives the same features."""
+    weights = recorded["weights"]["sha256"] == now["weights"]["sha256"]
+    return weights and all(recorded[key] == now[key] for key in DETERMINES)
+
+
+def network_title(description: Mapping[str, Any]) -> str:
+    """Which one, for a message: `torchvision vgg16, random (seed 0) weights 0123456789ab…`."""
+    weights = description["weights"]
+    network = f"{description['library']} {description['model']}"
+    return f"{network}, {weights['kind']} ({weights['detail']}) weights {weights['sha256'][:12]}…"
