@@ -100,8 +100,8 @@ class Slot:
 
     def release(self) -> None:
         """Say that everything which reads the slot has been queued on the current stream."""
-        if self.consumed is not None:
-            self.consumed.record()
+        if self.consumed is not None and self.stream is not None:
+            self.consumed.record(torch.cuda.current_stream(self.stream.device))
 
 
 def new_slots(count: int, stores: Sequence[FeatureStore], crop: int, device: torch.device) -> list[Slot]:

@@ -19,7 +19,7 @@ from torchvision.models import vgg16
 
 from pipeline.backbones import load_backbone
 from pipeline.errors import StoreError
-from pipeline.extraction import job, run
+from pipeline.extraction import compute, job, run
 from pipeline.params import BackboneParams, ExtractParams
 from pipeline.stores import layout, open_store
 from pipeline.stores.workspace import Workspace, clean
@@ -137,6 +137,30 @@ def test_every_row_passes_once_for_all_layers(tmp_path: Path) -> None:
     backbone = SmallBackbone()
     small_extraction(tmp_path, backbone=backbone)
     assert backbone.seen == 40
+
+
+def test_photographs_that_were_passed_are_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute, "FORGET", 10 * 3 * 16 * 16)  # ten rows
+    data = SmallData()
+    data.forget = Mock()
+    small_extraction(tmp_path, data=data)
+    assert data.forget.call_count == 3  # after 12, 24 and 36 of 40 rows
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_the_gpu_gives_the_cpus_features(tmp_path: Path, precision: str, dtype: str) -> None:
+    small_extraction(tmp_path / "cpu", small_params(dtype="float32"))
+    settings = ExtractParams.model_validate({"precision": precision, "batch_size": 3})
+    for name in ("once", "again"):
+        small_extraction(tmp_path / name, small_params(dtype=dtype), settings=settings, device=torch.device("cuda"))
+    assert tree(tmp_path / "once") == tree(tmp_path / "again")
+    exact = open_store(tmp_path / "cpu/features/small/deep").read(np.arange(40))
+    found = open_store(tmp_path / "once/features/small/deep").read(np.arange(40))
+    bar = max({"fp32": 1e-5, "bf16": 2e-2, "fp16": 2e-3}[precision], 4e-3 if dtype == "int8" else 0)
+    assert np.sqrt(((found - exact) ** 2).mean() / (exact**2).mean()) < bar
 
 
 # Again, resumed, and never mixed

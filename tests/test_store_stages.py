@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from photo_trees import save_all
 from small_stores import SmallBackbone, small_extraction, small_params
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from pipeline.errors import ParamsError, PipelineError, StoreError
 from pipeline.extraction import plan as planning
+from pipeline.images import PreparedData
 from pipeline.stores import layout, open_store, workspace
 from stages.__main__ import app
 from stages.tables import duration, size, text_table
@@ -188,6 +190,15 @@ def test_shards_that_make_no_sense(prepared: list[str], shards: str) -> None:
     with pytest.raises(ParamsError) as error:
         run("extract", "--shards", shards, *prepared)
     assert str(error.value) == f"--shards {shards}: must be I/N with I below N, for example 0/2 and 1/2"
+
+
+def test_photographs_let_go_come_back_unchanged(prepared: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    data = PreparedData.open(Path("data/prepared"))
+    rows = np.arange(len(data))
+    before = data.crops(rows)
+    data.forget()
+    monkeypatch.setattr("pipeline.images.checksum", None)  # what was checked once is not checked again
+    np.testing.assert_array_equal(data.crops(rows), before)
 
 
 def test_unknown_backbone_names_the_known_ones(prepared: list[str]) -> None:
