@@ -325,7 +325,10 @@ def test_repaired_files_are_decoded_again_and_only_their_shards(
     assert sorted(decoded) == [f"{i}.png" for i in range(10, 15)]
 
 
-def test_unfinished_work_on_another_root_is_not_mixed_in(tmp_path: Path, photographs: Path) -> None:
+def test_unfinished_work_on_another_root_is_not_mixed_in(
+    tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "SHARD_BYTES", 5 * 48 * 48 * 3)
     names = [path.name for path in sorted(photographs.iterdir())]
     for seed, name in enumerate(names):
         for root, shift in (("one", 0), ("other", 100)):
