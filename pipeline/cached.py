@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
@@ -194,8 +195,7 @@ def free_memory(device: torch.device) -> int:
     """Bytes that can still be had on `device`: of the GPU, or of main memory within a container's limit."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    free = int(fields["MemAvailable"].split()[0]) * 1024
+    free: int = psutil.virtual_memory().available
     if MEMORY_LIMIT.is_file() and (limit := MEMORY_LIMIT.read_text().strip()) != "max":
         free = min(free, int(limit) - int(MEMORY_USED.read_text()))
     return free

@@ -51,6 +51,7 @@ def extract(
 
     from pipeline import extraction
     from pipeline.stores.workspace import clean as remove_leftovers
+    from pipeline.stores.workspace import leftovers
 
     if clean:
         for path in remove_leftovers(work, tuple(backbone or ())):
@@ -72,6 +73,8 @@ def extract(
         output = features / name
         if not extraction.extract(network, prepared, output, settings.store, settings.extract, place, work, part):
             typer.echo(f"{output} waits for the other parts of --shards {shards}")
+        elif others := leftovers(work, name):
+            typer.echo(f"unfinished extractions of other settings: {', '.join(map(str, others))}; --clean removes them")
 
 
 def chosen_backbones(settings: "Params", names: list[str] | None) -> "dict[str, BackboneParams]":

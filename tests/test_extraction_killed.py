@@ -67,6 +67,51 @@ def test_killed_at_ten_moments_and_resumed_the_store_is_the_same(tmp_path: Path,
     assert partly_done >= 3
 
 
+# Processes at the same time
+
+
+def extract_part(root: str, format: str, index: str, parts: str) -> None:
+    layout.MEGABYTE = SMALL_MEGABYTE
+    try:
+        complete = small_extraction(
+            Path(root),
+            small_params(format=format),
+            backbone=SmallBackbone(seconds=0.005),
+            part=(int(index), int(parts)),
+        )
+    except StoreError as error:
+        Path(f"{root}.{index}").write_text(str(error))
+    else:
+        Path(f"{root}.{index}").write_text(str(complete))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_processes_with_shards_of_their_own_make_the_bytes_of_one(
+    tmp_path: Path, nursery: Nursery, format: str
+) -> None:
+    small_extraction(tmp_path / "one", small_params(format=format))
+    for attempt in range(5):
+        root = tmp_path / f"parts{attempt}"
+        children = [nursery.start("extract_part", str(root), format, index, "3") for index in "012"]
+        assert [nursery.wait(child) for child in children] == [0, 0, 0]
+        said = [Path(f"{root}.{index}").read_text() for index in "012"]
+        assert set(said) <= {"True", "False"}
+        assert "True" in said
+        assert tree(root) == tree(tmp_path / "one")
+
+
+def test_processes_at_the_same_shards_are_refused(tmp_path: Path, nursery: Nursery) -> None:
+    small_extraction(tmp_path / "one")
+    root = tmp_path / "same"
+    first = nursery.start("extract_slowly", str(root), "zarr")
+    while not list(root.glob("work/extract/*/done/*.json")):
+        time.sleep(0.005)
+    nursery.wait(nursery.start("extract_part", str(root), "zarr", "0", "2"))
+    assert Path(f"{root}.0").read_text().startswith("another process is extracting small in ")
+    assert nursery.wait(first) == 0
+    assert tree(root) == tree(tmp_path / "one")
+
+
 # A disk that fills: a small tmpfs where mounting is allowed, otherwise a limit on the size of files.
 
 

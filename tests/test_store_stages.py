@@ -171,6 +171,8 @@ def test_extract_twice_none_and_clean(prepared: list[str]) -> None:
     assert Path("features/none/none/unused").is_file()
     leftover = Path(".work/extract/resnet34-0123456789abcdef")
     leftover.mkdir(parents=True)
+    told = f"unfinished extractions of other settings: {leftover}; --clean removes them\n"
+    assert run("extract", *prepared) == told
     assert run("extract", "--clean", *prepared) == f"removed {leftover}\n"
     assert not leftover.exists()
     assert run("extract", "--clean", *prepared) == ""

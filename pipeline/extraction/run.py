@@ -118,7 +118,10 @@ def _publish(job: Job, space: Workspace, output: Path) -> bool:
     """Write the manifests and put the stores in place, if every shard is there."""
     records = [record for shard in range(job.shards) if (record := space.finished(shard)) is not None]
     if len(records) < job.shards:
-        return _is_current(output, job)  # another part may just have put them there
+        current = _is_current(output, job)  # another part may just have put them there
+        if current:
+            space.discard()
+        return current
     for layer, layout in job.layouts.items():
         path = space.layer(layer)
         attributes = {"backbone": job.backbone.name, "layer": layer, "stored_dtype": layout.dtype}

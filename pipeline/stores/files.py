@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,8 +54,8 @@ def map_file(path: Path) -> NDArray[np.uint8]:
 
 def read_ahead(path: Path) -> None:
     """Ask the kernel to read the whole file into the page cache, in order, without waiting for it."""
-    with path.open("rb") as file:
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        mapped.madvise(mmap.MADV_WILLNEED)
 
 
 def record_of(path: Path) -> FileRecord:

@@ -112,16 +112,12 @@ class Workspace:
         if output.exists():
             os.rename(output, replaced)
         os.rename(self.stores, output)
-        shutil.rmtree(self.path)
+        shutil.rmtree(self.path, ignore_errors=True)  # another part may be looking in at this moment
 
     def discard(self) -> None:
         """Remove what is here of a store that is in place, unless a process is at it."""
         if self.path.is_dir():
             _remove_unused(self.path)
-
-    def others(self) -> list[Path]:
-        """Leftovers of the same backbone under other parameters, data, weights or versions."""
-        return sorted(path for path in self.area.glob(f"{self.backbone}-*") if path != self.path)
 
     def _record(self, shard: int) -> Path:
         return self.path / "done" / f"{shard:05d}.json"
@@ -136,6 +132,11 @@ def clean(work: Path, backbones: tuple[str, ...] = ()) -> list[Path]:
         if _remove_unused(path):
             removed.append(path)
     return removed
+
+
+def leftovers(work: Path, backbone: str) -> list[Path]:
+    """Unfinished extractions of `backbone`, whatever their parameters, data, weights or versions."""
+    return [path for path in sorted((work / AREA).glob(f"{backbone}-*")) if path.name.rpartition("-")[0] == backbone]
 
 
 def check_same_file_system(work: Path, output: Path) -> None:
