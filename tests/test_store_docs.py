@@ -1,0 +1,32 @@
+"""What docs/store.md tells a reader to type works as it stands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from small_stores import write_store
+
+PAGE = (Path(__file__).parents[1] / "docs/store.md").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=["zarr", "h5py", "pipeline"])
+def test_snippets_run(snippet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    features = torch.rand(9, 2, 4, 4, generator=torch.Generator().manual_seed(0)).half().float()
+    write_store(Path("features/vgg16/block1"), features, "hdf5" if "h5py" in snippet else "zarr", "float16", "lz4", 4)
+    names: dict[str, object] = {}
+    exec(snippet, names)
+    expected = features[[0, 7, 3]] if "pipeline" in snippet else features[:4]
+    found = names["features"] if "pipeline" in snippet else names["rows"]
+    assert (torch.from_numpy(found).float() == expected).all()  # type: ignore[arg-type]
+
+
+def test_every_table_is_measured() -> None:
+    for name in ("types", "speed"):
+        table = re.search(f"<!-- {name}: begin -->\n(.*?)<!-- {name}: end -->", PAGE, re.DOTALL)
+        assert table is not None
+        assert table[1].count("|") > 20
