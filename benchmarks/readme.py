@@ -17,7 +17,6 @@ EXPERIMENTS = {
     "block1-transposed_conv": ("decoder=transposed_conv",),
     "block1-linear": ("decoder=linear",),
     "block3-linear": ("decoder=linear", "layer=block3"),
-    "block5-linear": ("decoder=linear", "layer=block5"),
 }
 
 
