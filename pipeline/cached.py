@@ -78,15 +78,19 @@ class CachedFeatures:
         self.waited = 0.0
         self._threads, self._slots = threads, new_slots(ahead + 1, self.stores, data.crop, device)
         self.resident = _stays(resident, self._row_bytes() * len(data), device)
-        self._kept = self._load() if self.resident else None
+        self._kept: Stored | None = None
+        if self.resident:
+            self._kept = self._load()
 
     def batches(self, plan: Iterable[Rows]) -> Iterator[Batch]:
         """The batches whose row numbers `plan` gives, in its order. One iteration at a time.
 
         Raises:
-            StoreError, DataError: a shard is damaged.
+            StoreError, DataError: a shard is damaged. IndexError: there is no such row.
         """
-        made = self._from_disk(plan) if self._kept is None else self._from_memory(self._kept, plan)
+        plan, kept = map(self._checked, plan), self._kept
+        # on the CPU even rows in memory are gathered ahead, in the ring's threads
+        made = self._read_ahead(plan) if kept is None or self.device.type == "cpu" else self._selected(kept, plan)
         while True:
             start = time.perf_counter()
             batch = next(made, None)
@@ -115,25 +119,37 @@ class CachedFeatures:
     ) -> None:
         self.close()
 
-    def _from_disk(self, plan: Iterable[Rows]) -> Iterator[Batch]:
+    def _checked(self, rows: Rows) -> Rows:
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self.data):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self.data)}")
+        return rows
+
+    def _read_ahead(self, plan: Iterable[Rows]) -> Iterator[Batch]:
         for slot in prefetch(plan, self._read, self._slots, self._threads):
             batch = self._decoded(slot.rows, slot.stored())
             slot.release()
             yield batch
 
-    def _from_memory(self, kept: Stored, plan: Iterable[Rows]) -> Iterator[Batch]:
+    def _selected(self, kept: Stored, plan: Iterable[Rows]) -> Iterator[Batch]:
         for rows in plan:
             chosen = torch.from_numpy(rows).to(self.device, non_blocking=True)
             yield self._decoded(rows, kept.map(lambda t, chosen=chosen: t.index_select(0, chosen)))  # type: ignore[misc]
 
     def _read(self, slot: Slot, rows: Rows) -> None:
         host = slot.reserve(rows)
+        if self._kept is None:
+            self._read_files(host, rows)
+        else:
+            for target, kept in zip(host.tensors(), self._kept.tensors(), strict=True):
+                np.take(as_numpy(kept), rows, axis=0, out=as_numpy(target), mode="clip")
+        slot.upload()
+
+    def _read_files(self, host: Stored, rows: Rows) -> None:
         for store, values, scales in zip(self.stores, host.values, host.scales, strict=True):
             store.read_into(rows, as_numpy(values))
             if scales is not None:
                 store.read_scales_into(rows, scales.numpy())
         self.data.crops(rows, host.pixels.numpy())
-        slot.upload()
 
     def _decoded(self, rows: Rows, stored: Stored) -> Batch:
         sources = zip(stored.values, stored.scales, self.stores, strict=True)

@@ -67,6 +67,13 @@ def test_many_batches_through_few_slots_keep_their_order(tmp_path: Path) -> None
             np.testing.assert_array_equal(batch.features[0].numpy(), stores[0].read(rows))
 
 
+@pytest.mark.parametrize("resident", ["never", "always"])
+@pytest.mark.parametrize("row", [-1, 40])
+def test_there_is_no_such_row(tmp_path: Path, resident, row: int) -> None:
+    with CachedFeatures(SmallData(), make(tmp_path), CPU, resident) as cached, pytest.raises(IndexError, match="of 40"):
+        list(cached.batches([np.array([3, row])]))
+
+
 def test_leaving_early_stops_the_threads(tmp_path: Path) -> None:
     data, stores = SmallData(), make(tmp_path)
     with CachedFeatures(data, stores, CPU, "never") as cached:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline.errors import StoreError
 from pipeline.extraction.job import Job
-from pipeline.stores.encoding import check_range, encode, rgb
+from pipeline.stores.encoding import check_range, encode, rgb, row_major
 
 READ_AHEAD = 2  # batches of crops
 FORGET = 256 << 20  # bytes of crops after which the mapped photographs behind them are let go
@@ -27,10 +27,7 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class LayerPiece:
-    """Encoded rows of one layer on the CPU, and their sums per row and channel: total and square, (n, C).
-
-    From the CPU the values come in the memory format of the network; the writer's thread turns them.
-    """
+    """Encoded rows of one layer on the CPU, and their sums per row and channel: total and square, (n, C)."""
 
     values: Tensor
     scales: Tensor | None
@@ -54,6 +51,8 @@ class Piece:
 class Computer:
     """The backbone of a job on its device."""
 
+    _pool: ThreadPoolExecutor  # while `pieces` runs
+
     def __init__(self, job: Job) -> None:
         self._job, self._device = job, job.device
         self._cuda = job.device.type == "cuda"
@@ -68,7 +67,7 @@ class Computer:
         Raises:
             StoreError: features that cannot be stored, or no memory for a single image.
         """
-        with float32_is_float32():
+        with float32_is_float32(), ThreadPoolExecutor(torch.get_num_threads()) as self._pool:
             for rows, pixels in zip(batches, self._crops(batches), strict=True):
                 yield from self._split(rows, pixels)
 
@@ -137,12 +136,16 @@ class Computer:
         check_range(features, square, dtype, f"{self._job.backbone.name}.{layer}")
         encoded = encode(features, dtype)
         scales = None if encoded.scales is None else self._to_host(encoded.scales)
-        return LayerPiece(self._to_host(encoded.values), scales, self._to_host(total), self._to_host(square))
+        return LayerPiece(
+            self._to_host(row_major(encoded.values, self._pool.map)),
+            scales,
+            self._to_host(total),
+            self._to_host(square),
+        )
 
     def _to_host(self, values: Tensor) -> Tensor:
         if not self._cuda:
             return values
-        values = values.contiguous()
         # torch keeps pinned memory for the next batch, so this allocates nothing after the first few
         return torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
 

@@ -9,6 +9,7 @@ value is kept exactly, so zeros stay zeros.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -66,21 +67,24 @@ def as_numpy(values: Tensor) -> NDArray[np.generic]:
     return (values.view(torch.uint16) if values.dtype == torch.bfloat16 else values).numpy()
 
 
-def row_major(values: Tensor) -> Tensor:
+def row_major(values: Tensor, each: Callable[..., Iterable[None]] = map) -> Tensor:
     """(B, C, H, W) contiguous in this order.
 
-    Channels-last values on the CPU are turned in blocks that fit a processor's cache: in one thread that is faster
-    than torch with two, so that it can be left to a thread in the background.
+    Channels-last values on the CPU are turned in blocks that fit a processor's cache, one image after the other or
+    with the `map` of a pool of threads: torch's own copy takes twice as long, whatever its threads.
     """
     if values.is_contiguous() or values.device.type != "cpu":
         return values.contiguous()
     turned = torch.empty(values.shape, dtype=values.dtype)
     bits = {1: torch.uint8, 2: torch.uint16, 4: torch.uint32}[values.element_size()]
-    for target, image in zip(turned.view(bits).flatten(2).numpy(), values.view(bits).flatten(2).numpy(), strict=True):
-        for first in range(0, image.shape[1], TURNED_AT_ONCE):  # (C, H·W)
-            block = slice(first, first + TURNED_AT_ONCE)
-            target[:, block] = image[:, block]
+    list(each(_turn, turned.view(bits).flatten(2).numpy(), values.view(bits).flatten(2).numpy()))
     return turned
+
+
+def _turn(target: NDArray[np.unsignedinteger], image: NDArray[np.unsignedinteger]) -> None:
+    for first in range(0, image.shape[1], TURNED_AT_ONCE):  # (C, H·W)
+        block = slice(first, first + TURNED_AT_ONCE)
+        target[:, block] = image[:, block]
 
 
 def rgb(crops: Tensor) -> Tensor:
