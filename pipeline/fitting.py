@@ -69,6 +69,7 @@ class Fitter:
         self.ema = AveragedModel(module, multi_avg_fn=average) if protocol.ema else None
         self.best: dict[str, Tensor] = _snapshot(module)
         self.progress = Progress()
+        self._saved: Path | None = None  # where `run` keeps its state
 
     def run(self, feed: Feed, state: Path, label: str) -> Progress:
         """Train to the last epoch or to early stopping; `state`, if it exists, is continued, and saved each epoch.
@@ -88,7 +89,7 @@ class Fitter:
 
     def _epoch(self, feed: Feed, advance: Advance) -> None:
         start, waited = time.perf_counter(), feed.waited
-        train = self._train(feed, advance)
+        train = self.train_epoch(feed, advance)
         seconds = time.perf_counter() - start
         waiting = (feed.waited - waited) / seconds
         rate = self.raw_optimizers[0].param_groups[0]["lr"]
@@ -109,7 +110,12 @@ class Fitter:
             self.progress.best_loss, self.progress.best_epoch = validation["total"], epoch
             self.best = _snapshot(self._judged())
 
-    def _train(self, feed: Feed, advance: Advance) -> dict[str, float]:
+    def train_epoch(self, feed: Feed, advance: Advance) -> dict[str, float]:
+        """One optimiser step for each batch of the next epoch; mean of every term of the loss over the batches.
+
+        Raises:
+            TrainingError: a loss that is not finite.
+        """
         self.module.train()
         steps = math.ceil(feed.training_images() / self.protocol.batch_size)
         losses: list[dict[str, Tensor]] = []

@@ -54,9 +54,9 @@ def train(
     seed_everything(params.seed)
     sources = sorted(params.sources)
     stores = open_features(features, sources, params, data)
-    inverter = _build(params, data, sources, stores).to(device)
+    inverter = build_inverter(params, data, sources, stores).to(device)
     description = _describe(params, data, sources, stores, inverter)
-    workspace = work / "train" / _work_key(description, _precision(params.train.precision, device), device)
+    workspace = work / "train" / _work_key(description, fabric_precision(params.train.precision, device), device)
     with CachedFeatures(data, stores, device, params.train.resident) as cached:
         start = None
         if inverter.linear is not None:
@@ -108,7 +108,14 @@ def _batched(rows: NDArray[np.int64], size: int) -> Iterable[NDArray[np.int64]]:
     return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-def _build(params: Params, data: PreparedData, sources: Sequence[Source], stores: Sequence[FeatureStore]) -> Inverter:
+def build_inverter(
+    params: Params, data: PreparedData, sources: Sequence[Source], stores: Sequence[FeatureStore]
+) -> Inverter:
+    """The untrained inverter `params` asks for, on the CPU, standardising by the statistics of `stores`.
+
+    Raises:
+        ShapeError: the decoder cannot work on these features.
+    """
     shapes = {source: store.shape for source, store in zip(sources, stores, strict=True)}
     try:
         inverter = Inverter(Blueprint.of(params, shapes, ImageSize(data.crop, data.crop)))
@@ -197,7 +204,7 @@ def _fit_decoder(
     """Gradient descent; leaves the best epoch's weights in `inverter` and returns a row for each epoch."""
     protocol = params.protocols[params.train.protocol]
     device = inverter.device
-    fabric = Fabric(accelerator=device.type, devices=1, precision=_precision(params.train.precision, device))
+    fabric = Fabric(accelerator=device.type, devices=1, precision=fabric_precision(params.train.precision, device))
     fitter = Fitter(inverter, inverter.linear, Loss(params.losses[params.loss]).to(device), protocol, fabric)
     feed = SplitFeed(data, cached, protocol.batch_size, params.seed)
     history = fitter.run(feed, state, f"train {params.decoder}").history
@@ -211,7 +218,7 @@ def _validation_row(inverter: Inverter, params: Params, feed: Feed) -> dict[str,
     return {"epoch": 0, **{f"validation_{name}": value for name, value in scores.items()}}
 
 
-def _precision(name: str, device: torch.device) -> Literal["bf16-mixed", "32-true"]:
+def fabric_precision(name: str, device: torch.device) -> Literal["bf16-mixed", "32-true"]:
     """`auto`: bf16 autocast on CUDA, float32 on the CPU."""
     mixed = name == "bf16" or (name == "auto" and device.type == "cuda")
     return "bf16-mixed" if mixed else "32-true"

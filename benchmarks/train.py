@@ -1,0 +1,171 @@
+"""`python -m benchmarks.train`: how fast decoders train from the store, against steps that wait for nothing.
+
+For each decoder the same optimiser step is timed on batches from the store, on one batch that lies ready in memory
+(the floor: no reading at all), and on features that the backbone computes anew for every batch. Ratios are taken
+within a round, in which all take turns. Exit code 1 when a bar does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import get_args
+
+import torch
+from lightning_fabric import Fabric
+
+from benchmarks.bars import Bar, Line, against, markdown, seconds, side_by_side
+from pipeline.backbones import Backbone, load_backbone
+from pipeline.cached import Batch, CachedFeatures
+from pipeline.decoders import DECODERS
+from pipeline.extraction import extract
+from pipeline.fitting import Feed, Fitter
+from pipeline.images import PreparedData
+from pipeline.inverter import LINEAR
+from pipeline.losses import Loss
+from pipeline.params import Params, TrainParams, load_params
+from pipeline.preparation import prepare
+from pipeline.runtime import choose_device, seed_everything
+from pipeline.stores import FeatureStore, open_store
+from pipeline.training import SplitFeed, build_inverter, fabric_precision
+
+PRECISIONS = get_args(TrainParams.model_fields["precision"].annotation)
+
+
+class Shortened:
+    """The first batches of another feed's epoch."""
+
+    def __init__(self, feed: Feed, batches: int) -> None:
+        self.feed, self._batches = feed, batches
+
+    @property
+    def waited(self) -> float:
+        return self.feed.waited
+
+    def training_images(self) -> int:
+        return self.feed.training_images()
+
+    def training(self, epoch: int) -> Iterable[Batch]:
+        return islice(self.feed.training(epoch), self._batches)  # type: ignore[arg-type]
+
+    def validation(self) -> Iterable[Batch]:
+        return ()
+
+
+class Ready(Shortened):
+    """One batch, again and again: nothing is read."""
+
+    def training(self, epoch: int) -> Iterator[Batch]:
+        (batch,) = islice(self.feed.training(0), 1)
+        return (batch for _ in range(self._batches))  # type: ignore[misc]
+
+
+class EncoderInTheLoop(Shortened):
+    """The same batches, their features computed from the photographs each time."""
+
+    def __init__(self, feed: Feed, batches: int, backbone: Backbone, layer: str) -> None:
+        super().__init__(feed, batches)
+        self.backbone, self.layer = backbone, layer
+
+    def training(self, epoch: int) -> Iterator[Batch]:
+        for batch in super().training(epoch):
+            with torch.inference_mode():
+                features = self.backbone(batch.targets)[self.layer]
+            yield Batch(batch.rows, (features.clone(),), batch.targets)
+
+
+def decoder_lines(
+    params: Params, data: PreparedData, store: FeatureStore, backbone: Backbone, batches: int, rounds: int
+) -> list[Line]:
+    """Images a second of one decoder, from the store, from memory, and with the encoder in the loop."""
+    device = next(backbone.parameters()).device
+    protocol = params.protocols[params.train.protocol]
+    seed_everything(params.seed)
+    inverter = build_inverter(params, data, [store.source], [store]).to(device)
+    fabric = Fabric(accelerator=device.type, devices=1, precision=fabric_precision(params.train.precision, device))
+    fitter = Fitter(inverter, inverter.linear, Loss(params.losses[params.loss]).to(device), protocol, fabric)
+    waiting: list[float] = []
+
+    def timed(feed: Feed) -> float:
+        images, waited = 0, feed.waited
+
+        def advance(amount: int) -> None:
+            nonlocal images
+            images += amount
+
+        def epoch() -> None:
+            fitter.train_epoch(feed, advance)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+
+        spent = seconds(epoch)
+        waiting.append((feed.waited - waited) / spent)
+        return images / spent
+
+    with CachedFeatures(data, [store], device, params.train.resident) as cached:
+        feed = SplitFeed(data, cached, protocol.batch_size, params.seed)
+        feeds: dict[str, Feed] = {
+            "ready": Ready(feed, batches),
+            "encoder": EncoderInTheLoop(feed, batches, backbone, params.layer),
+            "store": Shortened(feed, batches),  # last of a round: `waiting` below
+        }
+        runs: dict[str, Callable[[], float]] = {name: (lambda feed=feed: timed(feed)) for name, feed in feeds.items()}  # type: ignore[misc]
+        found = side_by_side(runs, rounds)
+    speeds = {name: f"{median(values):.1f}" for name, values in found.items()}
+    label = f"{params.decoder}, batch {protocol.batch_size}, {device.type}"
+    from_store = found["store"]
+    return [
+        Line(
+            f"{label}: store / batch in memory",
+            f"{speeds['store']} of {speeds['ready']} images/s",
+            against(from_store, found["ready"]),
+            Bar(at_least=0.95),
+        ),
+        Line(
+            f"{label}: store / encoder in the loop",
+            f"{speeds['store']} of {speeds['encoder']} images/s",
+            against(from_store, found["encoder"]),
+        ),
+        Line(f"{label}: share of the time spent waiting", "", median(waiting[5::3]), Bar(at_most=0.05)),
+    ]
+
+
+def main() -> None:
+    trained = [name for name in DECODERS.names() if name != LINEAR]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", default="vgg16.block1")
+    parser.add_argument("--decoders", nargs="+", choices=trained, default=trained)
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto")
+    parser.add_argument("--batches", type=int, default=6, help="optimiser steps of one measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each measurement is repeated")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further overrides of params.yaml")
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    device, (backbone_name, layer) = choose_device(options.device), options.source.split(".")
+    changes = [f"backbone={backbone_name}", f"layer={layer}", f"backbones.{backbone_name}.layers=[{layer}]"]
+    changes += [f"train.precision={options.precision}", *options.set]
+    lines: list[Line] = []
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        params = load_params(overrides=changes)
+        prepare(params, root / "prepared", root / "work")
+        data = PreparedData.open(root / "prepared")
+        backbone = load_backbone(backbone_name, params.backbones[backbone_name], device, [layer])
+        backbone = backbone.to(memory_format=torch.channels_last)
+        extract(backbone, data, root / "features", params.store, params.extract, device, root / "work")
+        store = open_store(root / "features" / layer)
+        for decoder in options.decoders:
+            chosen = load_params(overrides=[*changes, f"decoder={decoder}"])
+            lines += decoder_lines(chosen, data, store, backbone, options.batches, options.rounds)
+    print(markdown(lines))
+    if not all(line.bar is None or line.bar.holds(line.ratio) for line in lines):
+        sys.exit("a bar does not hold")
+
+
+if __name__ == "__main__":
+    main()
