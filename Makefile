@@ -5,16 +5,13 @@ VENV := .venv
 READY := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test test-guides lint setup readme clean
+.PHONY: repro test lint setup readme clean
 repro: $(READY)
 	@dvc repro
 	@python -m stages summary
 
 test: $(READY) lint
 	@python -m pytest --numprocesses 2 --dist loadfile
-
-test-guides: $(READY)
-	@python -m pytest -m guides tests/test_docs.py
 
 lint: $(READY)
 	@ruff check .

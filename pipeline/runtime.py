@@ -6,6 +6,8 @@ import hashlib
 import os
 import platform
 import random
+import shutil
+import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +18,7 @@ import torch
 
 from pipeline.errors import DeviceError
 
+LIBRARY = Path(__file__).parent
 RECORDED_PACKAGES = ("torch", "torchvision", "timm", "zarr", "h5py", "numpy", "pillow", "lpips")
 
 
@@ -49,13 +52,32 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def source_digest() -> str:
-    """SHA-256 over the library's source: what unfinished work and scores were made with, committed or not."""
+def source_digest(library: Path = LIBRARY) -> str:
+    """SHA-256 over every Python file of the library, with its name: what a number was made with, committed or not."""
     digest = hashlib.sha256()
-    root = Path(__file__).parent
-    for path in sorted(root.rglob("*.py")):
-        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    for path in sorted(library.rglob("*.py")):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(library).as_posix()} {len(content)}\n".encode() + content)
     return digest.hexdigest()
+
+
+def source_commit(library: Path = LIBRARY) -> str | None:
+    """The last Git commit that changed the library, with " and edits" after it when files differ from that commit.
+
+    Not HEAD: an unrelated commit (of results, of docs) changes no number, and DVC would see another output.
+    None outside a repository.
+    """
+    commit = _git(library, "log", "-1", "--format=%H", "--", ".")
+    if not commit:
+        return None
+    return f"{commit} and edits" if _git(library, "status", "--porcelain", "--", ".") else commit
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    """What Git prints, "" where there is no Git or no repository."""
+    if shutil.which("git") is None:
+        return ""
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True).stdout.strip()
 
 
 def provenance(device: torch.device) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def _type(project: Project, commands: str) -> str:
     return project.run("bash", "-euo", "pipefail", "-c", commands).output
 
 
-@pytest.mark.guides
+@pytest.mark.slow
 def test_readme(project: Project) -> None:
     commands = "".join(blocks("README.md", "bash"))
     assert INSTALLS in commands
@@ -45,14 +45,14 @@ def test_readme(project: Project) -> None:
     assert "bicubic thumbnail" in output
 
 
-@pytest.mark.guides
+@pytest.mark.slow
 def test_tutorial(project: Project) -> None:
     output = _type(project, "".join(blocks("docs/tutorial.md", "bash")))
     assert output.count("Running stage 'extract@vgg16'") == 1
     assert "Data and pipelines are up to date." in output
 
 
-@pytest.mark.guides
+@pytest.mark.slow
 def test_add_a_decoder(project: Project) -> None:
     project.run("dvc", "repro")
     (source,) = blocks("docs/add-a-decoder.md", "python")

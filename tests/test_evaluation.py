@@ -21,7 +21,6 @@ from pipeline.backbones.normalization import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.errors import CheckpointError, DataError, StoreError, WeightsError
 from pipeline.evaluation import evaluate
 from pipeline.evaluation.networks import Networks
-from pipeline.evaluation.protocol import code_digest
 from pipeline.inverter import load_inverter
 from pipeline.params import BackboneParams, Params
 from pipeline.protocol import differences, identity
@@ -362,21 +361,8 @@ def test_other_lpips_weights_are_another_protocol(protocol: dict[str, Any]) -> N
     one, two = ({**protocol, "lpips_weights": digit * 64} for digit in "12")
     assert differences(one, two) == ["lpips_weights (111111111111… against 222222222222…)"]
     assert identity(one) != identity(two)
-    others = {"code": "0" * 64, "runtime": {}, "model": {}, "features": {}, "data": {}, "not_computed": {}}
+    others = {"code": {}, "runtime": {}, "model": {}, "features": {}, "data": {}, "not_computed": {}}
     assert identity({**protocol, **others}) == identity(protocol)
-
-
-def test_the_code_digest_covers_every_file_of_the_library(tmp_path: Path) -> None:
-    (tmp_path / "deep").mkdir()
-    (tmp_path / "deep/a.py").write_text("1")
-    digests = {code_digest(tmp_path)}
-    (tmp_path / "deep/a.py").write_text("2")
-    digests.add(code_digest(tmp_path))
-    (tmp_path / "deep/a.py").rename(tmp_path / "deep/b.py")
-    digests.add(code_digest(tmp_path))
-    assert len(digests) == 3
-    (tmp_path / "notes.txt").touch()
-    assert code_digest(tmp_path) in digests
 
 
 def test_a_model_of_another_layer_is_refused(made: Experiment, tmp_path: Path) -> None:

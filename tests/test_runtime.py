@@ -1,10 +1,13 @@
 """Devices that are not there, and seeds."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from project import Project
 
 from pipeline.errors import DeviceError
-from pipeline.runtime import choose_device, seed_everything, source_digest
+from pipeline.runtime import choose_device, seed_everything, source_commit, source_digest
 
 
 @pytest.mark.parametrize("name", ["gpu", "meta", "cuda:x", "CPU", ""])
@@ -35,6 +38,32 @@ def test_seeds_repeat() -> None:
     assert torch.equal(*drawn)
 
 
-def test_the_source_digest_is_stable() -> None:
-    assert source_digest() == source_digest()
-    assert len(source_digest()) == 64
+def test_the_source_digest_covers_every_file_of_the_library(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep/a.py").write_text("1")
+    digests = {source_digest(tmp_path)}
+    (tmp_path / "deep/a.py").write_text("2")
+    digests.add(source_digest(tmp_path))
+    (tmp_path / "deep/a.py").rename(tmp_path / "deep/b.py")
+    digests.add(source_digest(tmp_path))
+    assert len(digests) == 3
+    (tmp_path / "notes.txt").touch()
+    assert source_digest(tmp_path) in digests
+
+
+def test_the_source_commit_is_the_librarys_last_and_says_when_files_differ(tmp_path: Path) -> None:
+    project, library = Project(tmp_path), tmp_path / "library"
+    library.mkdir()
+    assert source_commit(library) is None
+    project.run("git", "init", "--quiet")
+    project.run("git", "config", "user.name", "Test")
+    project.run("git", "config", "user.email", "test@example.org")
+    (library / "a.py").write_text("1")
+    project.commit("library")
+    commit = project.run("git", "rev-parse", "HEAD").output.strip()
+    assert source_commit(library) == commit
+    (tmp_path / "results.txt").write_text("30 dB")
+    project.commit("results")
+    assert source_commit(library) == commit
+    (library / "a.py").write_text("2")
+    assert source_commit(library) == f"{commit} and edits"

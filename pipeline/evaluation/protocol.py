@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,10 +10,8 @@ from pipeline.evaluation.subject import Subject
 from pipeline.images import PreparedData
 from pipeline.params import Params
 from pipeline.protocol import CONVENTIONS
-from pipeline.runtime import provenance
+from pipeline.runtime import provenance, source_commit, source_digest
 from pipeline.stores import FeatureStore
-
-LIBRARY = Path(__file__).parents[1]
 
 
 def describe(params: Params, data: PreparedData, subject: Subject, pixels: str, device: torch.device) -> dict[str, Any]:
@@ -38,21 +34,9 @@ def describe(params: Params, data: PreparedData, subject: Subject, pixels: str, 
         "model": dict(subject.description),
         "lpips_weights": None if subject.perceptual is None else subject.perceptual.sha256,
         "bootstrap": {"resamples": params.evaluate.bootstrap, "seed": params.seed},
-        "code": code_digest(),
+        "code": {"commit": source_commit(), "sha256": source_digest()},
         "runtime": {key: value for key, value in provenance(device).items() if key != "threads"},
     }
-
-
-def code_digest(library: Path = LIBRARY) -> str:
-    """SHA-256 over every Python file of the library, with its name.
-
-    Not the git commit: DVC keeps outputs by their inputs, and a commit changes with every unrelated edit.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(library.rglob("*.py")):
-        content = path.read_bytes()
-        digest.update(f"{path.relative_to(library).as_posix()} {len(content)}\n".encode() + content)
-    return digest.hexdigest()
 
 
 def _features(store: FeatureStore) -> dict[str, Any]:
