@@ -92,10 +92,15 @@ class ProtocolParams(Section):
 
 
 class EvaluateParams(Section):
+    """`refine` names an entry of `refiners`; `refine_budget` counts evaluations of the network for each image."""
+
     batch_size: Count = 16
     bootstrap: Annotated[int, Field(ge=100)] = 1000
     strips: Count = 3
     reconstructions: Count = 8
+    refine: str = NONE
+    refine_budget: Count = 24
+    refine_images: Count | None = None
 
 
 class Params(Section):
@@ -120,6 +125,7 @@ class Params(Section):
     train: TrainParams
     protocols: dict[str, ProtocolParams]
     evaluate: EvaluateParams
+    refiners: dict[str, dict[str, Any]]
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -185,6 +191,7 @@ def _unknown_names(params: Params) -> Iterable[str]:
         ("loss", params.loss, params.losses),
         ("fusion", params.fusion, params.fusions),
         ("train.protocol", params.train.protocol, params.protocols),
+        ("evaluate.refine", params.evaluate.refine, params.refiners),
     )
     for key, value, legal in chosen:
         if value not in legal:
@@ -230,6 +237,11 @@ def _contradictions(params: Params) -> Iterable[str]:
         yield (
             f"params.yaml: fusion = {params.fusion!r} needs a second source; set ensemble.second.backbone "
             "and ensemble.second.layer, or fusion: none"
+        )
+    if params.evaluate.refine != NONE and len(params.sources) > 1:
+        yield (
+            f"params.yaml: evaluate.refine = {params.evaluate.refine!r} matches the features of one source, and fusion "
+            f"= {params.fusion!r} has {len(params.sources)}; set evaluate.refine: none, or fusion: none"
         )
     if "linear" not in params.decoders:
         yield "params.yaml: the section decoders.linear is missing; warm starts and floors need it: add linear: {}"

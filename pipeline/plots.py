@@ -62,6 +62,18 @@ def training(curves: pd.DataFrame) -> str:
         return _svg(figure)
 
 
+def refinement(table: pd.DataFrame) -> str:
+    """Mean PSNR and mean feature error (logarithmic) after each evaluation of the known network."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9, 2.8), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        left.plot(table["evaluation"], table["psnr"], color=SECOND)
+        left.set(xlabel="evaluations of the network", ylabel="PSNR, dB")
+        right.plot(table["evaluation"], table["feature_error"], color=DECODER)
+        right.set(xlabel="evaluations of the network", ylabel="feature error", yscale="log")
+        return _svg(figure)
+
+
 def _references(place: Axes, metrics: Mapping[str, Any], metric: str) -> None:
     for group, name in REFERENCES:
         value = metrics[group].get(name, {}).get(metric)

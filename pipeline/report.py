@@ -17,6 +17,7 @@ from pipeline.files import write_whole
 
 ROWS = (  # label, where it stands in metrics.json
     ("this decoder", ()),
+    ("what the layer holds", ("refined",)),
     ("linear, closed form", ("floors", "linear")),
     ("bicubic thumbnail", ("floors", "bicubic")),
     ("mean colour", ("floors", "mean_colour")),
@@ -83,7 +84,7 @@ def score_table(metrics: Path) -> str:
         return "\n".join([*lines, f"what was scored: {metrics / 'protocol.json'} {ELSEWHERE}"])
     protocol = read_protocol(metrics)
     notes = [f"no {metric}: {reason}" for metric, reason in protocol["not_computed"].items()]
-    return "\n".join([title(protocol), *lines, *notes])
+    return "\n".join([title(protocol), *lines, *notes, *(f"warning: {each}" for each in _warnings(protocol))])
 
 
 def title(protocol: Mapping[str, Any]) -> str:
@@ -130,6 +131,8 @@ def _body(metrics: Path, name: str, scores: Mapping[str, Any], protocol: Mapping
     yield from (f'<p class="note">{escape(note)}</p>' for note in _notes(scores, protocol))
     yield "<h2>Test images</h2>"
     yield plots.histograms(pd.read_csv(metrics / "per_image.csv"), scores)
+    if "refined" in scores:
+        yield from _refinement(metrics)
     yield "<h2>What survives of each octave</h2>"
     yield plots.octaves(pd.read_csv(metrics / "plots" / "octaves.csv"))
     if (metrics / "training.csv").is_file() and len(curves := pd.read_csv(metrics / "training.csv")) > 1:
@@ -140,6 +143,18 @@ def _body(metrics: Path, name: str, scores: Mapping[str, Any], protocol: Mapping
         yield _picture(metrics / "plots" / "images" / f"{strip}.png", heading)
     text = escape(json.dumps(protocol, indent=2, ensure_ascii=False))
     yield f"<h2>Protocol</h2>\n<details><summary>How these numbers were made</summary><pre>{text}</pre></details>"
+
+
+def _refinement(metrics: Path) -> Iterator[str]:
+    heading = "What the layer holds, as against what the decoder gets"
+    yield f"<h2>{heading}</h2>"
+    yield plots.refinement(pd.read_csv(metrics / "plots" / "refinement.csv"))
+    yield _picture(metrics / "plots" / "images" / "refined.png", heading)
+
+
+def _warnings(protocol: Mapping[str, Any]) -> list[str]:
+    warning = protocol.get("refinement", {}).get("warning")
+    return [] if warning is None else [warning]
 
 
 def _notes(scores: Mapping[str, Any], protocol: Mapping[str, Any]) -> Iterator[str]:
@@ -153,6 +168,14 @@ def _notes(scores: Mapping[str, Any], protocol: Mapping[str, Any]) -> Iterator[s
             "Features of the reconstruction against those of the photograph: cosine {cosine:.4f}, relative error "
             "{relative_error:.4f}.".format(**scores["consistency"])
         )
+    if "refined" in scores:
+        yield (
+            "What the layer holds: {images} of the decoder's images, refined by {refiner} through the known network in "
+            "{budget} evaluations each. A ceiling, which needs the network's weights; no decoder's score.".format(
+                **protocol["refinement"]
+            )
+        )
+    yield from (f"Warning: {each}" for each in _warnings(protocol))
     for metric, reason in protocol["not_computed"].items():
         yield f"No {metric}: {reason}"
 

@@ -13,6 +13,7 @@ from stages.extract import extract
 from stages.inspect import inspect
 from stages.plan import plan
 from stages.prepare import prepare
+from stages.prior import prior
 from stages.reconstruct import reconstruct
 from stages.summary import summary
 from stages.train import train
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Feature inversion: prepare → extract → train → evaluate. `dvc repro` runs these same stages.",
 )
-STAGES: tuple[Callable[..., None], ...] = (prepare, extract, train, evaluate)
+STAGES: tuple[Callable[..., None], ...] = (prepare, prior, extract, train, evaluate)
 TOOLS: tuple[Callable[..., None], ...] = (summary, compare, reconstruct, check, plan, inspect, verify, weights)
 for command in (*STAGES, *TOOLS):
     app.command()(command)

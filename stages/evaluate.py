@@ -6,6 +6,7 @@ from stages.options import (
     MODELS,
     PARAMS,
     PREPARED,
+    PRIOR,
     Device,
     FeaturesDir,
     MetricsDir,
@@ -13,6 +14,7 @@ from stages.options import (
     Overrides,
     ParamsFile,
     PreparedDir,
+    PriorDir,
 )
 
 
@@ -20,6 +22,7 @@ def evaluate(
     data: PreparedDir = PREPARED,
     features: FeaturesDir = FEATURES,
     models: ModelDir = MODELS,
+    prior: PriorDir = PRIOR,
     metrics: MetricsDir = METRICS,
     device: Device = "auto",
     params: ParamsFile = PARAMS,
@@ -34,7 +37,7 @@ def evaluate(
     from pipeline.images import PreparedData
     from pipeline.runtime import choose_device
 
-    evaluation.evaluate(settings, PreparedData.open(data), features, models, metrics, choose_device(device))
+    evaluation.evaluate(settings, PreparedData.open(data), features, models, metrics, choose_device(device), prior)
     report.write_report(metrics)
 
     from stages.summary import summary

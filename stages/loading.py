@@ -22,12 +22,14 @@ def load_checked(path: Path, overrides: Iterable[str] | None) -> Params:
 
 
 def check_options(params: Params) -> None:
-    """Hold the options of every decoder, fusion and data set, and every loss term, against the code that takes them."""
+    """Hold the options of all decoders, fusions, refiners and data sets, and all loss terms, against their code."""
     from pipeline.datasets import DATASETS
     from pipeline.decoders import DECODERS
     from pipeline.errors import ParamsError
     from pipeline.fusion import FUSIONS
     from pipeline.losses import TERMS
+    from pipeline.params import NONE
+    from pipeline.refinement import REFINERS
     from pipeline.registry import Registry
     from pipeline.section import parse_section, unknown_name
 
@@ -45,6 +47,7 @@ def check_options(params: Params) -> None:
     collect("datasets", DATASETS, params.datasets)
     collect("decoders", DECODERS, params.decoders)
     collect("fusions", FUSIONS, params.fusions)
+    collect("refiners", REFINERS, {name: section for name, section in params.refiners.items() if name != NONE})
     for name, terms in params.losses.items():
         unknown = (term for term in terms if term not in TERMS.names())
         problems += [unknown_name(f"losses.{name}", term, TERMS.names()) for term in unknown]
@@ -79,7 +82,7 @@ def check_networks(params: Params) -> None:
 
 
 def check_experiment(params: Params) -> None:
-    """Do the chosen networks, layers, decoder, fusion and loss go together? Shapes are computed without weights.
+    """Do the chosen networks, layers, decoder, fusion, loss and refiner go together? Shapes need no weights.
 
     Raises:
         ParamsError, ShapeError: two choices that exclude each other. WeightsError: weights of the loss are missing.
@@ -89,6 +92,8 @@ def check_experiment(params: Params) -> None:
     from pipeline.backbones import check_backbone, feature_shapes
     from pipeline.errors import WeightsError
     from pipeline.inverter import Blueprint, Inverter
+    from pipeline.params import NONE
+    from pipeline.refinement import REFINERS
     from pipeline.similarity import lpips_available
     from pipeline.sources import ImageSize
 
@@ -98,6 +103,9 @@ def check_experiment(params: Params) -> None:
         entry = params.backbones[source.backbone]
         check_backbone(source.backbone, entry, crop)
         shapes[source] = feature_shapes(source.backbone, entry, (source.layer,), crop)[source.layer]
+    if params.evaluate.refine != NONE:
+        (source,) = params.sources
+        REFINERS.get(params.evaluate.refine).check(source, params.backbones[source.backbone])
     with torch.device("meta"):
         Inverter(Blueprint.of(params, shapes, crop))
     if params.losses[params.loss].get("lpips") and (reason := lpips_available()):

@@ -14,10 +14,12 @@ PreparedDir = Annotated[Path, typer.Option("--data", help="Prepared photographs,
 FeaturesDir = Annotated[Path, typer.Option("--features", help="Feature stores, written by extract.")]
 ModelDir = Annotated[Path, typer.Option("--models", help="The fitted decoder, written by train.")]
 MetricsDir = Annotated[Path, typer.Option("--metrics", help="Scores and pictures, written by evaluate.")]
+PriorDir = Annotated[Path, typer.Option("--prior", help="The image prior, written by prior.")]
 WorkDir = Annotated[Path, typer.Option("--work", help="Unfinished work, kept so that a killed run resumes.")]
 
 PARAMS = Path("params.yaml")
 PREPARED = Path("data/prepared")
+PRIOR = Path("data/prior")
 FEATURES = Path("features")
 MODELS = Path("models")
 METRICS = Path("metrics")

@@ -10,7 +10,7 @@ from project import Project, small_project
 
 pytestmark = pytest.mark.slow
 
-ALL = ["prepare", "extract@vgg16", "extract@none", "train", "evaluate"]
+ALL = ["prepare", "prior", "extract@vgg16", "extract@none", "train", "evaluate"]
 FIT = ["train", "evaluate"]
 
 

@@ -8,10 +8,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 RANKS = {
     -1: "errors",
-    0: "files progress registry runtime section sources splits",
+    0: "descent files progress registry runtime section sources splits",
     1: "datasets images params patches similarity stores wavelets",
-    2: "backbones checkpoint decoders features fusion losses metrics optim pictures preparation ridge ring",
-    3: "cached extraction fitting inverter protocol",
+    2: "backbones checkpoint decoders features fusion losses metrics optim pictures preparation prior ridge ring",
+    3: "cached extraction fitting inverter protocol refinement",
     4: "evaluation plots training",
     5: "reconstruction report",
     6: "comparison",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +13,8 @@ from torch import Tensor
 from pipeline.backbones import Backbone, load_backbone
 from pipeline.extraction.compute import AUTOCAST, float32_is_float32
 from pipeline.params import Params
-from pipeline.sources import Source
+from pipeline.refinement import KnownLayer
+from pipeline.sources import ImageSize, Source
 
 DETERMINES = ("library", "model", "mean", "std")  # with the weights' SHA-256; how weights are called changes nothing
 
@@ -30,6 +33,7 @@ class Networks:
         self.sources = tuple(sources)
         self.backbones: dict[str, Backbone] = {}
         self._precision: dict[str, str] = {}
+        self._device = device
         for source, precision in zip(sources, precisions, strict=True):
             name = source.backbone
             self._precision.setdefault(name, precision)  # all layers of a network come from one pass
@@ -41,12 +45,21 @@ class Networks:
     def __call__(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) RGB in [0, 1] → (B, C, h, w) float32 of each source, in order."""
         outputs = {}
-        with float32_is_float32():
-            for name, backbone in self.backbones.items():
-                precision = self._precision[name]
-                with torch.autocast(images.device.type, AUTOCAST.get(precision), enabled=precision != "fp32"):
-                    outputs[name] = backbone(images)
+        for name, backbone in self.backbones.items():
+            with self.precision(name):
+                outputs[name] = backbone(images)
         return [outputs[source.backbone][source.layer].float() for source in self.sources]
+
+    @contextmanager
+    def precision(self, backbone: str) -> Iterator[None]:
+        """Inside, the network computes as it did at extraction."""
+        precision, device = self._precision[backbone], self._device.type
+        with float32_is_float32(), torch.autocast(device, AUTOCAST.get(precision), enabled=precision != "fp32"):
+            yield
+
+    def known_layer(self, source: Source, image: ImageSize) -> KnownLayer:
+        """One layer as a differentiable function of images of one size."""
+        return KnownLayer(source, self.backbones[source.backbone], image, partial(self.precision, source.backbone))
 
 
 def same_network(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

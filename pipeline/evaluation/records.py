@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipeline.evaluation.refined import Refinement, trajectory_tables
 from pipeline.evaluation.scoring import Columns, Energies
 from pipeline.evaluation.spectrum import octaves
 from pipeline.evaluation.subject import WEIGHT, Subject
 from pipeline.files import whole_file, write_whole
 from pipeline.metrics import METRICS, summarise
 from pipeline.params import Params
+from pipeline.pictures import save_png
 
 DIGITS = 6  # significant digits of every number: a little less than float32 holds
 FLOORS = ("mean_colour", "bicubic", "linear")
@@ -25,16 +27,17 @@ TINY = 1e-10  # -100 dB: an octave without energy, or without error, still gets 
 BARS = {"psnr": 1.0, "ssim": 0.02}  # width of a histogram's bars: fixed, so that experiments overlay
 
 
-def summary(params: Params, subject: Subject, columns: Columns, crop: int) -> dict[str, Any]:
-    """The content of metrics.json: numbers only, at most two levels deep, null where a metric cannot be had."""
-    own = {name: columns[name] for name in METRICS if name in columns}
-    spread = summarise(own, params.evaluate.bootstrap, params.seed)
+def summary(
+    params: Params, subject: Subject, columns: Columns, crop: int, refinement: Refinement | None = None
+) -> dict[str, Any]:
+    """The content of metrics.json: numbers only, at most three levels deep, null where a metric cannot be had."""
     jpeg_bytes = float(columns["jpeg_bytes"].mean())
     values = {
         "images": len(columns["psnr"]),
-        **{name: spread.get(name) for name in METRICS},
+        **_scores(params, columns),
         "floors": {name: _pair(columns, name) for name in FLOORS if f"{name}_psnr" in columns},
         "ceilings": {"jpeg": {**_pair(columns, "jpeg"), "bits_per_pixel": 8 * jpeg_bytes / crop**2}},
+        **({} if refinement is None else {"refined": _refined(params, refinement)}),
         "consistency": {name: float(columns[name].mean()) for name in CONSISTENCY if name in columns} or None,
         **_source_weights(columns),
         "decoder": {"parameters": sum(parameter.numel() for parameter in subject.inverter.parameters())},
@@ -43,8 +46,20 @@ def summary(params: Params, subject: Subject, columns: Columns, crop: int) -> di
     return rounded(values)
 
 
-def write_tables(output: Path, image_ids: Sequence[str], columns: Columns, energies: Energies) -> None:
+def write_tables(
+    output: Path,
+    image_ids: Sequence[str],
+    columns: Columns,
+    energies: Energies,
+    refinement: Refinement | None = None,
+) -> None:
     """per_image.csv, and the data of the plots."""
+    if refinement is not None:
+        columns = columns | _refined_columns(refinement, len(image_ids))
+        mean, every = trajectory_tables(refinement, image_ids)
+        write_csv(output / "plots" / "refinement.csv", mean)
+        write_csv(output / "plots" / "refinement_per_image.csv", every)
+        save_png(refinement.figure, output / "plots" / "images" / "refined.png")
     write_csv(output / "per_image.csv", {"image": image_ids, **columns})
     for metric, width in BARS.items():
         centres, counts = histogram(columns[metric], width)
@@ -86,6 +101,29 @@ def rounded(values: Any) -> Any:
     if isinstance(values, dict):
         return {key: rounded(value) for key, value in values.items()}
     return float(f"{values:.{DIGITS}g}") if isinstance(values, float) else values
+
+
+def _scores(params: Params, columns: Columns) -> dict[str, dict[str, float] | None]:
+    """Mean, spread and interval of every metric, null where it cannot be had."""
+    own = {name: columns[name] for name in METRICS if name in columns}
+    spread = summarise(own, params.evaluate.bootstrap, params.seed)
+    return {name: spread.get(name) for name in METRICS}
+
+
+def _refined(params: Params, refinement: Refinement) -> dict[str, Any]:
+    """Scores of the refined images, `gain` in dB over the decoder's own of the same photographs."""
+    columns = refinement.columns
+    means = {name: float(columns[name].mean()) for name in ("gain", *CONSISTENCY)}
+    return {"images": len(refinement.positions), **_scores(params, columns), **means}
+
+
+def _refined_columns(refinement: Refinement, images: int) -> Columns:
+    """PSNR and SSIM of the refined images, not a number for those that were left out."""
+    columns = {}
+    for metric in ("psnr", "ssim"):
+        column = columns[f"refined_{metric}"] = np.full(images, np.nan)
+        column[refinement.positions] = refinement.columns[metric]
+    return columns
 
 
 def _source_weights(columns: Columns) -> dict[str, dict[str, float]]:

@@ -18,10 +18,12 @@ from pipeline.evaluation.batches import batched
 from pipeline.evaluation.gallery import write_gallery
 from pipeline.evaluation.protocol import describe
 from pipeline.evaluation.records import summary, write_json, write_tables
+from pipeline.evaluation.refined import describe as describe_refinement
+from pipeline.evaluation.refined import refine
 from pipeline.evaluation.scoring import References, Tally
 from pipeline.evaluation.subject import Subject, open_subject
 from pipeline.images import PreparedData
-from pipeline.params import Params
+from pipeline.params import NONE, Params
 from pipeline.progress import progress
 from pipeline.protocol import identity
 from pipeline.runtime import seed_everything
@@ -31,15 +33,24 @@ COLOUR_IMAGES = 1000  # training images behind the mean colour: more would not m
 
 
 def evaluate(
-    params: Params, data: PreparedData, features: Path, models: Path, output: Path, device: torch.device
+    params: Params,
+    data: PreparedData,
+    features: Path,
+    models: Path,
+    output: Path,
+    device: torch.device,
+    prior: Path | None = None,
 ) -> dict[str, Any]:
     """Score the model in `models` on the test split of `data` and write everything into `output`.
+
+    `prior` is the folder of the image prior, which `evaluate.refine: map` needs.
 
     Returns the content of metrics.json. Apart from a few numbers an image, memory does not grow with the split.
 
     Raises:
         CheckpointError: no model there, or one that was trained on other features. StoreError: features missing,
-        stale, or made by other weights. DataError: no test images, or reconstructions that look like BGR.
+        stale, or made by other weights. DataError: no test images, reconstructions that look like BGR, or no prior
+        where one is needed. WeightsError: images are to be refined, and the network's weights are not here.
     """
     seed_everything(params.seed)
     rows = data.rows("test")
@@ -52,11 +63,17 @@ def evaluate(
         columns = tally.columns()
         _remove_pictures(output)
         samples = write_gallery(params.evaluate, data, cached, subject.inverter, rows, columns["psnr"], output)
+        refinement = None
+        if params.evaluate.refine != NONE:
+            refinement = refine(params, data, cached, subject, rows, prior)
     protocol = describe(params, data, subject, pixels, device) | {"reconstructions": samples}
-    metrics = summary(params, subject, columns, data.crop) | {"protocol": identity(protocol)}
+    if refinement is not None:
+        protocol["refinement"] = describe_refinement(params, refinement)
+    metrics = summary(params, subject, columns, data.crop, refinement) | {"protocol": identity(protocol)}
     write_json(output / "metrics.json", metrics)
     write_json(output / "protocol.json", protocol)
-    write_tables(output, [data.image_ids[image] for image in data.image[rows]], columns, tally.energies())
+    names = [data.image_ids[image] for image in data.image[rows]]
+    write_tables(output, names, columns, tally.energies(), refinement)
     return metrics
 
 

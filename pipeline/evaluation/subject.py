@@ -16,7 +16,7 @@ from pipeline.evaluation.consistency import Reencoder
 from pipeline.features import open_features
 from pipeline.images import PreparedData
 from pipeline.inverter import Inverter, load_inverter
-from pipeline.params import Params
+from pipeline.params import NONE, Params
 from pipeline.similarity import ALEXNET_FILE, Lpips, load_lpips, lpips_available
 from pipeline.stores import FeatureStore
 
@@ -61,6 +61,7 @@ def open_subject(params: Params, data: PreparedData, features: Path, models: Pat
     Raises:
         CheckpointError: no model, or one of other sources than `params` names, or trained on other features.
         StoreError: a store is missing or damaged, or was made with other parameters, weights or data.
+        WeightsError: images are to be refined, and the network's weights cannot be had here.
     """
     inverter = load_inverter(models, device)
     description = load_model(models)[1]
@@ -117,6 +118,8 @@ def _reencoder(
     try:
         return Reencoder(params, inverter.sources, stores, device)
     except WeightsError:  # the features may have been extracted on another machine
+        if params.evaluate.refine != NONE:
+            raise
         names = ", ".join(sorted({source.backbone for source in inverter.sources}))
         missing["consistency"] = (
             f"the weights of {names} are not on this machine; see `python -m stages weights --help`"

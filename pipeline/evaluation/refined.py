@@ -1,0 +1,203 @@
+"""What the layer holds: the decoder's images of the test split, refined through the known network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.cached import Batch, CachedFeatures
+from pipeline.errors import DataError
+from pipeline.evaluation.batches import batched
+from pipeline.evaluation.gallery import spread
+from pipeline.evaluation.scoring import Columns
+from pipeline.evaluation.subject import Subject
+from pipeline.images import PreparedData
+from pipeline.metrics import PSNR_CAP, psnr, score
+from pipeline.params import Params
+from pipeline.pictures import ERROR_GAIN, Picture, error_picture, sheet, to_picture
+from pipeline.prior import ImagePrior, load_prior
+from pipeline.progress import progress
+from pipeline.refinement import Refiner, build_refiner
+from pipeline.sources import ImageSize
+
+VALIDATION_IMAGES = 8  # refined beforehand, to see whether nearer features mean nearer images
+TITLES = ("decoder", "refined")
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """Scores of refined test images, and how they came about.
+
+    positions: (n,) of the refined among all test images. columns: metrics and agreement of features, (n,) each.
+    psnr, feature_error: (n, evaluations), after each evaluation of the network. warning: of the validation images.
+    """
+
+    positions: NDArray[np.int64]
+    columns: Columns
+    psnr: NDArray[np.float64]
+    feature_error: NDArray[np.float64]
+    figure: Picture
+    warning: str | None
+
+
+@dataclass
+class _Record:
+    """What is kept of refined batches."""
+
+    psnr: list[Tensor] = field(default_factory=list)  # (B, evaluations)
+    feature_error: list[Tensor] = field(default_factory=list)
+    scores: list[dict[str, Tensor]] = field(default_factory=list)  # (B,) each
+
+    def trajectory(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        return torch.cat(self.psnr).cpu().numpy(), torch.cat(self.feature_error).cpu().numpy()
+
+    def columns(self) -> Columns:
+        return {name: torch.cat([each[name] for each in self.scores]).cpu().numpy() for name in self.scores[0]}
+
+
+class SplitExamples:
+    """The training and validation splits, for refiners that learn (`pipeline.refinement.Examples`)."""
+
+    def __init__(self, data: PreparedData, cached: CachedFeatures, batch_size: int, prior: Path | None) -> None:
+        self._data, self._cached, self._batch_size, self._prior = data, cached, batch_size, prior
+
+    def training(self, images: int) -> Iterator[Batch]:
+        rows = self._data.rows("train")
+        first = rows[np.unique(self._data.image[rows], return_index=True)[1]]
+        return self._batches(first[spread(len(first), images)])
+
+    def validation(self) -> Iterator[Batch]:
+        return self._batches(self._data.rows("validation"))
+
+    def prior(self) -> ImagePrior:
+        if self._prior is None:
+            raise DataError("evaluate.refine = 'map' needs the image prior; name its folder (--prior data/prior)")
+        return load_prior(self._prior, self._data).to(self._cached.device)
+
+    def _batches(self, rows: NDArray[np.int64]) -> Iterator[Batch]:
+        return self._cached.batches(batched(rows, self._batch_size))
+
+
+def refine(
+    params: Params,
+    data: PreparedData,
+    cached: CachedFeatures,
+    subject: Subject,
+    rows: NDArray[np.int64],
+    prior: Path | None,
+) -> Refinement:
+    """Refine `evaluate.refine_images` of the test rows `rows`, spread evenly over them.
+
+    Raises:
+        DataError: the image prior, which `map` needs, is missing or of other data.
+    """
+    settings = params.evaluate
+    refiner = _refiner(params, subject, ImageSize(data.crop, data.crop))
+    refiner.learn(SplitExamples(data, cached, settings.batch_size, prior))
+    held_out = data.rows("validation")
+    warning = _warning(refiner, subject, cached, held_out[spread(len(held_out), VALIDATION_IMAGES)], params)
+    positions = np.array(spread(len(rows), settings.refine_images or len(rows)))
+    shown = {int(positions[index]) for index in spread(len(positions), settings.strips)}
+    record, strips = _Record(), _Strips(data, [int(rows[position]) for position in sorted(shown)])
+    with progress("refine", len(positions), "images") as advance:
+        for batch in cached.batches(batched(rows[positions], settings.batch_size)):
+            start, images = _refine_batch(refiner, subject, batch, record)
+            strips.add(batch, start, images)
+            advance(len(batch.rows))
+    return Refinement(positions, record.columns(), *record.trajectory(), strips.sheet(), warning)
+
+
+def describe(params: Params, refinement: Refinement) -> dict[str, Any]:
+    """For protocol.json: how the images were refined."""
+    name = params.evaluate.refine
+    return {
+        "refiner": name,
+        "options": params.refiners[name],
+        "budget": params.evaluate.refine_budget,
+        "images": len(refinement.positions),
+        "warning": refinement.warning,
+    }
+
+
+def trajectory_tables(refinement: Refinement, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Means over the images for each evaluation; and all of them, one line for an image and an evaluation."""
+    images, evaluations = refinement.psnr.shape
+    number = np.arange(1, evaluations + 1)
+    mean = {"psnr": refinement.psnr.mean(0), "feature_error": refinement.feature_error.mean(0)}
+    every = {"psnr": refinement.psnr.ravel(), "feature_error": refinement.feature_error.ravel()}
+    ids = np.repeat([names[position] for position in refinement.positions], evaluations)
+    return {"evaluation": number, **mean}, {"image": ids, "evaluation": np.tile(number, images), **every}
+
+
+def _refiner(params: Params, subject: Subject, image: ImageSize) -> Refiner:
+    assert subject.reencoder is not None, "open_subject insists on the network where images are to be refined"
+    settings, (source,) = params.evaluate, subject.inverter.sources
+    layer = subject.reencoder.networks.known_layer(source, image)
+    return build_refiner(settings.refine, params.refiners[settings.refine], layer, settings.refine_budget)
+
+
+def _refine_batch(refiner: Refiner, subject: Subject, batch: Batch, record: _Record) -> tuple[Tensor, Tensor]:
+    """Images before and after, (B, 3, H, W) in [0, 1]; their scores and paths go into `record`."""
+    with torch.no_grad():
+        start = subject.inverter(batch.features)
+    scores, errors = [], []
+    for step in refiner.refine(batch.features[0], start):
+        scores.append(psnr(step.images, batch.targets).clamp(max=PSNR_CAP))
+        errors.append(step.feature_error)
+    record.psnr.append(torch.stack(scores, dim=1))
+    record.feature_error.append(torch.stack(errors, dim=1))
+    assert subject.reencoder is not None
+    agreement = subject.reencoder.compare(step.images, batch.features)
+    gain = scores[-1] - psnr(start, batch.targets).clamp(max=PSNR_CAP)
+    record.scores.append(score(step.images, batch.targets, subject.perceptual) | agreement | {"gain": gain})
+    return start, step.images
+
+
+def _warning(
+    refiner: Refiner, subject: Subject, cached: CachedFeatures, rows: NDArray[np.int64], params: Params
+) -> str | None:
+    """A sentence when, on validation rows, PSNR falls although the features come nearer."""
+    record = _Record()
+    for batch in cached.batches(batched(rows, params.evaluate.batch_size)):
+        _refine_batch(refiner, subject, batch, record)
+    if not record.psnr:
+        return None
+    scores, errors = (values.mean(0) for values in record.trajectory())
+    if scores[-1] >= scores[0] or errors[-1] >= errors[0]:
+        return None
+    return (
+        f"refining by {params.evaluate.refine} lowers PSNR from {scores[0]:.2f} to {scores[-1]:.2f} dB on {len(rows)} "
+        f"validation images while the feature error falls from {errors[0]:.3g} to {errors[-1]:.3g}: many images have "
+        "these features; set evaluate.refine: map, or lower evaluate.refine_budget"
+    )
+
+
+class _Strips:
+    """Original, decoder, refined and error of a few rows."""
+
+    def __init__(self, data: PreparedData, rows: Iterable[int]) -> None:
+        self._data, self._wanted = data, set(rows)
+        self._tiles: list[list[Picture]] = []
+        self._captions: list[list[str]] = []
+
+    def add(self, batch: Batch, start: Tensor, refined: Tensor) -> None:
+        scores = [psnr(images, batch.targets).tolist() for images in (start, refined)]
+        for place, row in enumerate(batch.rows.tolist()):
+            if row not in self._wanted:
+                continue
+            target = batch.targets[place]
+            pictures = [to_picture(images[place]) for images in (batch.targets, start, refined)]
+            self._tiles.append([*pictures, error_picture(refined[place], target)])
+            name = self._data.image_ids[self._data.image[row]]
+            texts = [f"{title} {values[place]:.2f} dB" for title, values in zip(TITLES, scores, strict=True)]
+            self._captions.append([name, *texts, f"error × {ERROR_GAIN}"])
+
+    def sheet(self) -> Picture:
+        return sheet(self._tiles, self._captions)

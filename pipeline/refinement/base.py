@@ -1,0 +1,131 @@
+"""The contract of every refiner: cached features, a start image and the known frozen network in; images out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pipeline.backbones import Backbone
+from pipeline.params import BackboneParams
+from pipeline.prior import ImagePrior
+from pipeline.registry import Registry
+from pipeline.section import Section, parse_section
+from pipeline.sources import FeatureShape, ImageSize, Source
+
+TINY = 1e-12  # keeps the error of features that are all zero a number
+
+
+@dataclass(frozen=True)
+class KnownLayer:
+    """The frozen network up to one layer, as a differentiable function of the image.
+
+    `image` is the size that it is used at, `precision` the context in which the features were extracted: autocast or
+    not, no TF32.
+    """
+
+    source: Source
+    backbone: Backbone
+    image: ImageSize
+    precision: Callable[[], AbstractContextManager[None]]
+
+    def __call__(self, images: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "b c h w"]:
+        """RGB in [0, 1], or what an optimiser makes of it, → features, float32."""
+        with self.precision():
+            features: Tensor = self.backbone(images)[self.source.layer]
+        return features.float()
+
+    @property
+    def shape(self) -> FeatureShape:
+        return self.backbone.shapes(self.image)[self.source.layer]
+
+
+class Pair(Protocol):
+    """Features of a batch, a tensor for each source, with the images they came from (B, 3, H, W) in [0, 1]."""
+
+    @property
+    def features(self) -> tuple[Tensor, ...]: ...
+    @property
+    def targets(self) -> Tensor: ...
+
+
+class Examples(Protocol):
+    """What a refiner may learn from. There is no way from here to the test split."""
+
+    def training(self, images: int) -> Iterable[Pair]:
+        """At most so many training images, one view of each."""
+
+    def validation(self) -> Iterable[Pair]: ...
+
+    def prior(self) -> ImagePrior:
+        """Fitted on the training images. Raises DataError when it is not there."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where the images of a batch stand after one more evaluation of the network.
+
+    images: (B, 3, H, W) in [0, 1]. feature_error: (B,), ‖f(x) − f‖ / ‖f‖.
+    """
+
+    images: Tensor
+    feature_error: Tensor
+
+
+class Refiner(ABC):
+    """Matches cached features again through the known network: what a layer holds, not what a decoder gets.
+
+    One evaluation is one pass through the network, with its backward pass where the method needs gradients.
+    """
+
+    class Options(Section):
+        """The refiner's section of params.yaml."""
+
+    def __init__(self, layer: KnownLayer, budget: int, options: Section) -> None:
+        """`budget` is the number of evaluations for each image. A subclass takes its own `Options`."""
+        self.layer, self.budget = layer, budget
+
+    @classmethod
+    def check(cls, source: Source, entry: BackboneParams) -> None:
+        """Raise ParamsError where this cannot work on such a network. Nothing is read or computed."""
+        return  # most take any network
+
+    def learn(self, examples: Examples) -> None:
+        """Fit what the method needs; called once, before `refine`."""
+        return  # most know all they need
+
+    @abstractmethod
+    def refine(self, features: Float[Tensor, "b c h w"], start: Float[Tensor, "b 3 y x"]) -> Iterator[Step]:
+        """One step an evaluation, at most `budget` of them; the last one is the result.
+
+        Args:
+            features: as read from the store, float32 whatever its dtype.
+            start: RGB in [0, 1], a decoder's image.
+
+        Each image is refined by itself: its result depends on the others of the batch by rounding alone.
+        """
+
+
+REFINERS: Registry[type[Refiner]] = Registry("refiner", "pipeline.refinement")
+
+
+def build_refiner(name: str, options: Mapping[str, Any], layer: KnownLayer, budget: int) -> Refiner:
+    """Build the refiner `name` from its plain section of params.yaml. Raises ParamsError: no such name or option."""
+    refiner = REFINERS.get(name)
+    return refiner(layer, budget, parse_section(refiner.Options, options, f"refiners.{name}"))
+
+
+def squared_norm(values: Tensor) -> Float[Tensor, " b"]:
+    """(B, …) → (B,) float64."""
+    return values.square().flatten(1).sum(1, dtype=torch.float64)
+
+
+def relative_error(difference: Tensor, features: Tensor) -> Float[Tensor, " b"]:
+    """‖difference‖ / ‖features‖ of each image, (B,) float64."""
+    return (squared_norm(difference) / squared_norm(features).clamp_min(TINY)).sqrt().detach()
