@@ -66,11 +66,3 @@ def test_s3(project: Project, tmp_path: Path, s3: str) -> None:
     nothing_runs_after_a_pull(project, tmp_path / "clone", add, ("modify", "--local", "storage", "endpointurl", s3))
     stored = boto3.client("s3", endpoint_url=s3).list_objects_v2(Bucket=BUCKET)
     assert stored["KeyCount"] > 10
-
-
-def test_a_remote_that_is_not_there_leaves_everything_in_place(project: Project, tmp_path: Path) -> None:
-    project.run("dvc", "remote", "add", "--local", "--force", "--default", "storage", f"s3://{BUCKET}/cache")
-    project.run("dvc", "remote", "modify", "--local", "storage", "endpointurl", "http://127.0.0.1:9")
-    pushed = project.run("dvc", "push", check=False, **NOT_SECRET)
-    assert pushed.code != 0
-    assert project.run("dvc", "repro").ran == []

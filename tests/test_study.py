@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 
 from pipeline.errors import DeviceError, ParamsError
+from pipeline.params import load_params
 from pipeline.study import Configuration, load_study
 from pipeline.study.experiments import feature_settings
 from pipeline.study.figures import by_network, depth_curves, heat_map
 from pipeline.study.results import pivot
 from pipeline.study.work import check_jobs
-from stages.loading import check_experiment, load_params
+from stages.loading import check_experiment
 
 ROOT = Path(__file__).parents[1]
 PARAMS = ROOT / "params.yaml"

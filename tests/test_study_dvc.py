@@ -62,7 +62,7 @@ def test_a_study_from_its_plan_to_its_figures(project: Project) -> None:
     planned = study(project, "--dry-run").output
     assert "3 of 3 to run" in planned
     assert FRAGILE in planned
-    assert project.run("dvc", "exp", "list").output == ""
+    assert "tiny-" not in project.run("dvc", "exp", "list").output
 
     first = study(project, "--jobs", "2", check=False)
     assert first.code == 1

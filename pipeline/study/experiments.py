@@ -31,7 +31,7 @@ class Failure:
 
     name: str
     log: Path | None  # what it printed; None when it was not started
-    reason: str  # the last line of the log that says what was wrong
+    reason: str  # the first line of the log that names an error
 
 
 def finished(wanted: Mapping[str, Params]) -> set[str]:
@@ -124,7 +124,7 @@ class Queue:
         if process is None:
             return Failure(name, None, "it was not started")
         log = Path(process.stdout)
-        return Failure(name, log, _last_error(log))
+        return Failure(name, log, _reason(log))
 
     def _entries(self) -> list[str]:
         """Names of what is waiting and of what is done, as often as they are there."""
@@ -132,7 +132,7 @@ class Queue:
         return [*(entry.name for entry in self._celery.iter_queued()), *done]
 
 
-def _last_error(log: Path) -> str:
+def _reason(log: Path) -> str:
     lines = log.read_text(errors="replace").splitlines()
     errors = [line for line in lines if line.lower().startswith("error")]
     return next(iter(errors or lines[::-1]), "its log is empty")
