@@ -35,7 +35,7 @@ def heat_map(table: pd.DataFrame, unit: str) -> str:
             if np.isfinite(value):
                 dark = high > low and (value - low) / (high - low) < DARK
                 place.text(
-                    column, row, f"{value:.4g}", ha="center", va="center", size=8, color="white" if dark else "black"
+                    column, row, f"{value:#.4g}", ha="center", va="center", size=8, color="white" if dark else "black"
                 )
         figure.colorbar(drawn, ax=place, label=unit)
         return _svg(figure)
