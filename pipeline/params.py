@@ -168,17 +168,23 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not (key and equals):
-        raise ParamsError(f"--set {override}: must be key=value, for example --set train.protocol=published")
+    key, value = parse_override(override)
     *parents, last = key.split(".")
     section = values
     for parent in parents:
         section = section.setdefault(parent, {})
         if not isinstance(section, dict):
             raise ParamsError(f"--set {override}: '{parent}' is a value, not a section")
+    section[last] = value
+
+
+def parse_override(override: str) -> tuple[str, Any]:
+    """`train.protocol=published` → the dotted key and its YAML value. Raises ParamsError when it is no such thing."""
+    key, equals, text = override.partition("=")
+    if not (key and equals):
+        raise ParamsError(f"--set {override}: must be key=value, for example --set train.protocol=published")
     try:
-        section[last] = YAML(typ="safe", pure=True).load(text)
+        return key, YAML(typ="safe", pure=True).load(text)
     except YAMLError:
         raise ParamsError(f"--set {override}: '{text}' is not a YAML value") from None
 

@@ -40,10 +40,11 @@ def parse_section(schema: type[S], values: Any, where: str = "") -> S:
 def unknown_name(key: str, value: str, legal: Iterable[str]) -> str:
     """The sentence for a name that nothing is registered under."""
     names = sorted(legal)
-    return f"params.yaml: {key} = {value!r} is unknown{_guess(value, names)}; choose one of: {', '.join(names)}"
+    return f"params.yaml: {key} = {value!r} is unknown{did_you_mean(value, names)}; choose one of: {', '.join(names)}"
 
 
-def _guess(value: str, names: Iterable[str]) -> str:
+def did_you_mean(value: str, names: Iterable[str]) -> str:
+    """` (did you mean 'x'?)`, or nothing when no name is close to `value`."""
     close = difflib.get_close_matches(value, list(names), n=1)
     return f" (did you mean '{close[0]}'?)" if close else ""
 
@@ -54,7 +55,7 @@ def _sentence(schema: type[BaseModel], where: str, problem: Mapping[str, Any]) -
     kind, value, context = problem["type"], problem["input"], problem.get("ctx", {})
     if kind == "extra_forbidden":
         known = sorted(_fields_at(schema, location[:-1]))
-        hint = _guess(location[-1], known) or (f"; its section knows: {', '.join(known)}" if known else "")
+        hint = did_you_mean(location[-1], known) or (f"; its section knows: {', '.join(known)}" if known else "")
         return f"params.yaml: unknown key '{key}'{hint}"
     if kind == "missing":
         return f"params.yaml: '{key}' is missing; add it (see the params.yaml of a fresh clone)"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,15 +54,31 @@ class Project:
 
     def run(self, *command: str, check: bool = True, **environment: str) -> Result:
         """Run a command as a user would; `dvc` and `python` are those of this environment."""
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environ = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **environment}
-        environ.pop("PYTHONPATH", None)
         run = subprocess.run(
-            command, cwd=self.root, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            cwd=self.root,
+            env=_environment() | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         if check and run.returncode:
             raise AssertionError(f"{' '.join(command)} ended with {run.returncode}:\n{run.stdout}")
         return Result(run.returncode, run.stdout)
+
+    def kill(self, *command: str, when: Callable[[], bool], seconds: float = 120) -> None:
+        """Start a command and kill -9 it, with everything it started, as soon as `when()`."""
+        output = subprocess.DEVNULL
+        process = subprocess.Popen(
+            command, cwd=self.root, env=_environment(), stdout=output, stderr=output, start_new_session=True
+        )
+        deadline = time.monotonic() + seconds
+        while not when():
+            assert process.poll() is None, f"{' '.join(command)} ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
     def set(self, values: Mapping[str, object]) -> None:
         """Change keys of params.yaml, comments kept, as an editor would."""
@@ -116,6 +134,13 @@ def write_photographs(folder: Path, count: int, edge: int = 80) -> None:
         noise = random.normal(0, 8, (edge, edge, 3))
         pixels = np.clip(np.asarray(smooth, float) + noise, 0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(folder / f"photograph_{index:03d}.png")
+
+
+def _environment() -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONPATH", None)
+    return environment
 
 
 def _with_identity(project: Project) -> Project:

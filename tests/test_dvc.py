@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from project import Project, small_project
 
 pytestmark = pytest.mark.slow
 
 ALL = ["prepare", "prior", "extract@vgg16", "extract@none", "train", "evaluate"]
 FIT = ["train", "evaluate"]
+EPOCHS = 20
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +32,14 @@ def back_to_start(project: Project) -> Iterator[None]:
     project.run("git", "checkout", "--quiet", ".")
     project.run("git", "clean", "-qfd", "--exclude=data/raw")
     project.run("dvc", "checkout", "--quiet", "--force")
+
+
+@pytest.fixture
+def without_cache(project: Project, tmp_path: Path) -> Project:
+    """A clone that finds the project's cache where it would find a remote."""
+    clone = project.clone(tmp_path / "clone")
+    clone.run("dvc", "remote", "add", "--local", "--default", "shared", str(project.root / ".dvc/cache"))
+    return clone
 
 
 def _replace(path: Path, old: str, new: str) -> None:
@@ -111,10 +121,30 @@ def test_a_typo_stops_before_any_work_and_leaves_no_trace(project: Project) -> N
     assert "up to date" in project.run("dvc", "status").output
 
 
+def states(project: Project) -> list[Path]:
+    return sorted((project.root / ".work/train").glob("*/state.pt"))
+
+
+def test_killed_in_training_only_the_remaining_epochs_run(project: Project, tmp_path: Path) -> None:
+    project.set({"protocols.fast.epochs": EPOCHS})
+    project.kill("dvc", "repro", when=lambda: bool(states(project)))
+    (state,) = states(project)
+    epoch = torch.load(state, weights_only=True)["progress"]["epoch"]
+    assert 0 < epoch < EPOCHS
+    again = project.run("dvc", "repro")
+    assert again.ran == FIT
+    images = json.loads((project.root / "data/prepared/manifest.json").read_text())["images"]["train"]
+    assert f"train transposed_conv: {images * (EPOCHS - epoch)} images in" in again.output
+    project.run("python", "-m", "stages", "train", "--models", str(tmp_path), "--curves", str(tmp_path / "c.csv"))
+    undisturbed = (tmp_path / "model.safetensors").read_bytes()
+    assert (project.root / "models/model.safetensors").read_bytes() == undisturbed
+
+
 def test_a_clone_without_cache_runs_everything_to_the_same_bytes(project: Project, tmp_path: Path) -> None:
     clone = project.clone(tmp_path / "clone")
     shutil.copytree(project.root / "data/raw", clone.root / "data/raw")
     assert clone.run("dvc", "metrics", "show", "--json").code == 0
+    assert "psnr.mean" in clone.run("dvc", "metrics", "diff", "HEAD~1", "HEAD").output
     assert clone.run("dvc", "repro").ran == ALL
     assert (clone.root / "metrics/metrics.json").read_bytes() == (project.root / "metrics/metrics.json").read_bytes()
     assert clone.run("git", "diff", "--stat", "--", "dvc.lock", "metrics/metrics.json").output == ""
@@ -130,3 +160,14 @@ def test_set_overrides_one_value(project: Project, tmp_path: Path) -> None:
     options = ["--set", "decoder=linear", "--models", str(tmp_path), "--curves", str(tmp_path / "c.csv")]
     project.run("python", "-m", "stages", "train", *options)
     assert json.loads((tmp_path / "model.json").read_text())["blueprint"]["decoder"] == "linear"
+
+
+def test_collected_garbage_is_not_missed(without_cache: Project) -> None:
+    without_cache.run("dvc", "pull")
+    assert without_cache.run("dvc", "exp", "run", "-S", "decoder=linear").ran[-2:] == FIT
+    without_cache.run("git", "checkout", "--quiet", ".")
+    without_cache.run("dvc", "checkout", "--force")
+    kept = without_cache.run("dvc", "gc", "--workspace", "--force").output
+    assert "Removed" in kept
+    assert without_cache.run("dvc", "repro").ran == []
+    assert without_cache.run("dvc", "exp", "run", "-S", "decoder=linear").ran == FIT  # its model was garbage

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -29,34 +24,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
-def kill_when(project: Project, finished: int) -> None:
-    """Start `dvc repro` and kill it with everything it started once that many shards are there."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        ["dvc", "repro", STAGE],
-        cwd=project.root,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 120
-    while len(records(project)) < finished:
-        assert process.poll() is None, "the extraction ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
 def records(project: Project) -> list[Path]:
     return sorted((project.root / ".work/extract").glob("vgg16-*/done/*.json"))
 
 
 def test_killed_under_dvc_resumed_and_taken_from_the_run_cache(project: Project) -> None:
     features = project.root / "features/vgg16"
-    kill_when(project, finished=2)
+    project.kill("dvc", "repro", STAGE, when=lambda: len(records(project)) >= 2)
     assert not features.exists()
     finished = len(records(project))
     assert 2 <= finished < 24

@@ -15,6 +15,7 @@ RANKS = {
     4: "evaluation plots training",
     5: "reconstruction report",
     6: "comparison",
+    7: "study",
 }
 RANK = {name: rank for rank, names in RANKS.items() for name in names.split()}
 MODULES = sorted((ROOT / "pipeline").rglob("*.py"))

@@ -1,0 +1,57 @@
+"""A finished study in one folder: leaderboard, table by variant and source, curves over depth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.comparison import Metric, leaderboard, markdown, opened, protocol_notes
+from pipeline.files import whole_file, write_whole
+from pipeline.params import Params
+from pipeline.study.figures import depth_curves, heat_map
+from pipeline.study.grid import Configuration
+
+UNITS = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS", "mse": "MSE", "mae": "MAE"}
+DEPTHS = "depths.svg"
+
+
+def write_results(
+    configurations: Sequence[Configuration], params: Params, output: Path, metric: Metric, notes: Sequence[str] = ()
+) -> str:
+    """Write leaderboard.md, leaderboard.csv, table.csv, heat_map.svg and, with several layers of a network, depths.svg.
+
+    `params` say how deep each layer is; `notes` are put below the leaderboard. Returns it, as Markdown.
+
+    Raises:
+        DataError: an experiment cannot be read or was not scored by `metric`.
+    """
+    with opened([each.name for each in configurations]) as experiments:
+        table = leaderboard(experiments, metric)
+        remarks = [*protocol_notes(experiments), *notes]
+    scores = pivot(table, configurations, metric)
+    for name, frame, index in (("leaderboard.csv", table, False), ("table.csv", scores, True)):
+        with whole_file(output / name) as part:
+            frame.to_csv(part, index=index, float_format="%.6g", lineterminator="\n")
+    write_whole(output / "heat_map.svg", heat_map(scores, UNITS[metric]).encode())
+    depths = {name: entry.layers for name, entry in params.backbones.items()}
+    curves = depth_curves(scores, depths, UNITS[metric])
+    if curves is None:
+        (output / DEPTHS).unlink(missing_ok=True)
+    else:
+        write_whole(output / DEPTHS, curves.encode())
+    text = "\n".join([markdown(table), *(f"\n{remark}" for remark in remarks)]) + "\n"
+    write_whole(output / "leaderboard.md", text.encode())
+    return text
+
+
+def pivot(table: pd.DataFrame, configurations: Sequence[Configuration], metric: Metric) -> pd.DataFrame:
+    """Means of `metric`: a row for each variant, a column for each source, both in the order of the study's file."""
+    means = dict(zip(table["experiment"], table[metric], strict=True))
+    variants = list(dict.fromkeys(each.variant for each in configurations))
+    sources = list(dict.fromkeys(each.source for each in configurations))
+    found = pd.DataFrame(index=pd.Index(variants, name="variant"), columns=sources, dtype=float)
+    for each in configurations:
+        found.loc[each.variant, each.source] = means[each.name]
+    return found

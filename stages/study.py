@@ -1,0 +1,135 @@
+"""`python -m stages study studies/NAME.yaml`: many experiments from one file, through DVC's queue."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from pipeline.errors import DataError, DeviceError, ParamsError, ShapeError, WeightsError
+from stages.options import METRICS, PARAMS, PREPARED, WORK, Overrides, PreparedDir
+
+if TYPE_CHECKING:
+    from pipeline.params import Params
+    from pipeline.study import Configuration, Study
+    from pipeline.study.experiments import Failure
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A file of studies/.")]
+Jobs = Annotated[int | None, typer.Option(help="Experiments at a time. Default: one for each GPU, or one.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list the experiments, with estimated disk and time.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Where the results go. Default: metrics/studies/NAME.")]
+Metric = Annotated[Literal["psnr", "ssim", "lpips", "mse", "mae"], typer.Option(help="What the order goes by.")]
+
+
+def study(
+    file: StudyFile,
+    jobs: Jobs = None,
+    dry_run: DryRun = False,
+    overrides: Overrides = None,
+    out: Out = None,
+    metric: Metric = "psnr",
+    data: PreparedDir = PREPARED,
+) -> None:
+    """Run the experiments of STUDY that have no result yet, then write leaderboard, table and figures."""
+    from pipeline.study import load_study
+
+    loaded = load_study(file, PARAMS, overrides or ())
+    wanted = checked(loaded)
+
+    from pipeline.study import experiments
+
+    done = experiments.finished(wanted)
+    if dry_run:
+        show(loaded, wanted, done, data)
+        return
+    waiting = [each for each in loaded.configurations if each.name not in done]
+    typer.echo(f"{loaded.name}: {len(done)} of {len(wanted)} experiments are finished")
+    failures = run(loaded, waiting, jobs) if waiting else []
+
+    from pipeline.study.results import write_results
+
+    output = out or METRICS / "studies" / loaded.name
+    lost = {failure.name for failure in failures}
+    present = [each for each in loaded.configurations if each.name not in lost]
+    notes = [f"Without a result: {', '.join(sorted(lost))}."] if lost else []
+    if present:
+        typer.echo(write_results(present, wanted[present[0].name], output, metric, notes))
+        typer.echo(f"figures: {output}")
+    if failures:
+        logs = WORK / "studies" / loaded.name  # of the workers, which say why an experiment was not started
+        lines = "\n".join(f"  {each.name}: {each.reason} ({each.log or logs})" for each in failures)
+        raise DataError(f"{len(failures)} experiments failed; the same command tries them again\n{lines}")
+
+
+def checked(study: "Study") -> "dict[str, Params]":
+    """The params of every configuration, validated whole.
+
+    Raises:
+        ParamsError: all problems found, a line each, with the first configuration that has it.
+    """
+    from stages.loading import load_checked
+
+    wanted: dict[str, Params] = {}
+    problems: dict[str, list[str]] = {}
+    for each in study.configurations:
+        try:
+            wanted[each.name] = load_checked(PARAMS, each.settings)
+            _require_absolute_root(wanted[each.name])
+        except (ParamsError, ShapeError, WeightsError) as error:
+            problems.setdefault(str(error), []).append(each.name)
+    if problems:
+        raise ParamsError("\n".join(f"{_named(names)}: {text}" for text, names in problems.items()))
+    return wanted
+
+
+def _require_absolute_root(params: "Params") -> None:
+    """DVC's queue works in temporary folders, where a relative path of photographs leads nowhere."""
+    root = params.datasets[params.dataset].get("root")
+    if root is not None and not Path(root).is_absolute():
+        raise ParamsError(
+            f"params.yaml: datasets.{params.dataset}.root = {root!r} is relative, and a study's experiments run in "
+            f"temporary folders; add --set datasets.{params.dataset}.root={Path(root).absolute()}"
+        )
+
+
+def _named(names: list[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} others" if len(names) > 1 else "")
+
+
+def run(study: "Study", waiting: "list[Configuration]", jobs: int | None) -> "list[Failure]":
+    """Compute `waiting`; returns what failed."""
+    from pipeline.study import experiments, work
+
+    cards = work.graphics_cards()
+    count = work.check_jobs(jobs, cards)
+    names = [each.name for each in waiting]
+    with experiments.opened_queue() as queue:
+        if busy := queue.at_work(names):
+            raise DeviceError(f"{busy[0]} is being computed by another study; wait for it, or stop it: dvc queue stop")
+        queue.forget(names)
+        work.extract_features(waiting, study.name, queue)
+        for each in waiting:
+            queue.put(each)
+        work.work_off(len(names), lambda: len(experiments.existing(names)), count, cards, WORK / "studies" / study.name)
+        return [queue.failure(name) for name in names if name not in experiments.existing(names)]
+
+
+def show(study: "Study", wanted: "dict[str, Params]", done: set[str], data: Path) -> None:
+    """Print every configuration with its time, and the disk for all features."""
+    from pipeline.images import PreparedData
+    from pipeline.runtime import choose_device
+    from pipeline.study.estimate import Images, experiment_seconds, feature_bytes
+    from stages.tables import duration, size, text_table
+
+    prepared, device = PreparedData.open(data), choose_device()
+    images = Images(**{split: prepared.manifest["images"][split] for split in ("train", "validation", "test")})
+    rows, total = [], 0.0
+    for each in study.configurations:
+        seconds = 0.0 if each.name in done else experiment_seconds(wanted[each.name], images, device)
+        total += seconds
+        rows.append([each.name, "finished" if each.name in done else duration(seconds)])
+    typer.echo(text_table(["experiment", f"training ({device})"], rows))
+    left = [params for name, params in wanted.items() if name not in done]
+    typer.echo(
+        f"{len(left)} of {len(wanted)} to run, about {duration(total)} of training one after another; "
+        f"features: {size(feature_bytes(left, images))}"
+    )

@@ -1,0 +1,84 @@
+"""Several experiments at a time: DVC's queue with two workers, and what is done with an experiment afterwards."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from project import Project, small_project
+
+pytestmark = pytest.mark.slow
+
+NAMES = ("sweep-1", "sweep-2")
+FIT = ["train", "evaluate"]
+
+
+@dataclass
+class Watched:
+    """The project after the sweep, and the links of every feature file seen in a temporary workspace meanwhile."""
+
+    project: Project
+    links: dict[str, int] = field(default_factory=dict)
+
+    def look(self) -> None:
+        for path in (self.project.root / ".dvc/tmp/exps").glob("**/features/*/*/**/*"):
+            try:
+                if path.is_file():
+                    self.links[str(path)] = path.stat().st_nlink
+            except FileNotFoundError:  # the workspace was removed meanwhile
+                continue
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
+    """Two experiments queued as a sweep and run by two workers, from committed features."""
+    project = small_project(tmp_path_factory.mktemp("queue"))
+    project.run("dvc", "repro", "extract")
+    project.commit("features")
+    watched = Watched(project)
+    project.run("dvc", "exp", "run", "--queue", "--name", "sweep", "-S", "decoder=linear,residual")
+    project.run("dvc", "queue", "start", "--jobs", "2")
+    deadline = time.monotonic() + 240
+    while any(word in project.run("dvc", "queue", "status").output for word in ("Queued", "Running")):
+        assert time.monotonic() < deadline
+        until = time.monotonic() + 4
+        while time.monotonic() < until:
+            watched.look()
+            time.sleep(0.2)
+    return watched
+
+
+@pytest.fixture
+def project(watched: Watched) -> Iterator[Project]:
+    yield watched.project
+    watched.project.run("git", "reset", "--quiet", "--hard")
+    watched.project.run("dvc", "checkout", "--quiet", "--force")
+
+
+def test_both_succeed_and_only_train_and_evaluate(project: Project) -> None:
+    assert project.run("dvc", "queue", "status").output.count("Success") == 2
+    for name in NAMES:
+        assert project.run("dvc", "queue", "logs", name).ran == FIT
+
+
+def test_features_are_linked_into_the_temporary_workspaces(watched: Watched) -> None:
+    assert watched.links
+    assert min(watched.links.values()) > 1
+
+
+def test_an_experiment_applied_is_up_to_date(project: Project) -> None:
+    project.run("dvc", "exp", "apply", NAMES[0])
+    assert "decoder: linear" in (project.root / "params.yaml").read_text()
+    assert project.run("dvc", "repro").ran == []
+    project.run("dvc", "exp", "save", "--name", "saved")
+    assert "saved" in project.run("dvc", "exp", "list").output
+    difference = project.run("dvc", "metrics", "diff", "sweep-2", "saved").output
+    assert "psnr.mean" in difference
+
+
+def test_a_branch_of_an_experiment_is_up_to_date(project: Project) -> None:
+    project.run("dvc", "exp", "branch", NAMES[1], "residual-decoder")
+    project.run("git", "checkout", "--quiet", "residual-decoder")
+    project.run("dvc", "checkout", "--force")
+    assert project.run("dvc", "repro").ran == []
+    project.run("git", "checkout", "--quiet", "main")
