@@ -27,8 +27,8 @@ def _make(folder: Path, python: str) -> subprocess.CompletedProcess[str]:
         ),
         (
             'case "$*" in *ensurepip*) exit 1;; esac',
-            "error: this Python cannot make virtual environments; install its venv package (Debian, Ubuntu: apt install "
-            "python3-venv)",
+            "error: this Python cannot make virtual environments; install its venv package "
+            "(Debian, Ubuntu: apt install python3-venv)",
         ),
     ],
     ids=["old", "no venv"],
