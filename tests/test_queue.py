@@ -37,7 +37,9 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
     project.commit("features")
     watched = Watched(project)
     project.run("dvc", "exp", "run", "--queue", "--name", "sweep", "-S", "decoder=linear,residual")
-    project.run("dvc", "queue", "start", "--jobs", "2")
+    for jobs in ("1", "2"):  # one after the other: workers that start together can break one another
+        project.run("dvc", "queue", "start", "--jobs", jobs)
+        time.sleep(5)
     deadline = time.monotonic() + 240
     while any(word in project.run("dvc", "queue", "status").output for word in ("Queued", "Running")):
         assert time.monotonic() < deadline
