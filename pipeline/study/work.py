@@ -18,6 +18,7 @@ from pipeline.study.experiments import Queue, feature_settings
 from pipeline.study.grid import Configuration
 
 DVC = (sys.executable, "-m", "dvc")
+READY = "ready."  # what a worker logs once it listens to the queue
 WAIT = 1.0  # seconds between looks at the workers
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -82,21 +83,32 @@ def work_off(count: int, finished: Callable[[], int], jobs: int, cards: Sequence
 def _workers(jobs: int, cards: Sequence[str], logs: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
     logs.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        workers = []
+        workers: list[subprocess.Popen[bytes]] = []
+        stack.callback(_stop, workers)
         for number in range(jobs):
             environment = _environment(jobs)
             if cards:
                 environment[VISIBLE] = cards[number]
-            log = stack.enter_context((logs / f"worker_{number}.log").open("wb"))
+            path = logs / f"worker_{number}.log"
+            log = stack.enter_context(path.open("wb"))
             command = [*DVC, "exp", "queue-worker", f"study-{os.getpid()}-{number}@localhost"]
             workers.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
-        try:
-            yield workers
-        finally:
-            for worker in workers:
-                worker.terminate()
-            for worker in workers:
-                worker.wait()
+            _wait_until_ready(workers[-1], path)
+        yield workers
+
+
+def _stop(workers: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Ask all to end after the experiment they are at, and wait for that."""
+    for worker in workers:
+        worker.terminate()
+    for worker in workers:
+        worker.wait()
+
+
+def _wait_until_ready(worker: subprocess.Popen[bytes], log: Path) -> None:
+    """Workers that start at the same moment can break one another: the queue's files are not locked meanwhile."""
+    while worker.poll() is None and READY not in log.read_text(errors="replace"):
+        time.sleep(WAIT / 5)
 
 
 def _environment(jobs: int = 1) -> dict[str, str]:
