@@ -29,6 +29,7 @@ readme: $(READY)
 	@python -m benchmarks.readme
 
 study-sample: $(READY)
+	@dvc repro --quiet
 	@python -m stages study studies/cross_architecture.yaml $(SMALL) --jobs 2 --out docs/cross_architecture
 
 $(READY): requirements.txt

@@ -60,7 +60,10 @@ def extract_features(configurations: Iterable[Configuration], study: str, queue:
         options = [part for setting in settings for part in ("-S", setting)]
         run = subprocess.run([*DVC, "exp", "run", "--temp", "--name", name, *options, "extract"], env=_environment())
         if run.returncode:
-            raise DataError(f"the features of {study} could not be extracted; what DVC printed above says why")
+            raise DataError(
+                f"the features of {study} could not be extracted; what DVC printed above says why (in a fresh clone DVC "
+                "wants the outputs that dvc.lock names: run dvc repro, or dvc pull, first)"
+            )
     queue.forget([name])
 
 
