@@ -61,7 +61,7 @@ def extract_features(configurations: Iterable[Configuration], study: str, queue:
         run = subprocess.run([*DVC, "exp", "run", "--temp", "--name", name, *options, "extract"], env=_environment())
         if run.returncode:
             raise DataError(
-                f"the features of {study} could not be extracted; what DVC printed above says why (in a fresh clone DVC "
+                f"the features of {study} could not be extracted; DVC says above why (in a fresh clone it "
                 "wants the outputs that dvc.lock names: run dvc repro, or dvc pull, first)"
             )
     queue.forget([name])
