@@ -153,13 +153,12 @@ def _lossy() -> nn.Conv2d:
     return nn.Conv2d(3, 4, 2, stride=2, bias=True)
 
 
-@pytest.mark.parametrize("method", ["nesterov", "lbfgs"])
-def test_map_of_a_linear_network_is_the_closed_form(method: str) -> None:
+def test_map_of_a_linear_network_is_the_closed_form() -> None:
     """The minimum of ‖A x + b − f‖² / α + λ (x − m)ᵀ C⁻¹ (x − m), solved densely in float64."""
     strength, network = 1e-2, _lossy()
     layer, images = _toy(network), _photographs(1)[..., :12, :12]
     prior = ImagePrior.of(*moments([(_photographs(40, 10)[..., :12, :12] * 255).byte().permute(0, 2, 3, 1).numpy()]))
-    refiner = build_refiner("map", {"strengths": [strength], "method": method}, layer, 150)
+    refiner = build_refiner("map", {"strengths": [strength]}, layer, 150)
 
     class Known(Examples):
         def training(self, images: int) -> Iterator[Pair]:
