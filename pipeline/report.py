@@ -148,7 +148,7 @@ def _body(metrics: Path, name: str, scores: Mapping[str, Any], protocol: Mapping
 def _refinement(metrics: Path) -> Iterator[str]:
     heading = "What the layer holds, as against what the decoder gets"
     yield f"<h2>{heading}</h2>"
-    yield plots.refinement(pd.read_csv(metrics / "plots" / "refinement.csv"))
+    yield plots.refinement(pd.read_csv(metrics / "plots" / "images" / "refinement.csv"))
     yield _picture(metrics / "plots" / "images" / "refined.png", heading)
 
 

@@ -92,7 +92,7 @@ def test_the_trajectory_leads_from_the_decoders_image_to_the_refined_one(output:
         assert first.loc[image, "psnr"] == pytest.approx(row["psnr"], abs=1e-3)
         assert first.loc[image, "feature_error"] == pytest.approx(row["relative_error"], rel=1e-3)
         assert last.loc[image, "psnr"] == pytest.approx(row["refined_psnr"], abs=1e-3)
-    means = pd.read_csv(output / "plots" / "refinement.csv")
+    means = pd.read_csv(output / "plots" / "images" / "refinement.csv")
     expected = steps.groupby("evaluation")[["psnr", "feature_error"]].mean()
     assert means["psnr"].tolist() == pytest.approx(expected["psnr"].tolist(), rel=1e-4)
     assert means["feature_error"].tolist() == pytest.approx(expected["feature_error"].tolist(), rel=1e-4)

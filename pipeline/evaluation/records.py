@@ -57,7 +57,7 @@ def write_tables(
     if refinement is not None:
         columns = columns | _refined_columns(refinement, len(image_ids))
         mean, every = trajectory_tables(refinement, image_ids)
-        write_csv(output / "plots" / "refinement.csv", mean)
+        write_csv(output / "plots" / "images" / "refinement.csv", mean)  # dvc plots shows all of this folder
         write_csv(output / "plots" / "refinement_per_image.csv", every)
         save_png(refinement.figure, output / "plots" / "images" / "refined.png")
     write_csv(output / "per_image.csv", {"image": image_ids, **columns})

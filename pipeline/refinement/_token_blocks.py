@@ -56,10 +56,9 @@ def check_token_blocks(name: str, entry: BackboneParams) -> None:
 
 
 def _plain(name: str, model: nn.Module) -> VisionTransformer:
-    plain = isinstance(model, VisionTransformer) and model.pos_embed is not None
-    if not plain or not isinstance(model.norm_pre, nn.Identity):
-        raise ParamsError(
-            f"params.yaml: evaluate.refine = 'block_inverse' inverts the blocks of a plain vision transformer, and "
-            f"{name} is a {type(model).__name__}; choose vit_small or vit_base, or evaluate.refine: map"
-        )
-    return model
+    if isinstance(model, VisionTransformer) and model.pos_embed is not None and isinstance(model.norm_pre, nn.Identity):
+        return model
+    raise ParamsError(
+        f"params.yaml: evaluate.refine = 'block_inverse' inverts the blocks of a plain vision transformer, and "
+        f"{name} is a {type(model).__name__}; choose vit_small or vit_base, or evaluate.refine: map"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from pipeline.decoders.linear import Linear
 from pipeline.params import BackboneParams
 from pipeline.refinement._token_blocks import TokenBlocks, check_token_blocks
-from pipeline.refinement.base import REFINERS, Examples, KnownLayer, Pair, Refiner, Step, relative_error
+from pipeline.refinement.base import REFINERS, TINY, Examples, KnownLayer, Pair, Refiner, Step, squared_norm
 from pipeline.ridge import NormalEquations, solve
 from pipeline.section import Count, Section
 from pipeline.sources import Source
@@ -21,11 +22,11 @@ from pipeline.sources import Source
 
 @REFINERS.register("block_inverse")
 class BlockInverse(Refiner):
-    """Solve F(t) = f for the tokens t that entered the first block, by t ← t + η (f − F(t)) from t = f.
+    """Run the blocks backwards, by t ← t + η (f − F(t)) for the tokens t that entered each block F.
 
-    F is all blocks up to the layer at once. Each adds a residual to its input, so F is near the identity and the
-    iteration contracts as long as the residuals do (Behrmann et al. 2019, "Invertible residual networks"); where they
-    do not, the best iterate is kept. The start image is not used. The pixels are read from t, less the position
+    Each block adds a residual to its input, so it is near the identity and the iteration contracts as long as the
+    residual does (Behrmann et al. 2019, "Invertible residual networks"); where it does not, the best iterate is kept.
+    The start image is not used. The pixels are read from the tokens that entered the first block, less the position
     embedding, by a ridge regression fitted on training features that were treated alike.
     """
 
@@ -69,32 +70,44 @@ class BlockInverse(Refiner):
         return equations
 
     def _inverted(self, features: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Patch tokens less their position, and the feature error, after each evaluation."""
-
-        def forward(tokens: Tensor) -> Tensor:
-            with self.layer.precision():
-                result: Tensor = self._blocks(tokens)
-            return result.float()
-
-        for tokens, error in invert(forward, features, self.damping, self.budget):
+        """Patch tokens less their position, and what is unexplained of the features, after each sweep."""
+        for tokens, error in invert(self._blocks, features, self.damping, self.budget, self.layer.precision):
             yield tokens - self._blocks.position, error
 
 
 @torch.no_grad()
 def invert(
-    forward: Callable[[Tensor], Tensor], outputs: Float[Tensor, "b c h w"], damping: float, evaluations: int
+    blocks: TokenBlocks,
+    features: Float[Tensor, "b c h w"],
+    damping: float,
+    sweeps: int,
+    precision: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[tuple[Float[Tensor, "b c h w"], Float[Tensor, " b"]]]:
-    """Solve forward(t) = outputs by t ← t + damping · (outputs − forward(t)), from t = outputs.
+    """Find the patch tokens that enter the first of `blocks` from the features that leave the last.
 
-    Yields, after each evaluation, the best t so far for each image, and its ‖forward(t) − outputs‖ / ‖outputs‖.
+    A sweep runs every block once, the last one first: t ← t + damping · (what should leave it − what does), where
+    what should leave a block is what enters the next. The prefix tokens that enter a block are those that left the one
+    before it in the sweep before.
+
+    Yields, after each sweep, the best tokens so far for each image, and what is unexplained there: the norm of all
+    blocks' residuals over that of the features.
     """
-    guess = best = outputs
-    lowest = torch.full((len(outputs),), torch.inf, dtype=torch.float64, device=outputs.device)
-    for _ in range(evaluations):
-        residual = outputs - forward(guess)
-        error = relative_error(residual, outputs)
+    height, width = features.shape[-2:]
+    entering = [features.flatten(2).mT] * len(blocks.blocks)  # (B, h·w, C)
+    prefixes = [blocks.prefix.expand(len(features), -1, -1)] * (len(entering) + 1)  # (B, prefix, C)
+    count = blocks.prefix.shape[1]
+    best, lowest = features, torch.full((len(features),), torch.inf, dtype=torch.float64, device=features.device)
+    for _ in range(sweeps):
+        first, target, unexplained = entering[0], features.flatten(2).mT, torch.zeros_like(lowest)
+        for number in reversed(range(len(entering))):
+            with precision():
+                leaving = blocks.blocks[number](torch.cat([prefixes[number], entering[number]], dim=1)).float()
+            residual = target - leaving[:, count:]
+            prefixes[number + 1] = leaving[:, :count]
+            target = entering[number] = entering[number] + damping * residual
+            unexplained += squared_norm(residual)
+        error = (unexplained / squared_norm(features).clamp_min(TINY)).sqrt()
         better = error < lowest  # false where the iteration blew up
         lowest = torch.where(better, error, lowest)
-        best = torch.where(better[:, None, None, None], guess, best)
+        best = torch.where(better[:, None, None, None], first.mT.unflatten(2, (height, width)), best)
         yield best, lowest
-        guess = guess + damping * residual

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.descent import Evaluated, Objective, lbfgs, nesterov
+from pipeline.descent import Evaluated, Objective, nesterov
 from pipeline.prior import Filter, ImagePrior
 from pipeline.refinement.base import REFINERS, Examples, KnownLayer, Refiner, Step, relative_error, squared_norm
-from pipeline.section import Count, Fraction, Section
+from pipeline.section import Fraction, Section
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 GAIN_IMAGES = 8  # training images that the network's gain is measured at
@@ -22,7 +22,7 @@ DIFFERENCE = 1e-3  # standard deviation of the noise, in units of [0, 1], that m
 
 @REFINERS.register("map")
 class Map(Refiner):
-    """Minimise ‖f(x) − f‖² / α + λ (x − m)ᵀ C⁻¹ (x − m), λ from strong to weak.
+    """Minimise ‖f(x) − f‖² / α + λ (x − m)ᵀ C⁻¹ (x − m) by accelerated gradients, λ from strong to weak.
 
     C and m are the Gaussian prior of the training photographs, α the mean gain of the network, ‖J v‖² / ‖v‖² for
     white noise v, so that λ is a variance of noise per pixel and means the same for all layers. It runs over
@@ -32,10 +32,8 @@ class Map(Refiner):
 
     class Options(Section):
         strengths: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)] = (1e-2, 3e-3)  # λ, in turn
-        method: Literal["nesterov", "lbfgs"] = "nesterov"
-        step: Positive = 0.15  # of nesterov, on the gradient of half the objective, whose curvature is about 1
-        momentum: Fraction = 0.85  # of nesterov
-        history: Count = 20  # steps that lbfgs remembers
+        step: Positive = 0.15  # on the gradient of half the objective, whose curvature is about 1
+        momentum: Fraction = 0.85
 
     options: Options
 
@@ -58,15 +56,10 @@ class Map(Refiner):
         for strength, budget in zip(strengths, shares(self.budget, len(strengths)), strict=True):
             colour, whiten = prior.filter(shrinkage(strength)), prior.filter(expansion(strength))
             objective = self._objective(prior.mean, colour, features)
-            for now in self._descend(objective, whiten(images - prior.mean), budget):
+            whitened = whiten(images - prior.mean)
+            for now in nesterov(objective, whitened, budget, self.options.step / 2, self.options.momentum):
                 images = prior.mean + colour(now.point)
                 yield Step(images.clamp(0, 1), now.error)
-
-    def _descend(self, objective: Objective, start: Tensor, budget: int) -> Iterator[Evaluated]:
-        options = self.options
-        if options.method == "lbfgs":
-            return lbfgs(objective, start, budget, options.history)
-        return nesterov(objective, start, budget, options.step / 2, options.momentum)
 
     def _objective(self, mean: Tensor, colour: Filter, features: Tensor) -> Objective:
         def objective(latent: Tensor) -> Evaluated:
