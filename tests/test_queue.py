@@ -1,5 +1,6 @@
 """Several experiments at a time: DVC's queue with two workers, and what is done with an experiment afterwards."""
 
+import re
 import time
 from collections.abc import Iterator
 
@@ -10,13 +11,20 @@ pytestmark = pytest.mark.slow
 
 NAMES = ("sweep-1", "sweep-2")
 FIT = ["train", "evaluate"]
+LOADED = "    settings = load_checked(params, overrides)\n"
+COUNT_LINKS = """
+    print("links of a shard:", min(path.stat().st_nlink for path in features.rglob("c.*")))
+"""
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Two experiments queued as a sweep and run by two workers, from committed features."""
     project = small_project(tmp_path_factory.mktemp("queue"))
-    project.run("dvc", "repro", "extract")
+    stage = project.root / "stages/train.py"
+    assert LOADED in stage.read_text()
+    stage.write_text(stage.read_text().replace(LOADED, LOADED + COUNT_LINKS))
+    project.run("dvc", "repro", "prior", "extract")
     project.commit("features")
     project.run("dvc", "exp", "run", "--queue", "--name", "sweep", "-S", "decoder=linear,residual")
     for jobs in ("1", "2"):  # one after the other: workers that start together can break one another
@@ -39,6 +47,12 @@ def test_both_succeed_and_only_train_and_evaluate(project: Project) -> None:
     assert project.run("dvc", "queue", "status").output.count("Success") == 2
     for name in NAMES:
         assert project.run("dvc", "queue", "logs", name).ran == FIT
+
+
+def test_features_are_linked_into_the_temporary_workspaces(project: Project) -> None:
+    for name in NAMES:
+        (links,) = re.findall(r"links of a shard: (\d+)", project.run("dvc", "queue", "logs", name).output)
+        assert int(links) > 1
 
 
 def test_an_experiment_applied_is_up_to_date(project: Project) -> None:

@@ -58,7 +58,8 @@ def extract_features(configurations: Iterable[Configuration], study: str, queue:
     for settings in feature_settings(configurations):
         queue.forget([name])
         options = [part for setting in settings for part in ("-S", setting)]
-        run = subprocess.run([*DVC, "exp", "run", "--temp", "--name", name, *options, "extract"], env=_environment())
+        command = [*DVC, "exp", "run", "--temp", "--name", name, *options, "prior", "extract"]
+        run = subprocess.run(command, env=_environment())
         if run.returncode:
             raise DataError(
                 f"the features of {study} could not be extracted; DVC says above why (in a fresh clone it "
