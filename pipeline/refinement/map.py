@@ -22,7 +22,7 @@ DIFFERENCE = 1e-3  # standard deviation of the noise, in units of [0, 1], that m
 
 @REFINERS.register("map")
 class Map(Refiner):
-    """Minimise ‖f(x) − f‖² / α + λ (x − m)ᵀ C⁻¹ (x − m) by accelerated gradients, λ from strong to weak.
+    """Minimise ‖f(x) − f‖² / α + λ (x − m)ᵀ C⁻¹ (x − m) by accelerated gradients, for each λ in turn.
 
     C and m are the Gaussian prior of the training photographs, α the mean gain of the network, ‖J v‖² / ‖v‖² for
     white noise v, so that λ is a variance of noise per pixel and means the same for all layers. It runs over
@@ -31,7 +31,7 @@ class Map(Refiner):
     """
 
     class Options(Section):
-        strengths: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)] = (1e-2, 3e-3)  # λ, in turn
+        strengths: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)] = (3e-3,)  # λ, in turn
         step: Positive = 0.15  # on the gradient of half the objective, whose curvature is about 1
         momentum: Fraction = 0.85
 
