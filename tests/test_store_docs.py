@@ -23,3 +23,9 @@ def test_snippets_run(snippet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     expected = features[[0, 7, 3]] if "pipeline" in snippet else features[:4]
     found = names["features"] if "pipeline" in snippet else names["rows"]
     assert (torch.from_numpy(found).float() == expected).all()  # type: ignore[arg-type]
+
+
+def test_every_bar_of_the_measured_table_holds() -> None:
+    verdicts = re.findall(r"^\| .* \| [≥≤] [\d.]+ \| (\w+) \|$", PAGE, re.MULTILINE)
+    assert len(verdicts) >= 15  # a row for every bar that benchmarks.store prints
+    assert set(verdicts) == {"yes"}
