@@ -12,6 +12,10 @@ from pathlib import Path
 
 README, OUTPUT = Path("README.md"), Path("docs/sample")
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+CREDITS = (
+    "Photographs: [credits and licences](docs/data.md#the-sample); `flower` by vultilion, `china` by danielbuechele "
+    "(CC BY 2.0)."
+)
 PICTURES = "evaluate.reconstructions=3"
 EXPERIMENTS = {
     "block1-transposed_conv": ("decoder=transposed_conv",),
@@ -31,7 +35,7 @@ def main() -> None:
 def with_results(readme: str, table: str) -> str:
     """`readme` with the leaderboard and the picture between its markers."""
     picture = f"![the same photographs, original and reconstructed]({OUTPUT / 'strip.png'})"
-    block = f"{BEGIN}\n{table.strip()}\n\n{picture}\n{END}"
+    block = f"{BEGIN}\n{table.strip()}\n\n{picture}\n\n{CREDITS}\n{END}"
     return re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: block, readme, flags=re.DOTALL)
 
 

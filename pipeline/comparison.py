@@ -19,7 +19,7 @@ from pipeline.files import whole_file, write_whole
 from pipeline.metrics import HIGHER_IS_BETTER, bootstrap_means
 from pipeline.pictures import Picture, require_folder, save_png, sheet
 from pipeline.protocol import differences
-from pipeline.report import read_protocol, read_scores, title
+from pipeline.report import read_protocol, read_scores, title, weights
 
 Metric = Literal["psnr", "ssim", "lpips", "mse", "mae"]
 METRICS_FOLDER, WORKSPACE = "metrics", "workspace"  # DVC calls the files as they are now `workspace`
@@ -175,7 +175,10 @@ def strip(experiments: Sequence[Experiment]) -> Picture | None:
         [alike[0].picture(image, "original"), *(each.picture(image, "reconstruction") for each in alike)]
         for image in common
     ]
-    captions = [[image, *(f"{e.per_image.loc[image, 'psnr']:.2f} dB  {e.name}" for e in alike)] for image in common]
+    captions = [
+        [image, *(f"{e.per_image.loc[image, 'psnr']:.2f} dB  {e.name}\n{weights(e.protocol)}" for e in alike)]
+        for image in common
+    ]
     return sheet(rows, captions)
 
 

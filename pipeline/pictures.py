@@ -79,7 +79,7 @@ def channel_pictures(features: Tensor, count: int, edge: int) -> tuple[list[int]
 
 
 def sheet(rows: Sequence[Sequence[Picture]], captions: Sequence[Sequence[str]]) -> Picture:
-    """Rows of tiles on white, each under its caption. Every row may have its own tile sizes."""
+    """Rows of tiles on white, each under its caption of one or more lines. Every row may have its own tile sizes."""
     strips = [_strip(tiles, texts) for tiles, texts in zip(rows, captions, strict=True)]
     width = max(strip.shape[1] for strip in strips)
     padded = [np.pad(strip, ((0, 0), (0, width - strip.shape[1]), (0, 0)), constant_values=255) for strip in strips]
@@ -106,13 +106,16 @@ def save_png(picture: Picture, path: Path) -> None:
 
 
 def _strip(tiles: Sequence[Picture], texts: Sequence[str]) -> Picture:
-    height = max(tile.shape[0] for tile in tiles) + CAPTION + MARGIN
+    lines = [text.split("\n") for text in texts]
+    top = CAPTION * max(map(len, lines))
+    height = max(tile.shape[0] for tile in tiles) + top + MARGIN
     width = sum(tile.shape[1] + MARGIN for tile in tiles) + MARGIN
     canvas = Image.new("RGB", (width, height), "white")
     draw, left = ImageDraw.Draw(canvas), MARGIN
-    for tile, text in zip(tiles, texts, strict=True):
-        draw.text((left, 2), _fitting(text, tile.shape[1]), fill="black", font=_font())
-        canvas.paste(Image.fromarray(tile), (left, CAPTION))
+    for tile, its_lines in zip(tiles, lines, strict=True):
+        for number, line in enumerate(its_lines):
+            draw.text((left, 2 + number * CAPTION), _fitting(line, tile.shape[1]), fill="black", font=_font())
+        canvas.paste(Image.fromarray(tile), (left, top))
         left += tile.shape[1] + MARGIN
     return np.asarray(canvas)
 

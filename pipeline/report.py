@@ -89,15 +89,24 @@ def score_table(metrics: Path) -> str:
 
 def title(protocol: Mapping[str, Any]) -> str:
     """What was scored, with the weights of the networks: `vgg16.block1 → linear · random weights (seed 0)`."""
-    blueprint, features = protocol["model"]["blueprint"], protocol["features"]
-    weights = {
-        name: "{kind} weights ({detail})".format(**entry["backbone"]["weights"]) for name, entry in features.items()
-    }
-    same = len(set(weights.values())) == 1
-    sources = " + ".join(weights) if same else " + ".join(f"{name} [{text}]" for name, text in weights.items())
+    blueprint, each = protocol["model"]["blueprint"], _weights_of_sources(protocol)
+    same = len(set(each.values())) == 1
+    sources = " + ".join(each) if same else " + ".join(f"{name} [{text}]" for name, text in each.items())
     fusion = "" if blueprint["fusion"] == "none" else f" → {blueprint['fusion']} fusion"
-    after = f" · {next(iter(weights.values()))}" if same else ""
+    after = f" · {next(iter(each.values()))}" if same else ""
     return f"{sources}{fusion} → {blueprint['decoder']}{after} · {protocol['data']['dataset']}"
+
+
+def weights(protocol: Mapping[str, Any]) -> str:
+    """Whose features these are, once for all sources that agree: `random weights (seed 0)`."""
+    return ", ".join(dict.fromkeys(_weights_of_sources(protocol).values()))
+
+
+def _weights_of_sources(protocol: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name: "{kind} weights ({detail})".format(**entry["backbone"]["weights"])
+        for name, entry in protocol["features"].items()
+    }
 
 
 def score_rows(scores: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
