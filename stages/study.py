@@ -121,6 +121,9 @@ def show(study: "Study", wanted: "dict[str, Params]", done: set[str], data: Path
     from stages.tables import duration, size, text_table
 
     prepared, device = PreparedData.open(data), choose_device()
+    there = prepared.manifest["dataset"]
+    if other := next((params.dataset for params in wanted.values() if params.dataset != there), None):
+        raise DataError(f"{data} holds {there}, and images of {other} cannot be counted there; prepare them first")
     images = Images(**{split: prepared.manifest["images"][split] for split in ("train", "validation", "test")})
     rows, total = [], 0.0
     for each in study.configurations:

@@ -1,5 +1,6 @@
 """Studies without running any: the files of studies/, what a wrong file says, the table and the figures."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from pipeline.errors import DeviceError, ParamsError
 from pipeline.params import load_params
-from pipeline.study import Configuration, load_study
+from pipeline.study import Configuration, load_study, work
 from pipeline.study.experiments import feature_settings
 from pipeline.study.figures import by_network, depth_curves, heat_map
 from pipeline.study.results import pivot
@@ -131,6 +132,13 @@ def test_one_job_for_each_gpu_and_never_two_on_one() -> None:
         check_jobs(0, ())
 
 
+def test_each_worker_sees_one_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = "import os; print('seen', os.environ['CUDA_VISIBLE_DEVICES'])"
+    monkeypatch.setattr(work, "DVC", (sys.executable, "-c", stub))
+    work.work_off(2, lambda: 0, 2, ("3", "7"), tmp_path)
+    assert [(tmp_path / f"worker_{number}.log").read_text() for number in range(2)] == ["seen 3\n", "seen 7\n"]
+
+
 @pytest.fixture
 def table() -> pd.DataFrame:
     columns = ["vgg16.block3", "vgg16.block1", "resnet34.layer1", "early attention"]
@@ -156,9 +164,9 @@ def test_depth_goes_by_the_order_of_the_networks_layers(table: pd.DataFrame) -> 
 
 def test_figures_are_the_same_for_the_same_table(table: pd.DataFrame) -> None:
     depths = {"vgg16": ("block1", "block2", "block3")}
-    assert heat_map(table, "PSNR, dB") == heat_map(table.copy(), "PSNR, dB")
-    curves = depth_curves(table, depths, "PSNR, dB")
+    assert heat_map(table, "PSNR, dB", "random weights") == heat_map(table.copy(), "PSNR, dB", "random weights")
+    curves = depth_curves(table, depths, "PSNR, dB", "random weights")
     assert curves is not None
-    assert curves == depth_curves(table.copy(), depths, "PSNR, dB")
-    assert heat_map(table, "PSNR, dB") != heat_map(table + 1, "PSNR, dB")
-    assert depth_curves(table, {"vgg16": ("block1",)}, "PSNR, dB") is None
+    assert curves == depth_curves(table.copy(), depths, "PSNR, dB", "random weights")
+    assert heat_map(table, "PSNR, dB", "random weights") != heat_map(table + 1, "PSNR, dB", "random weights")
+    assert depth_curves(table, {"vgg16": ("block1",)}, "PSNR, dB", "random weights") is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -62,6 +63,10 @@ def test_a_study_from_its_plan_to_its_figures(project: Project) -> None:
     planned = study(project, "--dry-run").output
     assert "3 of 3 to run" in planned
     assert FRAGILE in planned
+    assert re.search(r"about .+ of training one after another; features: [\d.]+ [kMG]B", planned)
+    elsewhere = study(project, "--dry-run", "--set", "dataset=sample", check=False)
+    assert elsewhere.code == 1
+    assert "data/prepared holds folder, and images of sample cannot be counted there" in elsewhere.output
     assert "tiny-" not in project.run("dvc", "exp", "list").output
 
     first = study(project, "--jobs", "2", check=False)

@@ -19,7 +19,7 @@ CELL = (0.95, 0.42)  # width and height of a cell, inches
 DARK = 0.45  # below this share of the range the colour is so dark that text on it is white
 
 
-def heat_map(table: pd.DataFrame, unit: str) -> str:
+def heat_map(table: pd.DataFrame, unit: str, title: str) -> str:
     """Variants (rows) by sources (columns), the number in every cell; a cell without a result is blank."""
     rows, columns = table.shape
     values = table.to_numpy(float)
@@ -38,10 +38,11 @@ def heat_map(table: pd.DataFrame, unit: str) -> str:
                     column, row, f"{value:#.4g}", ha="center", va="center", size=8, color="white" if dark else "black"
                 )
         figure.colorbar(drawn, ax=place, label=unit)
+        figure.suptitle(title, fontsize="medium")
         return _svg(figure)
 
 
-def depth_curves(table: pd.DataFrame, depths: Mapping[str, Sequence[str]], unit: str) -> str | None:
+def depth_curves(table: pd.DataFrame, depths: Mapping[str, Sequence[str]], unit: str, title: str) -> str | None:
     """One panel for each network with several layers, shallow to deep, one line for each variant; None without one."""
     panels = by_network(table.columns, depths)
     if not panels:
@@ -54,6 +55,7 @@ def depth_curves(table: pd.DataFrame, depths: Mapping[str, Sequence[str]], unit:
                 place.plot(layers, [values[f"{network}.{layer}"] for layer in layers], marker="o", label=variant)
             place.set(title=network, xlabel="layer")
         axes[0].set_ylabel(unit)
+        figure.suptitle(title, fontsize="medium")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
         return _svg(figure)
 

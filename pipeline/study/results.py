@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.comparison import Metric, leaderboard, markdown, opened, protocol_notes
+from pipeline.comparison import Experiment, Metric, leaderboard, markdown, opened, protocol_notes
 from pipeline.files import whole_file, write_whole
 from pipeline.params import Params
+from pipeline.report import weights
 from pipeline.study.figures import depth_curves, heat_map
 from pipeline.study.grid import Configuration
 
@@ -30,13 +31,14 @@ def write_results(
     with opened([each.name for each in configurations]) as experiments:
         table = leaderboard(experiments, metric)
         remarks = [*protocol_notes(experiments), *notes]
+        title = _title(experiments)
     scores = pivot(table, configurations, metric)
     for name, frame, index in (("leaderboard.csv", table, False), ("table.csv", scores, True)):
         with whole_file(output / name) as part:
             frame.to_csv(part, index=index, float_format="%.6g", lineterminator="\n")
-    write_whole(output / "heat_map.svg", heat_map(scores, UNITS[metric]).encode())
+    write_whole(output / "heat_map.svg", heat_map(scores, UNITS[metric], title).encode())
     depths = {name: entry.layers for name, entry in params.backbones.items()}
-    curves = depth_curves(scores, depths, UNITS[metric])
+    curves = depth_curves(scores, depths, UNITS[metric], title)
     if curves is None:
         (output / DEPTHS).unlink(missing_ok=True)
     else:
@@ -44,6 +46,12 @@ def write_results(
     text = "\n".join([markdown(table), *(f"\n{remark}" for remark in remarks)]) + "\n"
     write_whole(output / "leaderboard.md", text.encode())
     return text
+
+
+def _title(experiments: Sequence[Experiment]) -> str:
+    """Weights and data behind all numbers of a figure: `random weights (seed 0) · sample`."""
+    named = {f"{weights(each.protocol)} · {each.protocol['data']['dataset']}": None for each in experiments}
+    return "; ".join(named)
 
 
 def pivot(table: pd.DataFrame, configurations: Sequence[Configuration], metric: Metric) -> pd.DataFrame:
