@@ -33,6 +33,8 @@ study-sample: $(READY)
 	@python -m stages study studies/cross_architecture.yaml $(SMALL) --jobs 2 --out docs/cross_architecture
 
 $(READY): requirements.txt
+	@command -v $(PYTHON) >/dev/null || \
+		{ echo "error: there is no $(PYTHON) here; install Python 3.11 or newer, or name yours: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: $$($(PYTHON) --version 2>&1) is too old; Python 3.11 or newer is needed: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \

@@ -18,6 +18,15 @@ def _make(folder: Path, python: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["make", "setup", f"PYTHON={stub}"], cwd=folder, capture_output=True, text=True)
 
 
+def test_no_python_at_all_is_one_sentence(tmp_path: Path) -> None:
+    for name in ("Makefile", "requirements.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    run = subprocess.run(["make", "setup", "PYTHON=nosuch"], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode != 0
+    sentence = "error: there is no nosuch here; install Python 3.11 or newer, or name yours: make PYTHON=python3.12"
+    assert sentence in run.stderr.splitlines()
+
+
 @pytest.mark.parametrize(
     ("python", "sentence"),
     [
