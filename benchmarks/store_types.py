@@ -22,6 +22,7 @@ from pipeline.inverter import load_inverter
 from pipeline.metrics import psnr
 from pipeline.params import Params, StoreParams, load_params
 from pipeline.preparation import prepare
+from pipeline.prior import fit_prior
 from pipeline.runtime import choose_device
 from pipeline.stores import open_store
 from pipeline.training import train
@@ -32,7 +33,18 @@ DTYPES = get_args(StoreParams.model_fields["dtype"].annotation)
 def reconstruct(root: Path, params: Params, data: PreparedData, device: torch.device) -> tuple[float, float]:
     """Mean test PSNR in dB, and megabytes of the store."""
     store = open_store(root / "features" / params.backbone / params.layer)
-    train(params, data, root / "features", root / "models", root / "training.csv", root / "work", device)
+    fit_prior(data, root / "prior")
+    train(
+        params,
+        data,
+        features=root / "features",
+        first_stage=root / "first_stage",
+        prior=root / "prior",
+        output=root / "models",
+        curves=root / "training.csv",
+        work=root / "work",
+        device=device,
+    )
     inverter = load_inverter(root / "models", device).eval()
     rows, found = data.rows("test"), []
     with CachedFeatures(data, [store], device, "never") as cached, torch.inference_mode():

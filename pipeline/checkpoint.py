@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from torch import Tensor
 from pipeline.errors import CheckpointError
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+LINEAR = "linear"  # folder of the closed-form decoder that a decoder started from, itself a saved model
+LEARNED = "refiner.safetensors"  # in two stages: what the first one learned
 
 
 def save_model(directory: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
@@ -27,6 +30,12 @@ def save_model(directory: Path, tensors: Mapping[str, Tensor], description: Mapp
     partial = directory / f"{DESCRIPTION}.partial"
     partial.write_text(json.dumps(description, indent=2, sort_keys=True) + "\n")
     os.replace(partial, directory / DESCRIPTION)
+
+
+def copy_first_stage(folder: Path, models: Path) -> None:
+    """Put into `models` what the first of two stages, in `folder`, needs for photographs that are in no store."""
+    shutil.copytree(folder / LINEAR, models / LINEAR)
+    shutil.copyfile(folder / LEARNED, models / LEARNED)
 
 
 def load_model(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

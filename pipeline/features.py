@@ -1,4 +1,4 @@
-"""The feature stores of an experiment, opened: those that params.yaml and the prepared data ask for, or none."""
+"""The stores of an experiment, opened: those that params.yaml and the prepared data ask for, or none."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.images import PreparedData
-from pipeline.params import Params
+from pipeline.params import NONE, Params
 from pipeline.sources import Source
 from pipeline.stores import FeatureStore, open_store
 from pipeline.stores.base import Verify
+from pipeline.stores.manifest import REFINED
+
+REFINED_IMAGES = Path(REFINED, "image")  # below the folder that stage `refine` writes
 
 
 def open_features(
@@ -26,6 +29,39 @@ def open_features(
         open_store(root / source.backbone / source.layer, expected_facts(source, params, data), verify)
         for source in sources
     )
+
+
+def open_inputs(
+    root: Path, first_stage: Path, sources: Iterable[Source], params: Params, data: PreparedData
+) -> tuple[FeatureStore, ...]:
+    """All that the decoder sees: the stores of its sources and, in two stages, the refined images in `first_stage`.
+
+    Raises:
+        StoreError: as `open_features`.
+    """
+    stores = open_features(root, sources, params, data)
+    if params.two_stage.refine == NONE:
+        return stores
+    (store,) = stores
+    facts = expected_facts(store.source, params, data)
+    facts |= {
+        "backbone": {"refined": first_stage_facts(params, store)},
+        "layer": REFINED_IMAGES.name,
+        "precision": "fp32",
+    }
+    return store, open_store(first_stage / REFINED_IMAGES, facts)
+
+
+def first_stage_facts(params: Params, store: FeatureStore) -> dict[str, Any]:
+    """What determines the refined images of one source, as plain values."""
+    chosen = params.two_stage
+    return {
+        "source": str(store.source),
+        "features": store.fingerprint,
+        "refiner": chosen.refine,
+        "options": params.refiners[chosen.refine],
+        "budget": chosen.budget,
+    }
 
 
 def expected_facts(source: Source, params: Params, data: PreparedData) -> dict[str, Any]:

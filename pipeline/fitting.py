@@ -54,7 +54,10 @@ class Progress:
 
 
 class Fitter:
-    """Fits `module` under one protocol. After `run`, `best` holds the weights of the best validation epoch."""
+    """Fits `module` under one protocol.
+
+    After `run`, `best` holds the weights of the best validation epoch, or those of a warm start that none came up to.
+    """
 
     def __init__(
         self, module: nn.Module, linear: nn.Module | None, loss: Loss, protocol: ProtocolParams, fabric: Fabric
@@ -70,6 +73,7 @@ class Fitter:
         self.best: dict[str, Tensor] = _snapshot(module)
         self.progress = Progress()
         self._saved: Path | None = None  # where `run` keeps its state
+        self._warm = linear is not None  # then no epoch may end worse than the start
 
     def run(self, feed: Feed, state: Path, label: str) -> Progress:
         """Train to the last epoch or to early stopping; `state`, if it exists, is continued, and saved each epoch.
@@ -80,6 +84,8 @@ class Fitter:
         self._saved = state
         if state.is_file():
             self._restore(state)
+        elif self._warm:
+            self.progress.best_loss = self._validate(feed)["total"]
         epochs, images = self.protocol.epochs, feed.training_images()
         with progress(label, epochs * images, "images", done=self.progress.epoch * images) as advance:
             while self.progress.epoch < epochs and not self.progress.stopped(self.protocol.early_stopping):

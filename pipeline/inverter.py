@@ -15,13 +15,15 @@ from torch import Tensor, nn
 from pipeline.checkpoint import load_model
 from pipeline.decoders import Decoder, build_decoder
 from pipeline.decoders.linear import Linear
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, ShapeError
 from pipeline.fusion import Fusion, build_fusion
-from pipeline.params import Params
+from pipeline.params import NONE, Params
 from pipeline.section import parse_section
 from pipeline.sources import FeatureShape, ImageSize, Source
 
 LINEAR = "linear"
+REFINED = "refined image"
+RGB = 3  # channels of an image
 DEAD = 1e-6  # a channel whose standard deviation is below this is constant: it carries nothing
 
 
@@ -29,7 +31,8 @@ DEAD = 1e-6  # a channel whose standard deviation is below this is constant: it 
 class Blueprint:
     """Everything that fixes an inverter's modules and shapes; plain values, so that it is saved beside the weights.
 
-    `linear` holds the options of a linear read-out under the decoder (warm start), or None.
+    `linear` holds the options of a linear read-out under the decoder (warm start), or None. `two_stage`: behind the
+    one source comes a refined image.
     """
 
     sources: tuple[str, ...]
@@ -40,6 +43,7 @@ class Blueprint:
     fusion: str
     fusion_options: Mapping[str, Any]
     linear: Mapping[str, Any] | None
+    two_stage: bool = False
 
     @classmethod
     def of(cls, params: Params, shapes: Mapping[Source, FeatureShape], image: ImageSize) -> Blueprint:
@@ -55,6 +59,7 @@ class Blueprint:
             fusion=params.fusion,
             fusion_options=params.fusions[params.fusion],
             linear=params.decoders[LINEAR] if warm else None,
+            two_stage=params.two_stage.refine != NONE,
         )
 
     @classmethod
@@ -91,6 +96,9 @@ class Standardise(nn.Module):
 class Inverter(nn.Module):
     """Features of one or several sources to RGB (B, 3, H, W).
 
+    In two stages there is one source, and behind its features comes an image (B, 3, H, W) that was
+    refined through the known network. Its pixels under each feature are further channels of that feature.
+
     In evaluation the image lies in [0, 1]. In training the sum of a linear part and a decoder is left
     unclamped, because a clamp has no gradient outside.
     """
@@ -101,7 +109,11 @@ class Inverter(nn.Module):
         self.blueprint = blueprint
         shapes = [FeatureShape(*shape) for shape in blueprint.shapes]
         image = ImageSize(*blueprint.image)
-        self.standardise = nn.ModuleList(Standardise(shape.channels) for shape in shapes)
+        channels = [shape.channels for shape in shapes] + [RGB] * blueprint.two_stage
+        self.standardise = nn.ModuleList(map(Standardise, channels))
+        self.block = _block(shapes, image) if blueprint.two_stage else 0
+        if blueprint.two_stage:
+            shapes = [FeatureShape(shapes[0].channels + RGB * self.block**2, shapes[0].height, shapes[0].width)]
         self.grid = (max(s.height for s in shapes), max(s.width for s in shapes))
         stacked = FeatureShape(sum(s.channels for s in shapes), *self.grid)
         self.linear = _linear(stacked, image, blueprint)
@@ -119,17 +131,26 @@ class Inverter(nn.Module):
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """In the order `forward` takes them."""
+        """In the order `forward` takes their features."""
         return tuple(map(Source.parse, self.blueprint.sources))
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What `forward` takes, in order: the sources and, in two stages, the refined image."""
+        return (*self.blueprint.sources, *([REFINED] * self.blueprint.two_stage))
+
     def fit_statistics(self, statistics: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Take over mean and standard deviation, each (C,), of every source."""
+        """Take over mean and standard deviation, each (C,), of everything in `inputs`."""
         for standardise, (mean, std) in zip(self.standardise, statistics, strict=True):
             assert isinstance(standardise, Standardise)
             standardise.fit(mean, std)
 
     def standardised(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return tuple(one(each) for one, each in zip(self.standardise, features, strict=True))
+        inputs = tuple(one(each) for one, each in zip(self.standardise, features, strict=True))
+        if not self.blueprint.two_stage:
+            return inputs
+        source, image = inputs
+        return (torch.cat([source, F.pixel_unshuffle(image, self.block)], dim=1),)
 
     def stack(self, standardised: Sequence[Tensor]) -> Float[Tensor, "b c h w"]:
         """All sources on the largest grid (bilinear), channels concatenated: the input of the linear part."""
@@ -149,6 +170,19 @@ class Inverter(nn.Module):
         else:
             image = self.linear.synthesize(self.stack(inputs)) + self.decoder.synthesize(self.fusion(inputs))
         return image if self.training else image.clamp(0, 1)
+
+
+def _block(shapes: Sequence[FeatureShape], image: ImageSize) -> int:
+    """Edge of the block of pixels under one feature. Raises ShapeError: not a square of whole pixels."""
+    (shape,) = shapes
+    ratios = {image.height / shape.height, image.width / shape.width}
+    ratio = ratios.pop()
+    if ratios or ratio % 1:
+        raise ShapeError(
+            f"two_stage.refine: features {shape} stand for no square blocks of whole pixels of a {image} image; choose "
+            "another layer, another prepare.crop, or two_stage.refine: none"
+        )
+    return int(ratio)
 
 
 def _linear(shape: FeatureShape, image: ImageSize, blueprint: Blueprint) -> Linear | None:

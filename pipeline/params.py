@@ -103,6 +103,13 @@ class EvaluateParams(Section):
     refine_images: Count | None = None
 
 
+class TwoStageParams(Section):
+    """The first of two stages: `refine` names an entry of `refiners`, `budget` counts evaluations of the network."""
+
+    refine: str = NONE
+    budget: Count = 24
+
+
 class Params(Section):
     """All of params.yaml. `load_params` is the way to get one."""
 
@@ -122,6 +129,7 @@ class Params(Section):
     decoders: dict[str, dict[str, Any]]
     fusions: dict[str, dict[str, Any]]
     losses: dict[str, dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]]
+    two_stage: TwoStageParams
     train: TrainParams
     protocols: dict[str, ProtocolParams]
     evaluate: EvaluateParams
@@ -197,6 +205,7 @@ def _unknown_names(params: Params) -> Iterable[str]:
         ("loss", params.loss, params.losses),
         ("fusion", params.fusion, params.fusions),
         ("train.protocol", params.train.protocol, params.protocols),
+        ("two_stage.refine", params.two_stage.refine, params.refiners),
         ("evaluate.refine", params.evaluate.refine, params.refiners),
     )
     for key, value, legal in chosen:
@@ -244,11 +253,12 @@ def _contradictions(params: Params) -> Iterable[str]:
             f"params.yaml: fusion = {params.fusion!r} needs a second source; set ensemble.second.backbone "
             "and ensemble.second.layer, or fusion: none"
         )
-    if params.evaluate.refine != NONE and len(params.sources) > 1:
-        yield (
-            f"params.yaml: evaluate.refine = {params.evaluate.refine!r} matches the features of one source, and fusion "
-            f"= {params.fusion!r} has {len(params.sources)}; set evaluate.refine: none, or fusion: none"
-        )
+    for key, chosen in (("two_stage", params.two_stage), ("evaluate", params.evaluate)):
+        if chosen.refine != NONE and len(params.sources) > 1:
+            yield (
+                f"params.yaml: {key}.refine = {chosen.refine!r} matches the features of one source, and fusion "
+                f"= {params.fusion!r} has {len(params.sources)}; set {key}.refine: none, or fusion: none"
+            )
     if "linear" not in params.decoders:
         yield "params.yaml: the section decoders.linear is missing; warm starts and floors need it: add linear: {}"
     for name, slot in _ensemble_slots(params):

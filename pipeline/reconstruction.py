@@ -30,23 +30,31 @@ from pipeline.pictures import ERROR_GAIN, comparison_tiles, require_folder, save
 from pipeline.preparation.decoding import decode
 from pipeline.progress import progress
 from pipeline.similarity import Lpips, load_lpips, lpips_available
+from pipeline.two_stage import FirstStage, load_first_stage
 
 SCORES, RECONSTRUCTION = "scores.csv", "_reconstruction"
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A trained decoder, the frozen networks it was trained behind, how its photographs were cut, and LPIPS."""
+    """A trained decoder, the frozen networks it was trained behind, how its photographs were cut, and LPIPS.
+
+    In two stages `first_stage` makes the refined image of the features that the decoder works on.
+    """
 
     inverter: Inverter
     networks: Networks
     rules: PrepareParams
     perceptual: Lpips | None  # None without AlexNet's weights
+    first_stage: FirstStage | None
 
-    @torch.inference_mode()
     def reconstruct(self, images: Tensor) -> Tensor:
         """(B, 3, crop, crop) RGB in [0, 1] → the same, seen through the inverted layers."""
-        return self.inverter(self.networks(images))
+        features = [each.clone() for each in self.networks(images)]  # the first stage may differentiate
+        if self.first_stage is not None:
+            features.append(self.first_stage(features[0]))
+        with torch.inference_mode():
+            return self.inverter(features)
 
 
 @dataclass
@@ -123,7 +131,10 @@ def load_encoder(models: Path, params: Params, device: torch.device) -> Encoder:
         _check_network(models, name, description["backbones"][name], backbone.describe())
     geometry = {key: description["prepare"][key] for key in ("resize", "interpolation", "size", "crop")}
     perceptual = load_lpips().to(device) if lpips_available() is None else None
-    return Encoder(inverter, networks, params.prepare.model_copy(update=geometry), perceptual)
+    first_stage = None
+    if inverter.blueprint.two_stage:
+        first_stage = load_first_stage(description["first_stage"], networks, models, geometry["crop"], device)
+    return Encoder(inverter, networks, params.prepare.model_copy(update=geometry), perceptual, first_stage)
 
 
 def _check_network(models: Path, name: str, trained: dict[str, Any], now: dict[str, Any]) -> None:

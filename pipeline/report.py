@@ -18,6 +18,7 @@ from pipeline.files import write_whole
 ROWS = (  # label, where it stands in metrics.json
     ("this decoder", ()),
     ("what the layer holds", ("refined",)),
+    ("its first stage, refined", ("floors", "first_stage")),
     ("linear, closed form", ("floors", "linear")),
     ("bicubic thumbnail", ("floors", "bicubic")),
     ("mean colour", ("floors", "mean_colour")),
@@ -93,8 +94,9 @@ def title(protocol: Mapping[str, Any]) -> str:
     same = len(set(each.values())) == 1
     sources = " + ".join(each) if same else " + ".join(f"{name} [{text}]" for name, text in each.items())
     fusion = "" if blueprint["fusion"] == "none" else f" → {blueprint['fusion']} fusion"
+    first_stage = f"{protocol['first_stage']['refiner']} → " if "first_stage" in protocol else ""
     after = f" · {next(iter(each.values()))}" if same else ""
-    return f"{sources}{fusion} → {blueprint['decoder']}{after} · {protocol['data']['dataset']}"
+    return f"{sources}{fusion} → {first_stage}{blueprint['decoder']}{after} · {protocol['data']['dataset']}"
 
 
 def weights(protocol: Mapping[str, Any]) -> str:

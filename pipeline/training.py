@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,32 +14,44 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning_fabric import Fabric
-from numpy.typing import NDArray
 
 from pipeline.cached import Batch, CachedFeatures, windowed_plan
-from pipeline.checkpoint import save_model
+from pipeline.checkpoint import LEARNED, LINEAR, copy_first_stage, save_model
+from pipeline.closed_form import READ_BATCH, ridge_summary, solve_linear
 from pipeline.errors import ShapeError
-from pipeline.features import open_features
+from pipeline.features import first_stage_facts, open_inputs
 from pipeline.fitting import Feed, Fitter, save_state, validate
 from pipeline.images import PreparedData
-from pipeline.inverter import LINEAR, Blueprint, Inverter
+from pipeline.inverter import LINEAR as CLOSED_FORM
+from pipeline.inverter import Blueprint, Inverter
 from pipeline.losses import Loss
 from pipeline.params import Params
-from pipeline.progress import progress
-from pipeline.ridge import NormalEquations, RidgeSolution, solve
+from pipeline.prior import FILE as PRIOR
+from pipeline.prior import load_prior
+from pipeline.rows import batched
 from pipeline.runtime import seed_everything, source_digest
 from pipeline.sources import ImageSize, Source
 from pipeline.stores import FeatureStore
 
 WINDOW = 8  # shards shuffled together where features exceed memory: 1 GB at the default shard size
 SPEED = ("samples_per_second", "waiting_share")
-READ_BATCH = 16  # rows read at a time where the batch size is no hyper-parameter
 
 
 def train(
-    params: Params, data: PreparedData, features: Path, output: Path, curves: Path, work: Path, device: torch.device
+    params: Params,
+    data: PreparedData,
+    features: Path,
+    first_stage: Path,
+    prior: Path,
+    output: Path,
+    curves: Path,
+    work: Path,
+    device: torch.device,
 ) -> dict[str, Any]:
     """Fit the inverter `params` asks for and save it in `output`; `curves` gets a CSV row for each epoch.
+
+    What its reconstructions may be refined with is saved beside it: the image prior in `prior` and, for a decoder of
+    two stages, what the first stage learned (`first_stage`).
 
     Beside `curves`, training_speed.csv says how fast each epoch was: a file of its own, because it differs from
     run to run and nothing else here does.
@@ -47,32 +59,46 @@ def train(
     Returns the model's description. A run that was killed continues at its last finished epoch.
 
     Raises:
+        DataError: the image prior is missing, or of other data.
         StoreError: a feature store is missing, stale or damaged.
         ShapeError: the decoder cannot work on these features.
         TrainingError: the loss is not finite.
     """
     seed_everything(params.seed)
+    load_prior(prior, data)  # proves that it is of these photographs
     sources = sorted(params.sources)
-    stores = open_features(features, sources, params, data)
+    stores = open_inputs(features, first_stage, sources, params, data)
     inverter = build_inverter(params, data, sources, stores).to(device)
-    description = _describe(params, data, sources, stores, inverter)
+    description = _describe(params, data, stores, inverter)
     workspace = work / "train" / _work_key(description, fabric_precision(params.train.precision, device), device)
     with CachedFeatures(data, stores, device, params.train.resident) as cached:
-        start = None
+        floor = None
         if inverter.linear is not None:
             description["ridge"] = _fit_linear(inverter, data, cached, workspace / "linear.pt")
-            start = _linear_alone(inverter) if inverter.decoder is not None else None
+            if inverter.decoder is not None and not inverter.blueprint.two_stage:
+                floor = _linear_alone(inverter)
         if inverter.decoder is None:
             history = [_validation_row(inverter, params, SplitFeed(data, cached, READ_BATCH, params.seed))]
         else:
             history = _fit_decoder(inverter, params, data, cached, workspace / "state.pt")
     _write_curves(curves, history)
-    shutil.rmtree(output / LINEAR, ignore_errors=True)  # another model's
-    if start is not None:
-        save_model(output / LINEAR, start.state_dict(), description | {"blueprint": start.blueprint.plain()})
+    _clear(output)
+    shutil.copyfile(prior / PRIOR, output / PRIOR)
+    if inverter.blueprint.two_stage:
+        copy_first_stage(first_stage, output)
+    elif floor is not None:
+        save_model(output / LINEAR, floor.state_dict(), description | {"blueprint": floor.blueprint.plain()})
     save_model(output, inverter.state_dict(), description)
     shutil.rmtree(workspace, ignore_errors=True)
     return description
+
+
+def _clear(output: Path) -> None:
+    """No part of another model stays. Removed, never overwritten: it may be a link into DVC's cache."""
+    output.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(output / LINEAR, ignore_errors=True)
+    for name in (PRIOR, LEARNED):
+        (output / name).unlink(missing_ok=True)
 
 
 class SplitFeed:
@@ -98,14 +124,10 @@ class SplitFeed:
         rows = np.array([random.choice(views) for views in self.views])
         if self.cached.exceeds_memory:
             return self.cached.batches(windowed_plan(self.cached.stores, rows, self.batch_size, WINDOW, random))
-        return self.cached.batches(_batched(random.permutation(rows), self.batch_size))
+        return self.cached.batches(batched(random.permutation(rows), self.batch_size))
 
     def validation(self) -> Iterator[Batch]:
-        return self.cached.batches(_batched(self.data.rows("validation"), READ_BATCH))
-
-
-def _batched(rows: NDArray[np.int64], size: int) -> Iterable[NDArray[np.int64]]:
-    return (rows[start : start + size] for start in range(0, len(rows), size))
+        return self.cached.batches(batched(self.data.rows("validation"), READ_BATCH))
 
 
 def build_inverter(
@@ -116,7 +138,7 @@ def build_inverter(
     Raises:
         ShapeError: the decoder cannot work on these features.
     """
-    shapes = {source: store.shape for source, store in zip(sources, stores, strict=True)}
+    shapes = {source: store.shape for source, store in zip(sources, stores, strict=False)}  # refined images come last
     try:
         inverter = Inverter(Blueprint.of(params, shapes, ImageSize(data.crop, data.crop)))
     except ShapeError as error:
@@ -125,9 +147,7 @@ def build_inverter(
     return inverter
 
 
-def _describe(
-    params: Params, data: PreparedData, sources: Sequence[Source], stores: Sequence[FeatureStore], inverter: Inverter
-) -> dict[str, Any]:
+def _describe(params: Params, data: PreparedData, stores: Sequence[FeatureStore], inverter: Inverter) -> dict[str, Any]:
     """Everything that determines the fitted weights: saved with the model, and the identity of unfinished work."""
     chosen = {
         "seed": params.seed,
@@ -138,10 +158,13 @@ def _describe(
     return {
         "blueprint": inverter.blueprint.plain(),
         "parameters": sum(p.numel() for p in inverter.parameters()),
-        "stores": {str(source): store.fingerprint for source, store in zip(sources, stores, strict=True)},
-        "backbones": {store.source.backbone: store.manifest.facts["backbone"] for store in stores},
+        "stores": {name: store.fingerprint for name, store in zip(inverter.inputs, stores, strict=True)},
+        "backbones": {
+            store.source.backbone: store.manifest.facts["backbone"] for store in stores[: len(inverter.sources)]
+        },
         "data": data.fingerprint,
         "prepare": data.manifest["prepare"],
+        **({"first_stage": first_stage_facts(params, stores[0])} if inverter.blueprint.two_stage else {}),
         **chosen,
     }
 
@@ -153,19 +176,14 @@ def _work_key(description: dict[str, Any], precision: str, device: torch.device)
 
 
 def _fit_linear(inverter: Inverter, data: PreparedData, cached: CachedFeatures, saved: Path) -> dict[str, Any]:
-    """Solve the linear part over all training rows, its strength judged on the validation rows."""
+    """Solve the linear part, or take over what a killed run had solved; a summary of it."""
     linear = inverter.linear
     assert linear is not None
-    device = inverter.device
     if saved.is_file():
-        state = torch.load(saved, map_location=device, weights_only=True)
+        state = torch.load(saved, map_location=inverter.device, weights_only=True)
     else:
-        equations = {}
-        for split in ("train", "validation"):
-            equations[split] = NormalEquations(linear.shape.channels, linear.kernel, linear.ratio, device)
-            _accumulate(equations[split], inverter, cached, data.rows(split), split)
-        solution = solve(equations["train"], equations["validation"])
-        state = {"weight": solution.weight, "summary": _ridge_summary(solution)}
+        solution = solve_linear(inverter, data, cached)
+        state = {"weight": solution.weight, "summary": ridge_summary(solution)}
         save_state(state, saved)
     linear.load_solution(state["weight"][:-1], state["weight"][-1])
     return state["summary"]
@@ -176,26 +194,11 @@ def _linear_alone(inverter: Inverter) -> Inverter:
     blueprint = inverter.blueprint
     assert inverter.linear is not None
     assert blueprint.linear is not None
-    alone = Inverter(replace(blueprint, decoder=LINEAR, decoder_options=blueprint.linear, linear=None))
+    alone = Inverter(replace(blueprint, decoder=CLOSED_FORM, decoder_options=blueprint.linear, linear=None))
     assert alone.linear is not None
     alone.standardise.load_state_dict(inverter.standardise.state_dict())
     alone.linear.load_state_dict(inverter.linear.state_dict())
     return alone
-
-
-def _ridge_summary(solution: RidgeSolution) -> dict[str, Any]:
-    psnr = {f"{strength:g}": round(float(-10 * np.log10(error)), 3) for strength, error in solution.errors.items()}
-    return {"strength": solution.strength, "validation_psnr_of_mean_error": psnr}
-
-
-@torch.no_grad()
-def _accumulate(
-    equations: NormalEquations, inverter: Inverter, cached: CachedFeatures, rows: NDArray[np.int64], split: str
-) -> None:
-    with progress(f"ridge ({split})", len(rows)) as advance:
-        for batch in cached.batches(_batched(rows, READ_BATCH)):
-            equations.update(inverter.stack(inverter.standardised(batch.features)), batch.targets)
-            advance(len(batch.rows))
 
 
 def _fit_decoder(

@@ -15,6 +15,7 @@ from stages.plan import plan
 from stages.prepare import prepare
 from stages.prior import prior
 from stages.reconstruct import reconstruct
+from stages.refine import refine
 from stages.study import study
 from stages.summary import summary
 from stages.train import train
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Feature inversion: prepare → extract → train → evaluate. `dvc repro` runs these same stages.",
 )
-STAGES: tuple[Callable[..., None], ...] = (prepare, prior, extract, train, evaluate)
+STAGES: tuple[Callable[..., None], ...] = (prepare, prior, extract, refine, train, evaluate)
 TOOLS: tuple[Callable[..., None], ...] = (summary, compare, study, reconstruct, check, plan, inspect, verify, weights)
 for command in (*STAGES, *TOOLS):
     app.command()(command)

@@ -2,27 +2,27 @@
 
 from stages.options import (
     FEATURES,
+    FIRST_STAGE,
     METRICS,
     MODELS,
     PARAMS,
     PREPARED,
-    PRIOR,
     Device,
     FeaturesDir,
+    FirstStageDir,
     MetricsDir,
     ModelDir,
     Overrides,
     ParamsFile,
     PreparedDir,
-    PriorDir,
 )
 
 
 def evaluate(
     data: PreparedDir = PREPARED,
     features: FeaturesDir = FEATURES,
+    first_stage: FirstStageDir = FIRST_STAGE,
     models: ModelDir = MODELS,
-    prior: PriorDir = PRIOR,
     metrics: MetricsDir = METRICS,
     device: Device = "auto",
     params: ParamsFile = PARAMS,
@@ -37,7 +37,9 @@ def evaluate(
     from pipeline.images import PreparedData
     from pipeline.runtime import choose_device
 
-    evaluation.evaluate(settings, PreparedData.open(data), features, models, metrics, choose_device(device), prior)
+    evaluation.evaluate(
+        settings, PreparedData.open(data), features, first_stage, models, metrics, choose_device(device)
+    )
     report.write_report(metrics)
 
     from stages.summary import summary

@@ -103,9 +103,9 @@ def check_experiment(params: Params) -> None:
         entry = params.backbones[source.backbone]
         check_backbone(source.backbone, entry, crop)
         shapes[source] = feature_shapes(source.backbone, entry, (source.layer,), crop)[source.layer]
-    if params.evaluate.refine != NONE:
+    for chosen in {params.two_stage.refine, params.evaluate.refine} - {NONE}:
         (source,) = params.sources
-        REFINERS.get(params.evaluate.refine).check(source, params.backbones[source.backbone])
+        REFINERS.get(chosen).check(source, params.backbones[source.backbone])
     with torch.device("meta"):
         Inverter(Blueprint.of(params, shapes, crop))
     if params.losses[params.loss].get("lpips") and (reason := lpips_available()):

@@ -14,12 +14,16 @@ PreparedDir = Annotated[Path, typer.Option("--data", help="Prepared photographs,
 FeaturesDir = Annotated[Path, typer.Option("--features", help="Feature stores, written by extract.")]
 ModelDir = Annotated[Path, typer.Option("--models", help="The fitted decoder, written by train.")]
 MetricsDir = Annotated[Path, typer.Option("--metrics", help="Scores and pictures, written by evaluate.")]
+FirstStageDir = Annotated[
+    Path, typer.Option("--first-stage", help="Refined photographs for decoders of two stages, written by refine.")
+]
 PriorDir = Annotated[Path, typer.Option("--prior", help="The image prior, written by prior.")]
 WorkDir = Annotated[Path, typer.Option("--work", help="Unfinished work, kept so that a killed run resumes.")]
 
 PARAMS = Path("params.yaml")
 PREPARED = Path("data/prepared")
 PRIOR = Path("data/prior")
+FIRST_STAGE = Path("data/first_stage")
 FEATURES = Path("features")
 MODELS = Path("models")
 METRICS = Path("metrics")

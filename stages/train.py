@@ -7,17 +7,21 @@ import typer
 
 from stages.options import (
     FEATURES,
+    FIRST_STAGE,
     METRICS,
     MODELS,
     PARAMS,
     PREPARED,
+    PRIOR,
     WORK,
     Device,
     FeaturesDir,
+    FirstStageDir,
     ModelDir,
     Overrides,
     ParamsFile,
     PreparedDir,
+    PriorDir,
     WorkDir,
 )
 
@@ -27,6 +31,8 @@ Curves = Annotated[Path, typer.Option(help="CSV with a row for each epoch: losse
 def train(
     data: PreparedDir = PREPARED,
     features: FeaturesDir = FEATURES,
+    first_stage: FirstStageDir = FIRST_STAGE,
+    prior: PriorDir = PRIOR,
     models: ModelDir = MODELS,
     curves: Curves = METRICS / "training.csv",
     work: WorkDir = WORK,
@@ -43,4 +49,5 @@ def train(
     from pipeline.images import PreparedData
     from pipeline.runtime import choose_device
 
-    training.train(settings, PreparedData.open(data), features, models, curves, work, choose_device(device))
+    prepared, place = PreparedData.open(data), choose_device(device)
+    training.train(settings, prepared, features, first_stage, prior, models, curves, work, place)

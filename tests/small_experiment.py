@@ -14,9 +14,11 @@ from skimage import data
 from pipeline.backbones import load_backbone
 from pipeline.extraction import extract
 from pipeline.images import PreparedData
-from pipeline.params import Params, load_params
+from pipeline.params import NONE, Params, load_params
 from pipeline.preparation import prepare
+from pipeline.prior import fit_prior
 from pipeline.training import train
+from pipeline.two_stage import refine_photographs
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 CPU = torch.device("cpu")
@@ -35,8 +37,21 @@ class Experiment:
         return self.root / "features"
 
     @property
+    def first_stage(self) -> Path:
+        return self.root / "first_stage" / self._name
+
+    @property
+    def prior(self) -> Path:
+        return self.root / "data/prior"
+
+    @property
     def models(self) -> Path:
-        return self.root / "models" / self.params.decoder
+        return self.root / "models" / self._name
+
+    @property
+    def _name(self) -> str:
+        chosen = self.params.two_stage.refine
+        return self.params.decoder if chosen == NONE else f"{chosen}-{self.params.decoder}"
 
     def data(self) -> PreparedData:
         return PreparedData.open(self.root / "data/prepared")
@@ -73,12 +88,15 @@ def experiment(decoder: str = "transposed_conv", *overrides: str) -> Experiment:
     )
     params = load_params(PARAMS, (*small, f"decoder={decoder}", *overrides))
     made = Experiment(root, params)
-    if not (root / "data/prepared").exists():
+    if not made.prior.exists():
         prepare(params, root / "data/prepared", root / ".work")
+        fit_prior(made.data(), made.prior)
     for source in params.sources:
         network = load_backbone(source.backbone, params.backbones[source.backbone], CPU)
         output = made.features / source.backbone
         extract(network, made.data(), output, params.store, params.extract, CPU, root / ".work")
+    if params.two_stage.refine != NONE:
+        refine_photographs(params, made.data(), made.features, made.prior, made.first_stage, root / ".work", CPU)
     curves = root / "curves" / f"{decoder}.csv"
-    train(params, made.data(), made.features, made.models, curves, root / ".work", CPU)
+    train(params, made.data(), made.features, made.first_stage, made.prior, made.models, curves, root / ".work", CPU)
     return made

@@ -39,7 +39,7 @@ def no_lpips_weights(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def scored(made: Experiment, output: Path, params: Params | None = None) -> dict[str, Any]:
-    return evaluate(params or made.params, made.data(), made.features, made.models, output, CPU)
+    return evaluate(params or made.params, made.data(), made.features, made.first_stage, made.models, output, CPU)
 
 
 @pytest.fixture(scope="module")
@@ -311,7 +311,9 @@ def test_a_linear_model_of_another_training_is_no_floor(key: str, made: Experime
     description = json.loads(path.read_text())
     description[key] = {"vgg16.block1": "0" * 64} if key == "stores" else "0" * 64
     path.write_text(json.dumps(description))
-    result = evaluate(made.params, made.data(), made.features, tmp_path / "models", tmp_path / "out", CPU)
+    result = evaluate(
+        made.params, made.data(), made.features, made.first_stage, tmp_path / "models", tmp_path / "out", CPU
+    )
     assert set(result["floors"]) == {"mean_colour", "bicubic"}
 
 
@@ -329,7 +331,7 @@ def test_links_into_a_cache_keep_their_bytes(made: Experiment, output: Path, tmp
         before[cache / str(number)] = path.read_bytes()
     changed = made.params.model_copy(update={"evaluate": made.params.evaluate.model_copy(update={"strips": 1})})
     linear = experiment("linear")
-    evaluate(changed, linear.data(), linear.features, linear.models, metrics, CPU)
+    evaluate(changed, linear.data(), linear.features, linear.first_stage, linear.models, metrics, CPU)
     write_report(metrics)
     assert {path: path.read_bytes() for path in before} == before
     assert (metrics / "metrics.json").read_bytes() != (output / "metrics.json").read_bytes()
@@ -380,14 +382,14 @@ def test_a_model_trained_on_other_features_is_refused(made: Experiment, tmp_path
     with pytest.raises(
         CheckpointError, match=r"models was trained on other features than .*block1 holds; run: dvc repro"
     ):
-        evaluate(made.params, made.data(), made.features, tmp_path / "models", tmp_path / "out", CPU)
+        evaluate(made.params, made.data(), made.features, made.first_stage, tmp_path / "models", tmp_path / "out", CPU)
 
 
 def test_no_test_images_is_refused(made: Experiment, tmp_path: Path) -> None:
     data = made.data()
     data._split[data._split == "test"] = "train"
     with pytest.raises(DataError, match="has no test images; give the data set a test split"):
-        evaluate(made.params, data, made.features, made.models, tmp_path, CPU)
+        evaluate(made.params, data, made.features, made.first_stage, made.models, tmp_path, CPU)
 
 
 def test_an_ensemble_reports_its_source_weights(tmp_path: Path) -> None:
@@ -409,6 +411,6 @@ def test_an_ensemble_reports_its_source_weights(tmp_path: Path) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_gpu_scores_alike(made: Experiment, metrics: dict[str, Any], tmp_path: Path) -> None:
     device = torch.device("cuda")
-    result = evaluate(made.params, made.data(), made.features, made.models, tmp_path, device)
+    result = evaluate(made.params, made.data(), made.features, made.first_stage, made.models, tmp_path, device)
     assert result["psnr"]["mean"] == pytest.approx(metrics["psnr"]["mean"], abs=0.01)
     assert result["ssim"]["mean"] == pytest.approx(metrics["ssim"]["mean"], abs=1e-3)

@@ -1,6 +1,7 @@
 """Refinement inside an evaluation: what it writes, what it says, and that without it nothing changes."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from pipeline.backbones import load_backbone
 from pipeline.errors import DataError, ParamsError, StoreError, WeightsError
 from pipeline.evaluation import evaluate
 from pipeline.params import EvaluateParams, load_params
-from pipeline.prior import fit_prior
 from pipeline.refinement import KnownLayer, Refiner, Step
 from pipeline.report import score_table, write_report
 from stages.loading import load_checked
@@ -24,12 +24,10 @@ PARAMS = Path(__file__).parents[1] / "params.yaml"
 
 
 def scored(made: Experiment, output: Path, **settings: Any) -> dict[str, Any]:
-    """Evaluate with other settings of `evaluate`; the prior is fitted beside the scores."""
+    """Evaluate with other settings of `evaluate`."""
     changed = EvaluateParams.model_validate({**made.params.evaluate.model_dump(), **settings})
     params = made.params.model_copy(update={"evaluate": changed})
-    if settings.get("refine") == "map":
-        fit_prior(made.data(), output / "prior")
-    return evaluate(params, made.data(), made.features, made.models, output, CPU, output / "prior")
+    return evaluate(params, made.data(), made.features, made.first_stage, made.models, output, CPU)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -157,11 +155,12 @@ def test_nearer_features_that_are_worse_images_are_warned_of(
 
 def test_map_needs_the_prior_of_the_same_photographs(made: Experiment, tmp_path: Path) -> None:
     assert scored(made, tmp_path, refine="map", refine_budget=4, refine_images=2)["refined"]["gain"] > 0
-    (tmp_path / "prior" / "prior.safetensors").unlink()
+    shutil.copytree(made.models, tmp_path / "models")
+    (tmp_path / "models" / "prior.safetensors").unlink()
     settings = made.params.evaluate.model_copy(update={"refine": "map"})
     params = made.params.model_copy(update={"evaluate": settings})
     with pytest.raises(DataError, match=r"the image prior, is missing; fit it: python -m stages prior$"):
-        evaluate(params, made.data(), made.features, made.models, tmp_path, CPU, tmp_path / "prior")
+        evaluate(params, made.data(), made.features, made.first_stage, tmp_path / "models", tmp_path / "out", CPU)
 
 
 def test_no_refiner_sees_the_test_split_while_it_learns(made: Experiment, tmp_path: Path, monkeypatch: Any) -> None:

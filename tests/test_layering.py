@@ -8,14 +8,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 RANKS = {
     -1: "errors",
-    0: "descent files progress registry runtime section sources splits",
+    0: "descent files progress registry rows runtime section sources splits",
     1: "datasets images params patches similarity stores wavelets",
     2: "backbones checkpoint decoders features fusion losses metrics optim pictures preparation prior ridge ring",
     3: "cached extraction fitting inverter protocol refinement",
-    4: "evaluation plots training",
-    5: "reconstruction report",
-    6: "comparison",
-    7: "study",
+    4: "closed_form examples plots",
+    5: "evaluation report training",
+    6: "comparison two_stage",
+    7: "reconstruction study",
 }
 RANK = {name: rank for rank, names in RANKS.items() for name in names.split()}
 MODULES = sorted((ROOT / "pipeline").rglob("*.py"))

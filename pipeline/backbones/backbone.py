@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pipeline.backbones.base import Library, Network, Published
+from pipeline.backbones.base import FrozenNetwork, Library, Network, Published
 from pipeline.backbones.normalization import Normalize
 from pipeline.backbones.table import NetworkSpec, check_layers, resolve
 from pipeline.backbones.timm_networks import Timm
@@ -21,7 +21,7 @@ from pipeline.sources import FeatureShape, ImageSize
 LIBRARIES: dict[str, Library] = {"torchvision": Torchvision(), "timm": Timm()}
 
 
-class Backbone(nn.Module):
+class Backbone(FrozenNetwork):
     """A frozen network and the layers that are wanted from it. `load_backbone` makes one.
 
     Frozen means: no parameter requires a gradient, and it is always in evaluation mode, whatever `train()` is

@@ -5,11 +5,31 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from pipeline.backbones.caches import CachedFile
 from pipeline.backbones.normalization import Normalization
+from pipeline.sources import FeatureShape, ImageSize
+
+
+class FrozenNetwork(nn.Module, ABC):
+    """What features can be extracted with: RGB (B, 3, H, W) in [0, 1] in, the features of one or several layers out."""
+
+    name: str
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Features of every layer, each (B, C, h, w)."""
+
+    @abstractmethod
+    def shapes(self, image: ImageSize) -> dict[str, FeatureShape]:
+        """Shape of each layer for images of this size, without computing anything."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Everything that determines the features, as plain values."""
 
 
 class Network(nn.Module, ABC):

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.cached import CachedFeatures
-from pipeline.evaluation.batches import batched
 from pipeline.images import PreparedData
 from pipeline.inverter import Inverter
 from pipeline.params import EvaluateParams
 from pipeline.pictures import Picture, channel_pictures, comparison_tiles, save_png, sheet, to_picture
+from pipeline.rows import batched, spread
 
 CHANNELS, CHANNEL_COLUMNS, CHANNEL_EDGE = 24, 8, 112
 
@@ -68,11 +68,6 @@ def extremes(scores: NDArray[np.float64], count: int) -> dict[str, list[int]]:
     return {"best": order[:count], "median": order[middle : middle + count], "worst": order[len(order) - count :]}
 
 
-def spread(total: int, count: int) -> list[int]:
-    """At most `count` positions, evenly over `total`, first and last among them."""
-    return sorted(set(np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()))
-
-
 @torch.inference_mode()
 def _reconstruct(
     data: PreparedData,
@@ -107,7 +102,7 @@ def _channels(inverter: Inverter, shown: Shown) -> Picture:
     """The photograph, and the liveliest channels of each source in rows."""
     rows: list[list[Picture]] = [[to_picture(shown.target), to_picture(shown.prediction)]]
     captions = [[shown.name, f"{shown.psnr:.2f} dB"]]
-    for source, features in zip(inverter.sources, shown.features, strict=True):
+    for source, features in zip(inverter.inputs, shown.features, strict=True):
         chosen, pictures = channel_pictures(features, CHANNELS, CHANNEL_EDGE)
         for start in range(0, len(pictures), CHANNEL_COLUMNS):
             rows.append(pictures[start : start + CHANNEL_COLUMNS])

@@ -8,6 +8,7 @@ import torch
 
 from pipeline.evaluation.subject import Subject
 from pipeline.images import PreparedData
+from pipeline.inverter import REFINED
 from pipeline.params import Params
 from pipeline.protocol import CONVENTIONS
 from pipeline.runtime import provenance, source_commit, source_digest
@@ -19,7 +20,8 @@ def describe(params: Params, data: PreparedData, subject: Subject, pixels: str, 
 
     `pixels` is the SHA-256 of the test photographs' pixels in order.
     """
-    sources = zip(subject.inverter.sources, subject.stores, strict=True)
+    inputs = dict(zip(subject.inverter.inputs, subject.stores, strict=True))
+    first_stage = inputs.pop(REFINED, None)
     return {
         "conventions": CONVENTIONS,
         "test_images": len(data.rows("test")),
@@ -30,7 +32,8 @@ def describe(params: Params, data: PreparedData, subject: Subject, pixels: str, 
             "fingerprint": data.fingerprint,
             "skipped": data.manifest["skipped"],
         },
-        "features": {str(source): _features(store) for source, store in sources},
+        "features": {name: _features(store) for name, store in inputs.items()},
+        **({} if first_stage is None else {"first_stage": first_stage.manifest.facts["backbone"]["refined"]}),
         "model": dict(subject.description),
         "lpips_weights": None if subject.perceptual is None else subject.perceptual.sha256,
         "bootstrap": {"resamples": params.evaluate.bootstrap, "seed": params.seed},

@@ -21,7 +21,7 @@ from pipeline.params import Params
 from pipeline.pictures import save_png
 
 DIGITS = 6  # significant digits of every number: a little less than float32 holds
-FLOORS = ("mean_colour", "bicubic", "linear")
+FLOORS = ("mean_colour", "bicubic", "linear", "first_stage")
 CONSISTENCY = ("cosine", "relative_error")
 TINY = 1e-10  # -100 dB: an octave without energy, or without error, still gets a number
 BARS = {"psnr": 1.0, "ssim": 0.02}  # width of a histogram's bars: fixed, so that experiments overlay

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.cached import Batch, CachedFeatures
-from pipeline.errors import DataError
-from pipeline.evaluation.batches import batched
-from pipeline.evaluation.gallery import spread
 from pipeline.evaluation.scoring import Columns
 from pipeline.evaluation.subject import Subject
+from pipeline.examples import SplitExamples
 from pipeline.images import PreparedData
 from pipeline.metrics import PSNR_CAP, psnr, score
 from pipeline.params import Params
 from pipeline.pictures import ERROR_GAIN, Picture, error_picture, sheet, to_picture
-from pipeline.prior import ImagePrior, load_prior
 from pipeline.progress import progress
 from pipeline.refinement import Refiner, build_refiner
+from pipeline.rows import batched, spread
 from pipeline.sources import ImageSize
 
 VALIDATION_IMAGES = 8  # refined beforehand, to see whether nearer features mean nearer images
@@ -62,45 +60,22 @@ class _Record:
         return {name: torch.cat([each[name] for each in self.scores]).cpu().numpy() for name in self.scores[0]}
 
 
-class SplitExamples:
-    """The training and validation splits, for refiners that learn (`pipeline.refinement.Examples`)."""
-
-    def __init__(self, data: PreparedData, cached: CachedFeatures, batch_size: int, prior: Path | None) -> None:
-        self._data, self._cached, self._batch_size, self._prior = data, cached, batch_size, prior
-
-    def training(self, images: int) -> Iterator[Batch]:
-        rows = self._data.rows("train")
-        first = rows[np.unique(self._data.image[rows], return_index=True)[1]]
-        return self._batches(first[spread(len(first), images)])
-
-    def validation(self) -> Iterator[Batch]:
-        return self._batches(self._data.rows("validation"))
-
-    def prior(self) -> ImagePrior:
-        if self._prior is None:
-            raise DataError("evaluate.refine = 'map' needs the image prior; name its folder (--prior data/prior)")
-        return load_prior(self._prior, self._data).to(self._cached.device)
-
-    def _batches(self, rows: NDArray[np.int64]) -> Iterator[Batch]:
-        return self._cached.batches(batched(rows, self._batch_size))
-
-
 def refine(
     params: Params,
     data: PreparedData,
     cached: CachedFeatures,
     subject: Subject,
     rows: NDArray[np.int64],
-    prior: Path | None,
+    models: Path,
 ) -> Refinement:
     """Refine `evaluate.refine_images` of the test rows `rows`, spread evenly over them.
 
     Raises:
-        DataError: the image prior, which `map` needs, is missing or of other data.
+        DataError: the image prior in `models`, which `map` needs, is missing or of other data.
     """
     settings = params.evaluate
     refiner = _refiner(params, subject, ImageSize(data.crop, data.crop))
-    refiner.learn(SplitExamples(data, cached, settings.batch_size, prior))
+    refiner.learn(SplitExamples(data, cached, settings.batch_size, models))
     held_out = data.rows("validation")
     warning = _warning(refiner, subject, cached, held_out[spread(len(held_out), VALIDATION_IMAGES)], params)
     positions = np.array(spread(len(rows), settings.refine_images or len(rows)))
@@ -153,8 +128,7 @@ def _refine_batch(refiner: Refiner, subject: Subject, batch: Batch, record: _Rec
         errors.append(step.feature_error)
     record.psnr.append(torch.stack(scores, dim=1))
     record.feature_error.append(torch.stack(errors, dim=1))
-    assert subject.reencoder is not None
-    agreement = subject.reencoder.compare(step.images, batch.features)
+    agreement = subject.compare(step.images, batch.features)
     gain = scores[-1] - psnr(start, batch.targets).clamp(max=PSNR_CAP)
     record.scores.append(score(step.images, batch.targets, subject.perceptual) | agreement | {"gain": gain})
     return start, step.images

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from pipeline.cached import CachedFeatures
 from pipeline.errors import DataError
 from pipeline.evaluation.baselines import mean_colour
-from pipeline.evaluation.batches import batched
 from pipeline.evaluation.gallery import write_gallery
 from pipeline.evaluation.protocol import describe
 from pipeline.evaluation.records import summary, write_json, write_tables
@@ -26,6 +25,7 @@ from pipeline.images import PreparedData
 from pipeline.params import NONE, Params
 from pipeline.progress import progress
 from pipeline.protocol import identity
+from pipeline.rows import batched
 from pipeline.runtime import seed_everything
 
 OWN_FOLDERS = ("plots", "reconstructions")  # below the output; nothing else is written there
@@ -36,14 +36,14 @@ def evaluate(
     params: Params,
     data: PreparedData,
     features: Path,
+    first_stage: Path,
     models: Path,
     output: Path,
     device: torch.device,
-    prior: Path | None = None,
 ) -> dict[str, Any]:
     """Score the model in `models` on the test split of `data` and write everything into `output`.
 
-    `prior` is the folder of the image prior, which `evaluate.refine: map` needs.
+    `first_stage` is the folder of stage `refine`, which a decoder of two stages works on.
 
     Returns the content of metrics.json. Apart from a few numbers an image, memory does not grow with the split.
 
@@ -56,7 +56,7 @@ def evaluate(
     rows = data.rows("test")
     if not len(rows):
         raise DataError(f"{data.root} has no test images; give the data set a test split and run: dvc repro")
-    subject = open_subject(params, data, features, models, device)
+    subject = open_subject(params, data, features, first_stage, models, device)
     tally = Tally(_references(data, subject), len(rows), subject.perceptual)
     with CachedFeatures(data, subject.stores, device, resident="never") as cached:
         pixels = _score(subject, tally, data, cached, rows, params.evaluate.batch_size)
@@ -65,7 +65,7 @@ def evaluate(
         samples = write_gallery(params.evaluate, data, cached, subject.inverter, rows, columns["psnr"], output)
         refinement = None
         if params.evaluate.refine != NONE:
-            refinement = refine(params, data, cached, subject, rows, prior)
+            refinement = refine(params, data, cached, subject, rows, models)
     protocol = describe(params, data, subject, pixels, device) | {"reconstructions": samples}
     if refinement is not None:
         protocol["refinement"] = describe_refinement(params, refinement)
@@ -88,10 +88,9 @@ def _references(data: PreparedData, subject: Subject) -> References:
     train = data.rows("train")
     images, first = np.unique(data.image[train], return_index=True)
     chosen = train[first[:: max(1, len(images) // COLOUR_IMAGES)]]
-    largest = max((store.shape for store in subject.stores), key=lambda shape: shape.height * shape.width)
     return References(
         colour=mean_colour(data.crops(part) for part in batched(chosen, 64)),
-        grid=(largest.height, largest.width),
+        grid=subject.inverter.grid,
         feature_bytes=subject.feature_bytes,
     )
 
@@ -112,8 +111,7 @@ def _score(
             crops = data.crops(batch.rows)
             digest.update(crops.data)
             predictions = subject.inverter(batch.features)
-            linear = {} if subject.linear is None else {"linear": subject.linear(batch.features)}
             further = subject.further_columns(batch.features, predictions)
-            tally.add(predictions, batch.targets, crops, linear, further)
+            tally.add(predictions, batch.targets, crops, subject.floors(batch.features), further)
             advance(len(batch.rows))
     return digest.hexdigest()

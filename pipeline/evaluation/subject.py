@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from pipeline.checkpoint import DESCRIPTION, load_model
+from pipeline.checkpoint import DESCRIPTION, LINEAR, load_model
 from pipeline.errors import CheckpointError, WeightsError
 from pipeline.evaluation.consistency import Reencoder
-from pipeline.features import open_features
+from pipeline.features import open_inputs
 from pipeline.images import PreparedData
 from pipeline.inverter import Inverter, load_inverter
 from pipeline.params import NONE, Params
@@ -21,7 +21,9 @@ from pipeline.similarity import ALEXNET_FILE, Lpips, load_lpips, lpips_available
 from pipeline.stores import FeatureStore
 
 WEIGHT = "weight_of_"  # column of a source's learned weight in the fusion
-LINEAR = "linear"  # folder below the model's, where train leaves the closed-form decoder it started from
+FIRST_STAGE = "first_stage"  # the refined image that a decoder of two stages starts from
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Subject:
 
     def further_columns(self, features: Sequence[Tensor], predictions: Tensor) -> dict[str, Tensor]:
         """Per-image numbers that need more than the images: agreement of the features, learned source weights."""
-        columns = {} if self.reencoder is None else self.reencoder.compare(predictions, features)
+        columns = {} if self.reencoder is None else self.compare(predictions, features)
         fusion = self.inverter.fusion
         weights = None if fusion is None else fusion.source_weights(self.inverter.standardised(features))
         if weights is not None:
@@ -49,14 +51,31 @@ class Subject:
                 columns[f"{WEIGHT}{source}"] = weight.expand(len(predictions))
         return columns
 
+    def compare(self, images: Tensor, features: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Agreement of the features of `images` with those among the inverter's inputs."""
+        assert self.reencoder is not None, "open_subject insists on the network where images are to be refined"
+        return self.reencoder.compare(images, self._of_sources(features))
+
+    def floors(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Images (B, 3, H, W) that need less than the decoder: in closed form; in two stages, those of the first."""
+        images = {} if self.linear is None else {LINEAR: self.linear(self._of_sources(features))}
+        return images | ({FIRST_STAGE: features[-1].clamp(0, 1)} if self.inverter.blueprint.two_stage else {})
+
     @property
     def feature_bytes(self) -> int:
         """Bytes of one image's features as stored, before any compression; int8 brings two scales a channel."""
-        return sum(store.layout.row_bytes + 8 * store.shape.channels * store.layout.has_scales for store in self.stores)
+        stores = self._of_sources(self.stores)
+        return sum(store.layout.row_bytes + 8 * store.shape.channels * store.layout.has_scales for store in stores)
+
+    def _of_sources(self, inputs: Sequence[T]) -> Sequence[T]:
+        """Without the refined image."""
+        return inputs[: len(self.inverter.sources)]
 
 
-def open_subject(params: Params, data: PreparedData, features: Path, models: Path, device: torch.device) -> Subject:
-    """Load the model in `models` and the stores of its sources below `features`, made of `data`.
+def open_subject(
+    params: Params, data: PreparedData, features: Path, first_stage: Path, models: Path, device: torch.device
+) -> Subject:
+    """Load the model in `models` and the stores of its inputs below `features` and `first_stage`, made of `data`.
 
     Raises:
         CheckpointError: no model, or one of other sources than `params` names, or trained on other features.
@@ -66,7 +85,7 @@ def open_subject(params: Params, data: PreparedData, features: Path, models: Pat
     inverter = load_inverter(models, device)
     description = load_model(models)[1]
     _check_sources(params, inverter, models)
-    stores = open_features(features, inverter.sources, params, data)
+    stores = open_inputs(features, first_stage, inverter.sources, params, data)
     _check_stores(description, inverter, stores, models)
     missing: dict[str, str] = {}
     return Subject(
@@ -75,7 +94,7 @@ def open_subject(params: Params, data: PreparedData, features: Path, models: Pat
         description=description,
         stores=stores,
         perceptual=_perceptual(device, missing),
-        reencoder=_reencoder(params, inverter, stores, device, missing),
+        reencoder=_reencoder(params, inverter, stores[: len(inverter.sources)], device, missing),
         missing=missing,
     )
 
@@ -84,13 +103,19 @@ def _check_sources(params: Params, inverter: Inverter, models: Path) -> None:
     trained, asked = (" + ".join(map(str, sorted(sources))) for sources in (inverter.sources, params.sources))
     if trained != asked:
         raise CheckpointError(f"{models} holds a decoder of {trained}, params.yaml asks for {asked}; run: dvc repro")
+    if inverter.blueprint.two_stage != (params.two_stage.refine != NONE):
+        number = 2 if inverter.blueprint.two_stage else 1
+        raise CheckpointError(
+            f"{models} holds a decoder of {number} stages, params.yaml has two_stage.refine = "
+            f"{params.two_stage.refine!r}; run: dvc repro"
+        )
 
 
 def _check_stores(
     description: Mapping[str, Any], inverter: Inverter, stores: Sequence[FeatureStore], models: Path
 ) -> None:
-    for source, store in zip(inverter.sources, stores, strict=True):
-        if description["stores"][str(source)] != store.fingerprint:
+    for name, store in zip(inverter.inputs, stores, strict=True):
+        if description["stores"][name] != store.fingerprint:
             raise CheckpointError(f"{models} was trained on other features than {store.path} holds; run: dvc repro")
 
 
@@ -99,7 +124,8 @@ def _linear(models: Path, description: Mapping[str, Any], device: torch.device) 
     if not (models / LINEAR / DESCRIPTION).is_file():
         return None
     beside = load_model(models / LINEAR)[1]
-    if any(beside.get(key) != description[key] for key in ("stores", "data")):
+    of_sources = {name: description["stores"][name] for name in description["blueprint"]["sources"]}
+    if beside.get("stores") != of_sources or beside.get("data") != description["data"]:
         return None
     return load_inverter(models / LINEAR, device)
 

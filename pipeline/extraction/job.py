@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.backbones import Backbone
+from pipeline.backbones import FrozenNetwork
 from pipeline.images import PreparedData
 from pipeline.params import ExtractParams, StoreParams
 from pipeline.sources import FeatureShape, ImageSize
@@ -39,7 +39,7 @@ def layouts(
 
 
 def store_facts(
-    backbone: Backbone,
+    backbone: FrozenNetwork,
     layer: str,
     layout: Layout,
     data: PreparedData,
@@ -67,7 +67,18 @@ def code_digest(library: Path = LIBRARY) -> str:
     It names the unfinished work alone. A finished store is DVC's to make again when the code has changed, and its
     fingerprint stays the same through edits that change no number.
     """
-    files = (*(library / "backbones").glob("*.py"), library / "extraction/compute.py", library / "stores/encoding.py")
+    packages = (path for name in ("backbones", "refinement") for path in (library / name).glob("*.py"))
+    modules = (
+        "extraction/compute",
+        "stores/encoding",
+        "closed_form",
+        "descent",
+        "inverter",
+        "prior",
+        "ridge",
+        "two_stage",
+    )
+    files = (*packages, *((library / module).with_suffix(".py") for module in modules))
     return fingerprint(
         {file.relative_to(library).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     )
@@ -81,7 +92,7 @@ class Job:
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: FrozenNetwork,
         data: PreparedData,
         store: StoreParams,
         settings: ExtractParams,

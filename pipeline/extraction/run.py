@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.backbones import Backbone
+from pipeline.backbones import FrozenNetwork
 from pipeline.errors import StoreError
 from pipeline.extraction.compute import Computer
 from pipeline.extraction.job import Job, code_digest
@@ -27,7 +27,7 @@ QUEUED = 2  # pieces computed ahead of the writer
 
 
 def extract(
-    backbone: Backbone,
+    backbone: FrozenNetwork,
     data: PreparedData,
     output: Path,
     store: StoreParams,

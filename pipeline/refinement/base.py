@@ -100,6 +100,14 @@ class Refiner(ABC):
         """Fit what the method needs; called once, before `refine`."""
         return  # most know all they need
 
+    def state(self) -> dict[str, Tensor]:
+        """What `learn` found, to be saved."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what another one's `learn` found, instead of learning. Raises KeyError, RuntimeError: not its."""
+        return
+
     @abstractmethod
     def refine(self, features: Float[Tensor, "b c h w"], start: Float[Tensor, "b 3 y x"]) -> Iterator[Step]:
         """One step an evaluation, at most `budget` of them; the last one is the result.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated
 
@@ -54,6 +54,13 @@ class BlockInverse(Refiner):
         weight = solve(train, judge).weight
         self._readout.load_solution(weight[:-1], weight[-1])
         self._readout.to(weight.device)
+
+    def state(self) -> dict[str, Tensor]:
+        return self._readout.state_dict()
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self._readout.load_state_dict(state)
+        self._readout.to(self._blocks.position.device)
 
     def refine(self, features: Float[Tensor, "b c h w"], start: Float[Tensor, "b 3 y x"]) -> Iterator[Step]:
         for tokens, error in self._inverted(features):

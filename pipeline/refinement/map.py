@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated
 
 import torch
@@ -16,6 +16,7 @@ from pipeline.refinement.base import REFINERS, Examples, KnownLayer, Refiner, St
 from pipeline.section import Fraction, Section
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+GAIN = "gain"  # name of the network's among what is saved
 GAIN_IMAGES = 8  # training images that the network's gain is measured at
 DIFFERENCE = 1e-3  # standard deviation of the noise, in units of [0, 1], that measures it
 
@@ -48,6 +49,14 @@ class Map(Refiner):
         self._prior = examples.prior()
         gains = [network_gain(self.layer, pair.targets) for pair in examples.training(GAIN_IMAGES)]
         self._gain = float(torch.cat(gains).mean())
+
+    def state(self) -> dict[str, Tensor]:
+        assert self._prior is not None, "learn comes first"
+        return {**vars(self._prior), GAIN: torch.tensor(self._gain, dtype=torch.float64)}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self._prior = ImagePrior(state["mean"], state["variances"], state["axes"])
+        self._gain = float(state[GAIN])
 
     def refine(self, features: Float[Tensor, "b c h w"], start: Float[Tensor, "b 3 y x"]) -> Iterator[Step]:
         assert self._prior is not None, "learn comes first"

@@ -1,0 +1,36 @@
+"""The training and validation splits, for refiners that learn. There is no way from here to the test split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.cached import Batch, CachedFeatures
+from pipeline.images import PreparedData
+from pipeline.prior import ImagePrior, load_prior
+from pipeline.rows import batched, spread
+
+
+class SplitExamples:
+    """What a refiner may learn from (`pipeline.refinement.Examples`)."""
+
+    def __init__(self, data: PreparedData, cached: CachedFeatures, batch_size: int, prior: Path) -> None:
+        """`prior` is the folder of the image prior; it is read only by a refiner that asks for it."""
+        self._data, self._cached, self._batch_size, self._prior = data, cached, batch_size, prior
+
+    def training(self, images: int) -> Iterator[Batch]:
+        rows = self._data.rows("train")
+        first = rows[np.unique(self._data.image[rows], return_index=True)[1]]
+        return self._batches(first[spread(len(first), images)])
+
+    def validation(self) -> Iterator[Batch]:
+        return self._batches(self._data.rows("validation"))
+
+    def prior(self) -> ImagePrior:
+        return load_prior(self._prior, self._data).to(self._cached.device)
+
+    def _batches(self, rows: NDArray[np.int64]) -> Iterator[Batch]:
+        return self._cached.batches(batched(rows, self._batch_size))

@@ -1,0 +1,156 @@
+"""The first of two stages: every photograph, refined from its cached features, becomes one more input of a decoder.
+
+Refining is an extraction: a network in, a store out, resumable and checked like any other. Only that the network's
+layer is an image, the one that the refiner makes of the features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline.backbones import FrozenNetwork
+from pipeline.cached import CachedFeatures
+from pipeline.checkpoint import LEARNED, LINEAR, save_model
+from pipeline.closed_form import ridge_summary, solve_linear
+from pipeline.errors import CheckpointError
+from pipeline.evaluation.consistency import Reencoder
+from pipeline.evaluation.networks import Networks
+from pipeline.examples import SplitExamples
+from pipeline.extraction import extract
+from pipeline.features import REFINED_IMAGES, first_stage_facts, open_features
+from pipeline.files import whole_file
+from pipeline.images import PreparedData
+from pipeline.inverter import LINEAR as CLOSED_FORM
+from pipeline.inverter import RGB, Blueprint, Inverter, load_inverter
+from pipeline.params import Params, TwoStageParams
+from pipeline.refinement import Refiner, build_refiner
+from pipeline.sources import FeatureShape, ImageSize
+from pipeline.stores import FeatureStore
+from pipeline.stores.encoding import decode, encode
+
+ALONE = {"decoder": CLOSED_FORM, "two_stage": TwoStageParams()}  # changes to params: the closed-form decoder by itself
+
+
+def refine_photographs(
+    params: Params, data: PreparedData, features: Path, prior: Path, output: Path, work: Path, device: torch.device
+) -> None:
+    """Refine every view of `data` by `two_stage.refine`, from the image of the closed-form decoder.
+
+    `output` gets the store of the refined images, that decoder, and what the refiner learned: with them any other
+    photograph can be treated alike. A run that was killed continues.
+
+    Raises:
+        StoreError: the features are missing, stale or damaged, or were made by other weights than params.yaml names.
+        DataError: the image prior in `prior`, which `map` needs, is missing or of other data.
+        WeightsError: the network's weights cannot be had here.
+    """
+    (source,) = params.sources
+    (store,) = open_features(features, params.sources, params, data)
+    facts = first_stage_facts(params, store)
+    networks = Reencoder(params, [source], [store], device).networks
+    with CachedFeatures(data, [store], device, params.train.resident) as cached:
+        start = _closed_form(params, data, store, cached, output / LINEAR)
+        refiner = build_first_stage(facts, networks, data.crop)
+        refiner.learn(SplitExamples(data, cached, params.extract.batch_size, prior))
+    with whole_file(output / LEARNED) as part:
+        save_file(refiner.state(), part)
+    network = RefinedLayer(networks, FirstStage(start, refiner), store, facts)
+    settings = params.extract.model_copy(update={"precision": "fp32"})  # of the images; the network keeps its own
+    extract(network, data, output / REFINED_IMAGES.parent, params.store, settings, device, work)
+
+
+def build_first_stage(facts: Mapping[str, Any], networks: Networks, crop: int) -> Refiner:
+    """The refiner that `facts` (`pipeline.features.first_stage_facts`) describe; it has learned nothing yet."""
+    (source,) = networks.sources
+    layer = networks.known_layer(source, ImageSize(crop, crop))
+    return build_refiner(facts["refiner"], facts["options"], layer, facts["budget"])
+
+
+def load_first_stage(
+    facts: Mapping[str, Any], networks: Networks, models: Path, crop: int, device: torch.device
+) -> FirstStage:
+    """The first stage saved beside the decoder in `models`. Raises CheckpointError: it is missing or damaged."""
+    start = load_inverter(models / LINEAR, device)
+    refiner = build_first_stage(facts, networks, crop)
+    path, remedy = models / LEARNED, "train again: python -m stages train"
+    try:
+        refiner.load_state({name: tensor.to(device) for name, tensor in load_file(path).items()})
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}, what the first stage learned, is missing; {remedy}") from None
+    except (SafetensorError, KeyError, RuntimeError) as error:
+        raise CheckpointError(f"{path}, what the first stage learned, is damaged ({error}); {remedy}") from None
+    return FirstStage(start, refiner)
+
+
+class FirstStage:
+    """Features to a refined image: a start in closed form, then the refiner."""
+
+    def __init__(self, start: Inverter, refiner: Refiner) -> None:
+        self.start, self.refiner = start, refiner
+
+    def __call__(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 y x"]:
+        """RGB in [0, 1]. `features` are no tensors of inference mode: a refiner may differentiate."""
+        with torch.no_grad():
+            start = self.start([features])
+        *_, last = self.refiner.refine(features, start)
+        return last.images.detach()
+
+
+class RefinedLayer(FrozenNetwork):
+    """A frozen network with the first stage behind it and an image for its one layer."""
+
+    def __init__(
+        self, networks: Networks, stage: FirstStage, store: FeatureStore, description: Mapping[str, Any]
+    ) -> None:
+        super().__init__()
+        (source,) = networks.sources
+        self.name = f"{source.backbone}-{source.layer}-{REFINED_IMAGES.parent}"  # of the unfinished work
+        self.backbone = networks.backbones[source.backbone]  # a submodule, so that `to` reaches it
+        self._stage = stage
+        self._dtype, self._description = store.dtype, description
+
+    def forward(self, images: Float[Tensor, "b 3 y x"]) -> dict[str, Tensor]:
+        """RGB in [0, 1] → the image that the first stage makes of their features as the store keeps them."""
+        with torch.inference_mode(False):  # the refiner differentiates
+            images = images.clone()  # what was made in inference mode cannot be differentiated
+            with torch.no_grad():
+                features = self._stage.refiner.layer(images)
+                stored = decode(*encode(features, self._dtype), self._dtype)
+            return {REFINED_IMAGES.name: self._stage(stored)}
+
+    def shapes(self, image: ImageSize) -> dict[str, FeatureShape]:
+        return {REFINED_IMAGES.name: FeatureShape(RGB, image.height, image.width)}
+
+    def describe(self) -> dict[str, Any]:
+        return {**self.backbone.describe(), "refined": dict(self._description)}
+
+
+def _closed_form(
+    params: Params, data: PreparedData, store: FeatureStore, cached: CachedFeatures, output: Path
+) -> Inverter:
+    """The closed-form decoder of one store, fitted and saved in `output`."""
+    shape, image = store.shape, ImageSize(data.crop, data.crop)
+    alone = Blueprint.of(params.model_copy(update=ALONE), {store.source: shape}, image)
+    inverter = Inverter(alone)
+    inverter.fit_statistics([(torch.from_numpy(store.mean), torch.from_numpy(store.std))])
+    inverter.to(cached.device).eval()
+    solution = solve_linear(inverter, data, cached)
+    assert inverter.linear is not None
+    inverter.linear.load_solution(solution.weight[:-1], solution.weight[-1])
+    description = {
+        "blueprint": inverter.blueprint.plain(),
+        "parameters": sum(parameter.numel() for parameter in inverter.parameters()),
+        "stores": {str(store.source): store.fingerprint},
+        "data": data.fingerprint,
+        "ridge": ridge_summary(solution),
+    }
+    save_model(output, inverter.state_dict(), description)
+    return inverter

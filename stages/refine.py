@@ -1,0 +1,54 @@
+"""`python -m stages refine`: the first of two stages, every photograph refined through the known network."""
+
+from stages.options import (
+    FEATURES,
+    FIRST_STAGE,
+    PARAMS,
+    PREPARED,
+    PRIOR,
+    WORK,
+    Device,
+    FeaturesDir,
+    FirstStageDir,
+    Overrides,
+    ParamsFile,
+    PreparedDir,
+    PriorDir,
+    WorkDir,
+)
+
+
+def refine(
+    data: PreparedDir = PREPARED,
+    features: FeaturesDir = FEATURES,
+    prior: PriorDir = PRIOR,
+    first_stage: FirstStageDir = FIRST_STAGE,
+    work: WorkDir = WORK,
+    device: Device = "auto",
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+) -> None:
+    """Refine every photograph by `two_stage.refine`, as one more input of the decoder; nothing when it is none."""
+    import shutil
+
+    from pipeline.files import write_whole
+    from pipeline.params import NONE, load_params
+
+    if (
+        load_params(params, overrides or ()).two_stage.refine == NONE
+    ):  # known without torch, which takes seconds to load
+        shutil.rmtree(first_stage, ignore_errors=True)
+        write_whole(first_stage / "unused", b"two_stage.refine is none: decoders see the features alone.\n")
+        return
+
+    from stages.loading import load_checked
+
+    settings = load_checked(params, overrides)
+
+    from pipeline.images import PreparedData
+    from pipeline.runtime import choose_device
+    from pipeline.two_stage import refine_photographs
+
+    place = choose_device(device)
+    (first_stage / "unused").unlink(missing_ok=True)
+    refine_photographs(settings, PreparedData.open(data), features, prior, first_stage, work, place)
