@@ -7,18 +7,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.comparison import Experiment
 from pipeline.errors import DeviceError, ParamsError
 from pipeline.params import load_params
 from pipeline.study import Configuration, load_study, work
 from pipeline.study.experiments import feature_settings
 from pipeline.study.figures import by_network, depth_curves, heat_map
+from pipeline.study.held import by_depth, held, held_markdown
 from pipeline.study.results import pivot
 from pipeline.study.work import check_jobs
 from stages.loading import check_experiment
 
 ROOT = Path(__file__).parents[1]
 PARAMS = ROOT / "params.yaml"
-COUNTS = {"cross_architecture": 44, "layers_attention": 15, "layers_resnet50": 8, "losses": 8, "small_decoder": 1}
+OWN = "what_layers_hold"  # every other one is a published system's protocol
+COUNTS = {"cross_architecture": 44, "layers_attention": 15, "layers_resnet50": 8, "losses": 8, "small_decoder": 1, "what_layers_hold": 100}
 
 
 def configurations(path: Path) -> tuple[Configuration, ...]:
@@ -40,7 +43,7 @@ def test_every_study_of_the_project_is_valid_and_complete(path: Path) -> None:
     for each in (found[0], found[-1]):
         params = load_params(PARAMS, each.settings)
         assert params.sources == each.sources
-        assert params.train.protocol == "published"
+        assert params.train.protocol == ("fast" if path.stem == OWN else "published")
 
 
 def test_the_published_comparison_has_eight_layers_and_three_fusions_of_four() -> None:
@@ -170,3 +173,33 @@ def test_figures_are_the_same_for_the_same_table(table: pd.DataFrame) -> None:
     assert curves == depth_curves(table.copy(), depths, "PSNR, dB", "random weights")
     assert heat_map(table, "PSNR, dB", "random weights") != heat_map(table + 1, "PSNR, dB", "random weights")
     assert depth_curves(table, {"vgg16": ("block1",)}, "PSNR, dB", "random weights") is None
+
+
+def refined(name: str, scores: dict[str, list[float]]) -> Experiment:
+    """An evaluation of three images of which two were refined."""
+    table = pd.DataFrame({"image": ["a", "b", "c"], **scores}).set_index("image")
+    return Experiment(name, {}, {"refinement": {"refiner": "map"}}, table, Path("nowhere"))
+
+
+def test_what_layers_hold_is_compared_on_the_images_that_were_refined(tmp_path: Path) -> None:
+    text = """
+      grids:
+        holds:
+          source: [vgg16.block1, vgg16.block2]
+          store.dtype: [float32, int8]
+          evaluate.refine: map
+    """
+    found = configurations(write(tmp_path, text))
+    scores = {"bicubic_psnr": [1.0, 2, 90], "linear_psnr": [3.0, 4, 90], "psnr": [5.0, 6, 90]}
+    experiments = {each.name: refined(each.name, {**scores, "refined_psnr": [7, 9, np.nan]}) for each in found}
+    closed_form = {key: values for key, values in scores.items() if key != "linear_psnr"}
+    experiments[found[3].name] = refined(found[3].name, {**closed_form, "refined_psnr": [np.nan, np.nan, 10.0]})
+    table = held(found, experiments)
+    assert table["images"].tolist() == [2, 2, 2, 1]
+    assert table.loc[0, ["bicubic", "ridge", "decoder", "refined"]].tolist() == [1.5, 3.5, 5.5, 8.0]
+    assert table.loc[3, ["ridge", "decoder", "refined"]].tolist() == [90, 90, 10]
+    assert held_markdown(table).splitlines()[2:] == [
+        "| vgg16.block1 | map | 1.50 | 3.50 / 5.50 / 8.00 | 3.50 / 5.50 / 8.00 |",
+        "| vgg16.block2 | map | 1.50 | 3.50 / 5.50 / 8.00 | 90.00 / 90.00 / 10.00 |",
+    ]
+    assert by_depth(table).loc["refined"].to_dict() == {"vgg16.block1": 8.0, "vgg16.block2": 8.0}

@@ -1,0 +1,65 @@
+"""What layers hold, as against what decoders get: the table of a study whose experiments refine images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from pipeline.comparison import Experiment
+from pipeline.study.grid import Configuration
+
+COLUMNS = {  # of per_image.csv, in the words of the table, from what needs least to what needs most
+    "bicubic": "bicubic_psnr",
+    "ridge": "linear_psnr",
+    "decoder": "psnr",
+    "refined": "refined_psnr",
+}
+DECIBELS = "{:.2f}"
+
+
+def held(configurations: Sequence[Configuration], experiments: Mapping[str, Experiment]) -> pd.DataFrame:
+    """A row for each experiment that refined images, with means of PSNR over exactly the images that were refined.
+
+    Columns: source, variant, refiner, images, bicubic, ridge, decoder, refined. A closed-form decoder is its own ridge.
+    """
+    rows = []
+    for each in configurations:
+        experiment = experiments[each.name]
+        if "refinement" not in experiment.protocol:
+            continue
+        images = experiment.per_image.dropna(subset=COLUMNS["refined"])
+        images = images.assign(**{COLUMNS["ridge"]: images.get(COLUMNS["ridge"], images[COLUMNS["decoder"]])})
+        rows.append(
+            {
+                "source": each.source,
+                "variant": each.variant,
+                "refiner": experiment.protocol["refinement"]["refiner"],
+                "images": len(images),
+                **{name: float(images[column].mean()) for name, column in COLUMNS.items()},
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def held_markdown(table: pd.DataFrame) -> str:
+    """One line a source, one column a variant; in each cell ridge / decoder / refined, dB."""
+    variants = list(dict.fromkeys(table["variant"]))
+    header = ["source", "refined by", "bicubic", *variants]
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    for source, rows in table.groupby("source", sort=False):
+        cells = {row["variant"]: _cell(row) for _, row in rows.iterrows()}
+        refiners = ", ".join(dict.fromkeys(rows["refiner"]))
+        bicubic = DECIBELS.format(rows["bicubic"].iloc[0])
+        lines.append("| " + " | ".join([str(source), refiners, bicubic, *(cells.get(v, "–") for v in variants)]) + " |")
+    return "\n".join(lines)
+
+
+def by_depth(table: pd.DataFrame) -> pd.DataFrame:
+    """The first variant of each source: bicubic, ridge, decoder and refined (rows) over the sources (columns)."""
+    first = table.drop_duplicates("source").set_index("source")
+    return first[list(COLUMNS)].T
+
+
+def _cell(row: pd.Series) -> str:
+    return " / ".join(DECIBELS.format(row[name]) for name in COLUMNS if name != "bicubic")
