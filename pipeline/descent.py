@@ -45,19 +45,29 @@ Objective = Callable[[Tensor], Evaluated]
 def nesterov(
     objective: Objective, start: Tensor, evaluations: int, step: float, momentum: float
 ) -> Iterator[Evaluated]:
-    """Accelerated gradient descent with a fixed step from `start` (B, …); yields the best points so far.
+    """Accelerated gradient descent from `start` (B, …); yields the best points so far.
 
-    For problems that are curved alike in every direction, and have many kinks: no line search stumbles over them
-    (Nesterov 1983, with the constant momentum of strongly convex functions).
+    For problems that are curved about alike in every direction, and have many kinks: no line search stumbles over
+    them (Nesterov 1983, with the constant momentum of strongly convex functions). A problem whose value rises starts
+    again at its best point without momentum (O'Donoghue & Candès 2015), and with a shorter step if not even a plain
+    gradient step led down.
     """
-    ahead = before = start
-    best: Evaluated | None = None
-    for _ in range(evaluations):
-        now = objective(ahead)
-        best = now if best is None else best.replaced(now, now.value < best.value)
+    if not evaluations:
+        return
+    best = now = objective(start)
+    yield best
+    steps = torch.full_like(now.value, step).to(start)  # (B,)
+    before, plain = start, torch.ones_like(now.value, dtype=torch.bool)
+    for _ in range(evaluations - 1):
+        after = now.point - _broadcast(steps, start) * now.gradient
+        ahead = after + momentum * (after - before) * ~_broadcast(plain, start)
+        trial = objective(ahead)
+        lower = trial.value < best.value  # not where it is no number
+        slope = -_dot(now.gradient, now.gradient).double()
+        steps = torch.where(lower | ~plain, steps, _shortened(steps, slope, trial.value - best.value))
+        best = now = best.replaced(trial, lower)
+        before, plain = after, ~lower
         yield best
-        after = now.point - step * now.gradient
-        ahead, before = after + momentum * (after - before), after
 
 
 def lbfgs(objective: Objective, start: Tensor, evaluations: int, history: int) -> Iterator[Evaluated]:

@@ -104,6 +104,21 @@ def test_accelerated_gradients_solve_a_well_conditioned_problem() -> None:
     assert (values[1:] <= values[:-1]).all()
 
 
+def test_a_step_that_is_far_too_long_is_shortened_for_that_problem_alone() -> None:
+    scale = torch.tensor([[1.0, 3.0], [200.0, 500.0]], dtype=torch.float64)
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return (scale * (x - 1).square() / 2).sum(1)
+
+    together = list(nesterov(_objective(function), torch.zeros_like(scale), 60, step=0.3, momentum=0.6))
+    torch.testing.assert_close(together[-1].point, torch.ones_like(scale), rtol=1e-3, atol=1e-3)
+    values = torch.stack([each.value for each in together])
+    assert (values[1:] <= values[:-1]).all()
+    scale = scale[:1]
+    alone = list(nesterov(_objective(function), torch.zeros_like(scale), 60, step=0.3, momentum=0.6))
+    torch.testing.assert_close(alone[-1].point[0], together[-1].point[0])
+
+
 def test_a_budget_of_nothing_evaluates_nothing() -> None:
     start = torch.ones(1, 2)
     assert list(lbfgs(_objective(_rosenbrock), start, 0, 5)) == []

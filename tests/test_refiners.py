@@ -153,12 +153,13 @@ def _lossy() -> nn.Conv2d:
     return nn.Conv2d(3, 4, 2, stride=2, bias=True)
 
 
-def test_map_of_a_linear_network_is_the_closed_form() -> None:
+@pytest.mark.parametrize("descent", ["accelerated", "lbfgs"])
+def test_map_of_a_linear_network_is_the_closed_form(descent: str) -> None:
     """The minimum of ‖A x + b − f‖² / α + λ (x − m)ᵀ C⁻¹ (x − m), solved densely in float64."""
     strength, network = 1e-2, _lossy()
     layer, images = _toy(network), _photographs(1)[..., :12, :12]
     prior = ImagePrior.of(*moments([(_photographs(40, 10)[..., :12, :12] * 255).byte().permute(0, 2, 3, 1).numpy()]))
-    refiner = build_refiner("map", {"strengths": [strength]}, layer, 150)
+    refiner = build_refiner("map", {"strengths": [strength], "descent": descent}, layer, 150)
 
     class Known(Examples):
         def training(self, images: int) -> Iterator[Pair]:
@@ -246,8 +247,6 @@ def test_an_iteration_that_diverges_keeps_its_best(transformer: Backbone) -> Non
 @pytest.mark.parametrize("name", ["vgg16", "resnet34", "pvt_v2_b2"])
 def test_blocks_of_other_networks_are_not_inverted(name: str) -> None:
     refiner: type[Refiner] = REFINERS.get("block_inverse")
-    with pytest.raises(
-        ParamsError, match=rf"^params.yaml: evaluate.refine = 'block_inverse' .* {name} is a \w+; choose"
-    ):
+    with pytest.raises(ParamsError, match=rf"^params.yaml: refine = 'block_inverse' .* {name} is a \w+; choose"):
         refiner.check(Source(name, "block1"), BackboneParams(layers=("block1",)))
     refiner.check(Source("vit_base", "block1"), BackboneParams(layers=("block1",)))

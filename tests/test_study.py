@@ -21,7 +21,14 @@ from stages.loading import check_experiment
 ROOT = Path(__file__).parents[1]
 PARAMS = ROOT / "params.yaml"
 OWN = "what_layers_hold"  # every other one is a published system's protocol
-COUNTS = {"cross_architecture": 44, "layers_attention": 15, "layers_resnet50": 8, "losses": 8, "small_decoder": 1, "what_layers_hold": 100}
+COUNTS = {
+    "cross_architecture": 44,
+    "layers_attention": 15,
+    "layers_resnet50": 8,
+    "losses": 8,
+    "small_decoder": 1,
+    "what_layers_hold": 100,
+}
 
 
 def configurations(path: Path) -> tuple[Configuration, ...]:

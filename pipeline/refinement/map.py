@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.descent import Evaluated, Objective, nesterov
+from pipeline.descent import Evaluated, Objective, lbfgs, nesterov
 from pipeline.prior import Filter, ImagePrior
 from pipeline.refinement.base import REFINERS, Examples, KnownLayer, Refiner, Step, relative_error, squared_norm
-from pipeline.section import Fraction, Section
+from pipeline.section import Count, Fraction, Section
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 GAIN = "gain"  # name of the network's among what is saved
@@ -23,7 +23,7 @@ DIFFERENCE = 1e-3  # standard deviation of the noise, in units of [0, 1], that m
 
 @REFINERS.register("map")
 class Map(Refiner):
-    """Minimise ‖f(x) − f‖² / α + λ (x − m)ᵀ C⁻¹ (x − m) by accelerated gradients, for each λ in turn.
+    """Minimise ‖f(x) − f‖² / α + λ (x − m)ᵀ C⁻¹ (x − m), for each λ in turn.
 
     C and m are the Gaussian prior of the training photographs, α the mean gain of the network, ‖J v‖² / ‖v‖² for
     white noise v, so that λ is a variance of noise per pixel and means the same for all layers. It runs over
@@ -33,8 +33,10 @@ class Map(Refiner):
 
     class Options(Section):
         strengths: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)] = (3e-3,)  # λ, in turn
-        step: Positive = 0.15  # on the gradient of half the objective, whose curvature is about 1
-        momentum: Fraction = 0.85
+        descent: Literal["accelerated", "lbfgs"] = "accelerated"  # lbfgs where directions are curved very differently
+        step: Positive = 0.15  # accelerated: on the gradient of half the objective, whose curvature is about 1
+        momentum: Fraction = 0.85  # accelerated
+        history: Count = 20  # lbfgs: steps remembered; each takes two images of memory
 
     options: Options
 
@@ -66,9 +68,15 @@ class Map(Refiner):
             colour, whiten = prior.filter(shrinkage(strength)), prior.filter(expansion(strength))
             objective = self._objective(prior.mean, colour, features)
             whitened = whiten(images - prior.mean)
-            for now in nesterov(objective, whitened, budget, self.options.step / 2, self.options.momentum):
+            for now in self._descend(objective, whitened, budget):
                 images = prior.mean + colour(now.point)
                 yield Step(images.clamp(0, 1), now.error)
+
+    def _descend(self, objective: Objective, start: Tensor, budget: int) -> Iterator[Evaluated]:
+        options = self.options
+        if options.descent == "lbfgs":
+            return lbfgs(objective, start, budget, options.history)
+        return nesterov(objective, start, budget, options.step / 2, options.momentum)
 
     def _objective(self, mean: Tensor, colour: Filter, features: Tensor) -> Objective:
         def objective(latent: Tensor) -> Evaluated:
