@@ -6,7 +6,7 @@ ensembles:                   # names for sets of two to four sources
   early: [resnet34.layer1, vgg16.block1]
 grids:                       # the configurations of a grid: the product of its lists
   fusions:
-    source: early            # a layer or an ensemble; one value is fixed, a list is varied
+    source: early            # a layer or an ensemble; one value is fixed, a list is varied (a fixed list: [[1, 2]])
     fusion: [attention, concat]
     decoder: [wavelet, residual]
 """
@@ -175,7 +175,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _expand(study: str, file: StudyFile, axes: Mapping[str, Any]) -> Iterator[Configuration]:
-    varied = [key for key, value in axes.items() if isinstance(value, list) and key not in {SOURCE, FUSION}]
+    varied = [key for key, value in axes.items() if len(_listed(value)) > 1 and key not in {SOURCE, FUSION}]
     for values in itertools.product(*map(_listed, axes.values())):
         chosen = {FUSION: NONE, **file.set, **dict(zip(axes, values, strict=True))}
         source = str(chosen.pop(SOURCE))
