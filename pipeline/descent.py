@@ -48,26 +48,24 @@ def nesterov(
     """Accelerated gradient descent from `start` (B, …); yields the best points so far.
 
     For problems that are curved about alike in every direction, and have many kinks: no line search stumbles over
-    them (Nesterov 1983, with the constant momentum of strongly convex functions). A problem whose value rises starts
-    again at its best point without momentum (O'Donoghue & Candès 2015), and with a shorter step if not even a plain
-    gradient step led down.
+    them (Nesterov 1983, with the constant momentum of strongly convex functions). A problem whose value rises above
+    that of its start diverges: it goes on from its best point without momentum, in shorter steps.
     """
     if not evaluations:
         return
-    best = now = objective(start)
+    first = best = now = objective(start)
     yield best
-    steps = torch.full_like(now.value, step).to(start)  # (B,)
-    before, plain = start, torch.ones_like(now.value, dtype=torch.bool)
+    steps = torch.full(now.value.shape, step).to(start)  # (B,)
+    before = start
     for _ in range(evaluations - 1):
         after = now.point - _broadcast(steps, start) * now.gradient
-        ahead = after + momentum * (after - before) * ~_broadcast(plain, start)
+        ahead = after + momentum * (after - before)
         trial = objective(ahead)
-        lower = trial.value < best.value  # not where it is no number
-        slope = -_dot(now.gradient, now.gradient).double()
-        steps = torch.where(lower | ~plain, steps, _shortened(steps, slope, trial.value - best.value))
-        best = now = best.replaced(trial, lower)
-        before, plain = after, ~lower
+        best = best.replaced(trial, trial.value < best.value)  # not where it is no number
         yield best
+        stays = trial.value <= first.value
+        now, before = best.replaced(trial, stays), torch.where(_broadcast(stays, start), after, best.point)
+        steps = torch.where(stays, steps, SHORTEN[0] * steps)
 
 
 def lbfgs(objective: Objective, start: Tensor, evaluations: int, history: int) -> Iterator[Evaluated]:
