@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, StoreError
+from pipeline.stores.manifest import REFINED_FOLDER
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 LINEAR = "linear"  # folder of the closed-form decoder that a decoder started from, itself a saved model
@@ -30,6 +31,23 @@ def save_model(directory: Path, tensors: Mapping[str, Tensor], description: Mapp
     partial = directory / f"{DESCRIPTION}.partial"
     partial.write_text(json.dumps(description, indent=2, sort_keys=True) + "\n")
     os.replace(partial, directory / DESCRIPTION)
+
+
+def clear_first_stage(folder: Path) -> None:
+    """Remove a first stage, and nothing else, from `folder`."""
+    for name in (LINEAR, REFINED_FOLDER):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / LEARNED).unlink(missing_ok=True)
+
+
+def require_first_stage(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Raise StoreError unless `folder` holds what the first stage described by `facts` needs for new photographs."""
+    remedy = "run `python -m stages refine`"
+    for path in (folder / LINEAR / WEIGHTS, folder / LINEAR / DESCRIPTION, folder / LEARNED):
+        if not path.is_file():
+            raise StoreError(f"{path} is missing; {remedy}")
+    if load_model(folder / LINEAR)[1].get("first_stage") != facts:
+        raise StoreError(f"{folder / LINEAR} is of another first stage than the images beside it; {remedy}")
 
 
 def copy_first_stage(folder: Path, models: Path) -> None:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cached import Batch, CachedFeatures
 from pipeline.images import PreparedData
-from pipeline.prior import ImagePrior, load_prior
+from pipeline.prior import ImagePrior
 from pipeline.rows import batched, spread
 
 
 class SplitExamples:
     """What a refiner may learn from (`pipeline.refinement.Examples`)."""
 
-    def __init__(self, data: PreparedData, cached: CachedFeatures, batch_size: int, prior: Path) -> None:
-        """`prior` is the folder of the image prior; it is read only by a refiner that asks for it."""
+    def __init__(
+        self, data: PreparedData, cached: CachedFeatures, batch_size: int, prior: Callable[[], ImagePrior]
+    ) -> None:
+        """`prior` reads the image prior, for a refiner that asks for it."""
         self._data, self._cached, self._batch_size, self._prior = data, cached, batch_size, prior
 
     def training(self, images: int) -> Iterator[Batch]:
@@ -30,7 +31,7 @@ class SplitExamples:
         return self._batches(self._data.rows("validation"))
 
     def prior(self) -> ImagePrior:
-        return load_prior(self._prior, self._data).to(self._cached.device)
+        return self._prior().to(self._cached.device)
 
     def _batches(self, rows: NDArray[np.int64]) -> Iterator[Batch]:
         return self._cached.batches(batched(rows, self._batch_size))

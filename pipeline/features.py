@@ -6,14 +6,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import StoreError
 from pipeline.images import PreparedData
 from pipeline.params import NONE, Params
 from pipeline.sources import Source
 from pipeline.stores import FeatureStore, open_store
 from pipeline.stores.base import Verify
-from pipeline.stores.manifest import REFINED
+from pipeline.stores.manifest import REFINED_FOLDER, remedy
 
-REFINED_IMAGES = Path(REFINED, "image")  # below the folder that stage `refine` writes
+REFINED_IMAGES = Path(REFINED_FOLDER, "image")  # below the folder that stage `refine` writes
 
 
 def open_features(
@@ -37,19 +38,18 @@ def open_inputs(
     """All that the decoder sees: the stores of its sources and, in two stages, the refined images in `first_stage`.
 
     Raises:
-        StoreError: as `open_features`.
+        StoreError: as `open_features`, or the first stage is another one or not whole.
     """
     stores = open_features(root, sources, params, data)
     if params.two_stage.refine == NONE:
         return stores
     (store,) = stores
-    facts = expected_facts(store.source, params, data)
-    facts |= {
-        "backbone": {"refined": first_stage_facts(params, store)},
-        "layer": REFINED_IMAGES.name,
-        "precision": "fp32",
-    }
-    return store, open_store(first_stage / REFINED_IMAGES, facts)
+    facts = expected_facts(store.source, params, data) | {"layer": REFINED_IMAGES.name, "precision": "fp32"}
+    expected = first_stage_facts(params, store)
+    images = open_store(first_stage / REFINED_IMAGES, facts | {"backbone": {"refined": expected}})
+    if images.manifest.facts["backbone"]["refined"] != expected:  # an option that is no longer given
+        raise StoreError(f"{images.path} is stale: it was refined with further options; {remedy(images.path)}")
+    return store, images
 
 
 def first_stage_facts(params: Params, store: FeatureStore) -> dict[str, Any]:
@@ -61,6 +61,8 @@ def first_stage_facts(params: Params, store: FeatureStore) -> dict[str, Any]:
         "refiner": chosen.refine,
         "options": params.refiners[chosen.refine],
         "budget": chosen.budget,
+        "start": params.decoders["linear"],  # options of the closed-form decoder that it starts from
+        "dtype": store.dtype,
     }
 
 

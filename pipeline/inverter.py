@@ -22,7 +22,7 @@ from pipeline.section import parse_section
 from pipeline.sources import FeatureShape, ImageSize, Source
 
 LINEAR = "linear"
-REFINED = "refined image"
+REFINED_INPUT = "refined image"
 RGB = 3  # channels of an image
 DEAD = 1e-6  # a channel whose standard deviation is below this is constant: it carries nothing
 
@@ -137,7 +137,7 @@ class Inverter(nn.Module):
     @property
     def inputs(self) -> tuple[str, ...]:
         """What `forward` takes, in order: the sources and, in two stages, the refined image."""
-        return (*self.blueprint.sources, *([REFINED] * self.blueprint.two_stage))
+        return (*self.blueprint.sources, *([REFINED_INPUT] * self.blueprint.two_stage))
 
     def fit_statistics(self, statistics: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Take over mean and standard deviation, each (C,), of everything in `inputs`."""

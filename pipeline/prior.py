@@ -79,13 +79,13 @@ def fit_prior(data: PreparedData, output: Path) -> None:
         )
 
 
-def load_prior(folder: Path, data: PreparedData) -> ImagePrior:
+def load_prior(folder: Path, data: PreparedData, remedy: str = "fit it: python -m stages prior") -> ImagePrior:
     """The prior that was fitted on the training views of `data`.
 
     Raises:
         DataError: none is there, it is damaged, or it was fitted on other data.
     """
-    path, remedy = folder / FILE, "fit it: python -m stages prior"
+    path = folder / FILE
     if not path.is_file():
         raise DataError(f"{path}, the image prior, is missing; {remedy}")
     try:

@@ -50,8 +50,9 @@ class Encoder:
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """(B, 3, crop, crop) RGB in [0, 1] → the same, seen through the inverted layers."""
-        features = [each.clone() for each in self.networks(images)]  # the first stage may differentiate
+        features = self.networks(images)
         if self.first_stage is not None:
+            features = [features[0].clone()]  # out of inference mode: the first stage differentiates
             features.append(self.first_stage(features[0]))
         with torch.inference_mode():
             return self.inverter(features)

@@ -16,7 +16,7 @@ import torch
 from lightning_fabric import Fabric
 
 from pipeline.cached import Batch, CachedFeatures, windowed_plan
-from pipeline.checkpoint import LEARNED, LINEAR, copy_first_stage, save_model
+from pipeline.checkpoint import DESCRIPTION, LEARNED, LINEAR, copy_first_stage, require_first_stage, save_model
 from pipeline.closed_form import READ_BATCH, ridge_summary, solve_linear
 from pipeline.errors import ShapeError
 from pipeline.features import first_stage_facts, open_inputs
@@ -25,7 +25,7 @@ from pipeline.images import PreparedData
 from pipeline.inverter import LINEAR as CLOSED_FORM
 from pipeline.inverter import Blueprint, Inverter
 from pipeline.losses import Loss
-from pipeline.params import Params
+from pipeline.params import NONE, Params
 from pipeline.prior import FILE as PRIOR
 from pipeline.prior import load_prior
 from pipeline.rows import batched
@@ -60,7 +60,7 @@ def train(
 
     Raises:
         DataError: the image prior is missing, or of other data.
-        StoreError: a feature store is missing, stale or damaged.
+        StoreError: a feature store or the first stage is missing, stale or damaged.
         ShapeError: the decoder cannot work on these features.
         TrainingError: the loss is not finite.
     """
@@ -68,6 +68,8 @@ def train(
     load_prior(prior, data)  # proves that it is of these photographs
     sources = sorted(params.sources)
     stores = open_inputs(features, first_stage, sources, params, data)
+    if params.two_stage.refine != NONE:
+        require_first_stage(first_stage, first_stage_facts(params, stores[0]))
     inverter = build_inverter(params, data, sources, stores).to(device)
     description = _describe(params, data, stores, inverter)
     workspace = work / "train" / _work_key(description, fabric_precision(params.train.precision, device), device)
@@ -96,6 +98,7 @@ def train(
 def _clear(output: Path) -> None:
     """No part of another model stays. Removed, never overwritten: it may be a link into DVC's cache."""
     output.mkdir(parents=True, exist_ok=True)
+    (output / DESCRIPTION).unlink(missing_ok=True)  # no description, no model
     shutil.rmtree(output / LINEAR, ignore_errors=True)
     for name in (PRIOR, LEARNED):
         (output / name).unlink(missing_ok=True)

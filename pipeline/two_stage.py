@@ -1,12 +1,15 @@
-"""The first of two stages: every photograph, refined from its cached features, becomes one more input of a decoder.
+"""The first of two stages: every photograph, refined from its features, becomes one more input of a decoder.
 
 Refining is an extraction: a network in, a store out, resumable and checked like any other. Only that the network's
-layer is an image, the one that the refiner makes of the features.
+layer is an image, the one that the refiner makes of the features. These are computed again, and rounded as in their
+store.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,8 @@ from torch import Tensor
 
 from pipeline.backbones import FrozenNetwork
 from pipeline.cached import CachedFeatures
-from pipeline.checkpoint import LEARNED, LINEAR, save_model
+from pipeline.checkpoint import LEARNED, save_model
+from pipeline.checkpoint import LINEAR as LINEAR_FOLDER
 from pipeline.closed_form import ridge_summary, solve_linear
 from pipeline.errors import CheckpointError
 from pipeline.evaluation.consistency import Reencoder
@@ -28,24 +32,28 @@ from pipeline.extraction import extract
 from pipeline.features import REFINED_IMAGES, first_stage_facts, open_features
 from pipeline.files import whole_file
 from pipeline.images import PreparedData
-from pipeline.inverter import LINEAR as CLOSED_FORM
-from pipeline.inverter import RGB, Blueprint, Inverter, load_inverter
+from pipeline.inverter import LINEAR, RGB, Blueprint, Inverter, load_inverter
+from pipeline.metrics import psnr
 from pipeline.params import Params, TwoStageParams
-from pipeline.refinement import Refiner, build_refiner
+from pipeline.prior import load_prior
+from pipeline.refinement import VALIDATION_IMAGES, Refiner, Step, build_refiner, misleading
+from pipeline.rows import spread
 from pipeline.sources import FeatureShape, ImageSize
 from pipeline.stores import FeatureStore
 from pipeline.stores.encoding import decode, encode
 
-ALONE = {"decoder": CLOSED_FORM, "two_stage": TwoStageParams()}  # changes to params: the closed-form decoder by itself
+ALONE = {"decoder": LINEAR, "two_stage": TwoStageParams()}  # changes to params: the closed-form decoder by itself
+SHARD_MEGABYTES = 8  # some minutes of work: what a kill can cost
 
 
 def refine_photographs(
     params: Params, data: PreparedData, features: Path, prior: Path, output: Path, work: Path, device: torch.device
-) -> None:
+) -> str | None:
     """Refine every view of `data` by `two_stage.refine`, from the image of the closed-form decoder.
 
     `output` gets the store of the refined images, that decoder, and what the refiner learned: with them any other
-    photograph can be treated alike. A run that was killed continues.
+    photograph can be treated alike. A run that was killed continues. Returns a warning when refining brings validation
+    images nearer in their features and farther from the photographs.
 
     Raises:
         StoreError: the features are missing, stale or damaged, or were made by other weights than params.yaml names.
@@ -57,14 +65,19 @@ def refine_photographs(
     facts = first_stage_facts(params, store)
     networks = Reencoder(params, [source], [store], device).networks
     with CachedFeatures(data, [store], device, params.train.resident) as cached:
-        start = _closed_form(params, data, store, cached, output / LINEAR)
-        refiner = build_first_stage(facts, networks, data.crop)
-        refiner.learn(SplitExamples(data, cached, params.extract.batch_size, prior))
-    with whole_file(output / LEARNED) as part:
-        save_file(refiner.state(), part)
-    network = RefinedLayer(networks, FirstStage(start, refiner), store, facts)
+        start, ridge = _closed_form(params, data, store, cached)
+        stage = FirstStage(start, build_first_stage(facts, networks, data.crop), store.dtype)
+        read_prior = partial(load_prior, prior, data)
+        stage.refiner.learn(SplitExamples(data, cached, params.extract.batch_size, read_prior))
+        warning = _warning(stage, facts, data, cached)
+    network = RefinedLayer(networks, stage, facts)
     settings = params.extract.model_copy(update={"precision": "fp32"})  # of the images; the network keeps its own
-    extract(network, data, output / REFINED_IMAGES.parent, params.store, settings, device, work)
+    kept = params.store.model_copy(update={"shard_megabytes": SHARD_MEGABYTES})
+    extract(network, data, output / REFINED_IMAGES.parent, kept, settings, device, work)
+    with whole_file(output / LEARNED) as part:
+        save_file(stage.refiner.state(), part)
+    save_model(output / LINEAR_FOLDER, start.state_dict(), _describe(start, store, ridge) | {"first_stage": facts})
+    return warning
 
 
 def build_first_stage(facts: Mapping[str, Any], networks: Networks, crop: int) -> Refiner:
@@ -78,7 +91,7 @@ def load_first_stage(
     facts: Mapping[str, Any], networks: Networks, models: Path, crop: int, device: torch.device
 ) -> FirstStage:
     """The first stage saved beside the decoder in `models`. Raises CheckpointError: it is missing or damaged."""
-    start = load_inverter(models / LINEAR, device)
+    start = load_inverter(models / LINEAR_FOLDER, device)
     refiner = build_first_stage(facts, networks, crop)
     path, remedy = models / LEARNED, "train again: python -m stages train"
     try:
@@ -87,44 +100,50 @@ def load_first_stage(
         raise CheckpointError(f"{path}, what the first stage learned, is missing; {remedy}") from None
     except (SafetensorError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"{path}, what the first stage learned, is damaged ({error}); {remedy}") from None
-    return FirstStage(start, refiner)
+    return FirstStage(start, refiner, facts["dtype"])
 
 
 class FirstStage:
-    """Features to a refined image: a start in closed form, then the refiner."""
+    """Features to a refined image: rounded as the store does, a start in closed form, then the refiner."""
 
-    def __init__(self, start: Inverter, refiner: Refiner) -> None:
-        self.start, self.refiner = start, refiner
+    def __init__(self, start: Inverter, refiner: Refiner, dtype: str) -> None:
+        self.start, self.refiner, self.dtype = start, refiner, dtype
+
+    def steps(self, features: Float[Tensor, "b c h w"]) -> Iterator[Step]:
+        """One for each evaluation. `features` are no tensors of inference mode: a refiner may differentiate."""
+        with torch.no_grad():
+            stored = decode(*encode(features, self.dtype), self.dtype)
+            start = self.start([stored])
+        return self.refiner.refine(stored, start)
 
     def __call__(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 y x"]:
-        """RGB in [0, 1]. `features` are no tensors of inference mode: a refiner may differentiate."""
-        with torch.no_grad():
-            start = self.start([features])
-        *_, last = self.refiner.refine(features, start)
+        """RGB in [0, 1], the last step's."""
+        (last,) = deque(self.steps(features), maxlen=1)
         return last.images.detach()
 
 
 class RefinedLayer(FrozenNetwork):
-    """A frozen network with the first stage behind it and an image for its one layer."""
+    """A frozen network with the first stage behind it, and an image for its one layer."""
 
-    def __init__(
-        self, networks: Networks, stage: FirstStage, store: FeatureStore, description: Mapping[str, Any]
-    ) -> None:
+    code = (
+        "closed_form", "decoders/linear", "descent", "evaluation/networks", "examples", "inverter", "patches", "prior",
+        "refinement", "ridge", "rows", "two_stage",
+    )  # fmt: skip
+
+    def __init__(self, networks: Networks, stage: FirstStage, description: Mapping[str, Any]) -> None:
         super().__init__()
         (source,) = networks.sources
         self.name = f"{source.backbone}-{source.layer}-{REFINED_IMAGES.parent}"  # of the unfinished work
         self.backbone = networks.backbones[source.backbone]  # a submodule, so that `to` reaches it
-        self._stage = stage
-        self._dtype, self._description = store.dtype, description
+        self._stage, self._description = stage, description
 
     def forward(self, images: Float[Tensor, "b 3 y x"]) -> dict[str, Tensor]:
-        """RGB in [0, 1] → the image that the first stage makes of their features as the store keeps them."""
+        """RGB in [0, 1] → the image that the first stage makes of their features."""
         with torch.inference_mode(False):  # the refiner differentiates
             images = images.clone()  # what was made in inference mode cannot be differentiated
             with torch.no_grad():
                 features = self._stage.refiner.layer(images)
-                stored = decode(*encode(features, self._dtype), self._dtype)
-            return {REFINED_IMAGES.name: self._stage(stored)}
+            return {REFINED_IMAGES.name: self._stage(features)}
 
     def shapes(self, image: ImageSize) -> dict[str, FeatureShape]:
         return {REFINED_IMAGES.name: FeatureShape(RGB, image.height, image.width)}
@@ -134,23 +153,38 @@ class RefinedLayer(FrozenNetwork):
 
 
 def _closed_form(
-    params: Params, data: PreparedData, store: FeatureStore, cached: CachedFeatures, output: Path
-) -> Inverter:
-    """The closed-form decoder of one store, fitted and saved in `output`."""
-    shape, image = store.shape, ImageSize(data.crop, data.crop)
-    alone = Blueprint.of(params.model_copy(update=ALONE), {store.source: shape}, image)
-    inverter = Inverter(alone)
+    params: Params, data: PreparedData, store: FeatureStore, cached: CachedFeatures
+) -> tuple[Inverter, dict[str, Any]]:
+    """The closed-form decoder of one store, fitted, and how."""
+    shapes, image = {store.source: store.shape}, ImageSize(data.crop, data.crop)
+    inverter = Inverter(Blueprint.of(params.model_copy(update=ALONE), shapes, image))
     inverter.fit_statistics([(torch.from_numpy(store.mean), torch.from_numpy(store.std))])
     inverter.to(cached.device).eval()
     solution = solve_linear(inverter, data, cached)
     assert inverter.linear is not None
     inverter.linear.load_solution(solution.weight[:-1], solution.weight[-1])
-    description = {
+    return inverter, ridge_summary(solution)
+
+
+def _describe(inverter: Inverter, store: FeatureStore, ridge: Mapping[str, Any]) -> dict[str, Any]:
+    return {
         "blueprint": inverter.blueprint.plain(),
         "parameters": sum(parameter.numel() for parameter in inverter.parameters()),
         "stores": {str(store.source): store.fingerprint},
-        "data": data.fingerprint,
-        "ridge": ridge_summary(solution),
+        "data": store.data_fingerprint,
+        "ridge": ridge,
     }
-    save_model(output, inverter.state_dict(), description)
-    return inverter
+
+
+def _warning(stage: FirstStage, facts: Mapping[str, Any], data: PreparedData, cached: CachedFeatures) -> str | None:
+    rows = data.rows("validation")
+    rows = rows[spread(len(rows), VALIDATION_IMAGES)]
+    if not len(rows):
+        return None
+    (batch,) = cached.batches([rows])
+    path = [
+        (psnr(step.images, batch.targets).mean(), step.feature_error.mean()) for step in stage.steps(*batch.features)
+    ]
+    scores, errors = ([float(value) for value in values] for values in zip(*path, strict=True))
+    advice = "set two_stage.refine: map, or lower two_stage.budget"
+    return misleading(facts["refiner"], scores, errors, len(rows), advice)

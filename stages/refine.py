@@ -1,5 +1,7 @@
 """`python -m stages refine`: the first of two stages, every photograph refined through the known network."""
 
+import typer
+
 from stages.options import (
     FEATURES,
     FIRST_STAGE,
@@ -29,16 +31,14 @@ def refine(
     overrides: Overrides = None,
 ) -> None:
     """Refine every photograph by `two_stage.refine`, as one more input of the decoder; nothing when it is none."""
-    import shutil
-
+    from pipeline.checkpoint import clear_first_stage
     from pipeline.files import write_whole
     from pipeline.params import NONE, load_params
 
-    if (
-        load_params(params, overrides or ()).two_stage.refine == NONE
-    ):  # known without torch, which takes seconds to load
-        shutil.rmtree(first_stage, ignore_errors=True)
-        write_whole(first_stage / "unused", b"two_stage.refine is none: decoders see the features alone.\n")
+    unused = first_stage / "unused"
+    if load_params(params, overrides or ()).two_stage.refine == NONE:  # known before torch is loaded
+        clear_first_stage(first_stage)
+        write_whole(unused, b"two_stage.refine is none: decoders see the features alone.\n")
         return
 
     from stages.loading import load_checked
@@ -50,5 +50,7 @@ def refine(
     from pipeline.two_stage import refine_photographs
 
     place = choose_device(device)
-    (first_stage / "unused").unlink(missing_ok=True)
-    refine_photographs(settings, PreparedData.open(data), features, prior, first_stage, work, place)
+    unused.unlink(missing_ok=True)
+    warning = refine_photographs(settings, PreparedData.open(data), features, prior, first_stage, work, place)
+    if warning is not None:
+        typer.echo(f"warning: {warning}")

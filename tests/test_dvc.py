@@ -11,7 +11,7 @@ from project import Project, small_project
 
 pytestmark = pytest.mark.slow
 
-ALL = ["prepare", "prior", "extract@vgg16", "extract@none", "train", "evaluate"]
+ALL = ["prepare", "prior", "extract@vgg16", "extract@none", "refine", "train", "evaluate"]
 FIT = ["train", "evaluate"]
 EPOCHS = 20
 
@@ -74,7 +74,7 @@ def test_linear_metrics_diff_plots_diff_and_show(project: Project) -> None:
 
 def test_another_backbone_extracts_only_what_is_missing(project: Project) -> None:
     run = project.run("dvc", "exp", "run", "-S", "backbone=resnet34", "-S", "layer=layer2")
-    assert run.ran == ["extract@resnet34", *FIT]
+    assert run.ran == ["extract@resnet34", "refine", *FIT]
     assert project.run("dvc", "exp", "run", "-S", "backbone=vgg16", "-S", "layer=block1").ran == []
 
 

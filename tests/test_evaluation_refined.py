@@ -159,7 +159,7 @@ def test_map_needs_the_prior_of_the_same_photographs(made: Experiment, tmp_path:
     (tmp_path / "models" / "prior.safetensors").unlink()
     settings = made.params.evaluate.model_copy(update={"refine": "map"})
     params = made.params.model_copy(update={"evaluate": settings})
-    with pytest.raises(DataError, match=r"the image prior, is missing; fit it: python -m stages prior$"):
+    with pytest.raises(DataError, match=r"the image prior, is missing; train again: python -m stages train$"):
         evaluate(params, made.data(), made.features, made.first_stage, tmp_path / "models", tmp_path / "out", CPU)
 
 

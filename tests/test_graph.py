@@ -41,7 +41,7 @@ def _used(stage: str) -> set[str]:
     return {str(file.relative_to(ROOT)) for file in seen if file.name != "__init__.py"}
 
 
-@pytest.mark.parametrize("stage", ["prepare", "prior", "extract", "train", "evaluate"])
+@pytest.mark.parametrize("stage", ["prepare", "prior", "extract", "refine", "train", "evaluate"])
 def test_a_stage_depends_on_the_code_it_uses(stage: str) -> None:
     deps = set(GRAPH[stage]["deps"])
 

@@ -24,7 +24,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Project:
     stage = project.root / "stages/train.py"
     assert LOADED in stage.read_text()
     stage.write_text(stage.read_text().replace(LOADED, LOADED + COUNT_LINKS))
-    project.run("dvc", "repro", "prior", "extract")
+    project.run("dvc", "repro", "prior", "extract", "refine")
     project.commit("features")
     project.run("dvc", "exp", "run", "--queue", "--name", "sweep", "-S", "decoder=linear,residual")
     for jobs in ("1", "2"):  # one after the other: workers that start together can break one another

@@ -81,6 +81,21 @@ def _steps(name: str, layer: KnownLayer, images: torch.Tensor, budget: int = 8) 
 
 
 @pytest.mark.parametrize("name", REFINERS.names())
+def test_what_was_learned_can_be_handed_over(name: str, layer: KnownLayer) -> None:
+    images = _photographs(2)
+    learned = build_refiner(name, {}, layer, 3)
+    learned.learn(Examples(layer))
+    other = build_refiner(name, {}, layer, 3)
+    other.load_state({key: tensor.clone() for key, tensor in learned.state().items()})
+    with torch.no_grad():
+        features = layer(images)
+    paths = [list(each.refine(features, torch.full_like(images, 0.5))) for each in (learned, other)]
+    torch.testing.assert_close(paths[0][-1].images, paths[1][-1].images, rtol=0, atol=0)
+    with pytest.raises((KeyError, RuntimeError)):
+        other.load_state({"of another refiner": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("name", REFINERS.names())
 def test_every_evaluation_is_an_image_in_range_and_nearer(name: str, layer: KnownLayer) -> None:
     images = _photographs(3)
     steps = _steps(name, layer, images)
@@ -247,6 +262,6 @@ def test_an_iteration_that_diverges_keeps_its_best(transformer: Backbone) -> Non
 @pytest.mark.parametrize("name", ["vgg16", "resnet34", "pvt_v2_b2"])
 def test_blocks_of_other_networks_are_not_inverted(name: str) -> None:
     refiner: type[Refiner] = REFINERS.get("block_inverse")
-    with pytest.raises(ParamsError, match=rf"^params.yaml: refine = 'block_inverse' .* {name} is a \w+; choose"):
+    with pytest.raises(ParamsError, match=rf"^params.yaml: the refiner block_inverse .* {name} is a \w+; choose"):
         refiner.check(Source(name, "block1"), BackboneParams(layers=("block1",)))
     refiner.check(Source("vit_base", "block1"), BackboneParams(layers=("block1",)))

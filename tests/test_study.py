@@ -182,10 +182,11 @@ def test_figures_are_the_same_for_the_same_table(table: pd.DataFrame) -> None:
     assert depth_curves(table, {"vgg16": ("block1",)}, "PSNR, dB", "random weights") is None
 
 
-def refined(name: str, scores: dict[str, list[float]]) -> Experiment:
-    """An evaluation of three images of which two were refined."""
+def refined(name: str, scores: dict[str, list[float]], decoder: str = "residual") -> Experiment:
+    """An evaluation of three images of which some were refined."""
     table = pd.DataFrame({"image": ["a", "b", "c"], **scores}).set_index("image")
-    return Experiment(name, {}, {"refinement": {"refiner": "map"}}, table, Path("nowhere"))
+    protocol = {"refinement": {"refiner": "map"}, "model": {"blueprint": {"decoder": decoder}}}
+    return Experiment(name, {}, protocol, table, Path("nowhere"))
 
 
 def test_what_layers_hold_is_compared_on_the_images_that_were_refined(tmp_path: Path) -> None:
@@ -200,13 +201,15 @@ def test_what_layers_hold_is_compared_on_the_images_that_were_refined(tmp_path: 
     scores = {"bicubic_psnr": [1.0, 2, 90], "linear_psnr": [3.0, 4, 90], "psnr": [5.0, 6, 90]}
     experiments = {each.name: refined(each.name, {**scores, "refined_psnr": [7, 9, np.nan]}) for each in found}
     closed_form = {key: values for key, values in scores.items() if key != "linear_psnr"}
-    experiments[found[3].name] = refined(found[3].name, {**closed_form, "refined_psnr": [np.nan, np.nan, 10.0]})
+    experiments[found[2].name] = refined(found[2].name, {**closed_form, "refined_psnr": [7, 9, np.nan]})
+    last = {**closed_form, "refined_psnr": [np.nan, np.nan, 10.0]}
+    experiments[found[3].name] = refined(found[3].name, last, "linear")
     table = held(found, experiments)
     assert table["images"].tolist() == [2, 2, 2, 1]
     assert table.loc[0, ["bicubic", "ridge", "decoder", "refined"]].tolist() == [1.5, 3.5, 5.5, 8.0]
     assert table.loc[3, ["ridge", "decoder", "refined"]].tolist() == [90, 90, 10]
     assert held_markdown(table).splitlines()[2:] == [
         "| vgg16.block1 | map | 1.50 | 3.50 / 5.50 / 8.00 | 3.50 / 5.50 / 8.00 |",
-        "| vgg16.block2 | map | 1.50 | 3.50 / 5.50 / 8.00 | 90.00 / 90.00 / 10.00 |",
+        "| vgg16.block2 | map | 1.50 | – / 5.50 / 8.00 | 90.00 / 90.00 / 10.00 |",
     ]
     assert by_depth(table).loc["refined"].to_dict() == {"vgg16.block1": 8.0, "vgg16.block2": 8.0}

@@ -32,7 +32,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project.set({"prepare.views": 3, "protocols.fast.epochs": 4})
     for backbone in ("vgg16", "resnet34"):
         project.set({"backbone": backbone, "layer": {"vgg16": "block1", "resnet34": "layer1"}[backbone]})
-        stages = ("prepare", "extract") if backbone == "vgg16" else ("extract",)
+        stages = ("prepare", "prior", "extract") if backbone == "vgg16" else ("extract",)
         for stage in stages:
             project.run("python", "-m", "stages", stage)
     project.set({"backbone": "vgg16", "layer": "block1"})

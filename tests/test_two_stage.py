@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from project import small_project
 from small_experiment import CPU, PARAMS, Experiment, experiment
+from typer.testing import CliRunner
 
 from pipeline.checkpoint import load_model
 from pipeline.errors import CheckpointError, ParamsError, StoreError
@@ -22,7 +23,10 @@ from pipeline.params import load_params
 from pipeline.reconstruction import reconstruct
 from pipeline.report import score_table
 from pipeline.stores import open_store
-from pipeline.two_stage import load_first_stage, refine_photographs
+from pipeline.study.estimate import Images, experiment_seconds
+from pipeline.training import train
+from pipeline.two_stage import FirstStage, load_first_stage, refine_photographs
+from stages.__main__ import app
 from stages.loading import load_checked
 
 # a layer that holds nearly all needs little of the prior
@@ -133,6 +137,83 @@ def test_refining_again_with_the_same_settings_computes_nothing(monkeypatch: pyt
     monkeypatch.setattr("pipeline.two_stage.FirstStage.__call__", None)
     refine_photographs(one.params, one.data(), one.features, one.prior, one.first_stage, one.root / ".work", CPU)
     assert {path: path.read_bytes() for path in one.first_stage.rglob("*") if path.is_file()} == before
+
+
+def test_an_interrupted_run_continues_and_ends_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, calls = made(), []
+    monkeypatch.setattr("pipeline.extraction.job.shard_rows", lambda *_: 8)
+    refined, allowed = FirstStage.__call__, [1]
+
+    def counted(stage: FirstStage, features: torch.Tensor) -> torch.Tensor:
+        if len(calls) == allowed[0]:
+            raise KeyboardInterrupt
+        calls.append(len(features))
+        return refined(stage, features)
+
+    def run(name: str, work: str) -> dict[Path, bytes]:
+        output = tmp_path / name
+        refine_photographs(one.params, one.data(), one.features, one.prior, output, tmp_path / work, CPU)
+        return {path.relative_to(output): path.read_bytes() for path in output.rglob("*") if path.is_file()}
+
+    monkeypatch.setattr(FirstStage, "__call__", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run("killed", "work")
+    assert not (tmp_path / "killed").exists()
+    allowed[0] = 1000
+    after = run("killed", "work")
+    assert sum(calls) == len(one.data()), "a finished shard is not refined again"
+    assert after == run("undisturbed", "other")
+
+
+def test_the_start_is_part_of_what_the_images_are() -> None:
+    one = made()
+    decoders = one.params.decoders | {"linear": {"kernel": 1}}
+    params = one.params.model_copy(update={"decoders": decoders})
+    with pytest.raises(StoreError, match=r"start.kernel is None, not 1; run `python -m stages refine`$"):
+        open_inputs(one.features, one.first_stage, one.params.sources, params, one.data())
+
+
+def test_a_first_stage_that_is_not_whole_is_found_before_training(tmp_path: Path) -> None:
+    one = made()
+    for missing in ("refiner.safetensors", "linear/model.json"):
+        folder = tmp_path / Path(missing).name
+        shutil.copytree(one.first_stage, folder)
+        (folder / missing).unlink()
+        places = (one.features, folder, one.prior, tmp_path / "models", tmp_path / "curves.csv", tmp_path / "work")
+        with pytest.raises(StoreError, match=rf"{missing} is missing; run `python -m stages refine`$"):
+            train(one.params, one.data(), *places, CPU)
+    assert not (tmp_path / "models").exists()
+
+
+def test_it_warns_when_nearer_features_are_worse_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = made()
+    monkeypatch.setattr("pipeline.two_stage.psnr", lambda images, targets: -(images - 0.5).square().mean((1, 2, 3)))
+    arguments = (one.params, one.data(), one.features, one.prior, tmp_path / "out", tmp_path / "work", CPU)
+    warning = refine_photographs(*arguments)
+    assert warning is not None
+    assert warning.startswith("refining by map lowers PSNR from ")
+    assert warning.endswith("set two_stage.refine: map, or lower two_stage.budget")
+
+
+def test_without_a_first_stage_nothing_else_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    shutil.copytree(made().first_stage / "linear", tmp_path / "linear")
+    result = CliRunner().invoke(app, ["refine", "--params", str(PARAMS), "--first-stage", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.txt", "unused"}
+
+
+def test_inspect_says_that_these_are_refined_images() -> None:
+    result = CliRunner().invoke(app, ["inspect", str(made().first_stage)])
+    assert "refined     source vgg16.block1, " in result.output
+    assert "refiner map" in result.output
+
+
+def test_the_estimate_of_a_study_knows_both_stages() -> None:
+    images = Images(train=20, validation=2, test=2)
+    assert experiment_seconds(made().params, images, CPU) > 0
 
 
 def test_images_of_another_first_stage_are_refused(tmp_path: Path) -> None:

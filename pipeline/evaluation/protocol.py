@@ -8,7 +8,7 @@ import torch
 
 from pipeline.evaluation.subject import Subject
 from pipeline.images import PreparedData
-from pipeline.inverter import REFINED
+from pipeline.inverter import REFINED_INPUT
 from pipeline.params import Params
 from pipeline.protocol import CONVENTIONS
 from pipeline.runtime import provenance, source_commit, source_digest
@@ -21,7 +21,7 @@ def describe(params: Params, data: PreparedData, subject: Subject, pixels: str, 
     `pixels` is the SHA-256 of the test photographs' pixels in order.
     """
     inputs = dict(zip(subject.inverter.inputs, subject.stores, strict=True))
-    first_stage = inputs.pop(REFINED, None)
+    first_stage = inputs.pop(REFINED_INPUT, None)
     return {
         "conventions": CONVENTIONS,
         "test_images": len(data.rows("test")),

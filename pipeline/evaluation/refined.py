@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ from pipeline.images import PreparedData
 from pipeline.metrics import PSNR_CAP, psnr, score
 from pipeline.params import Params
 from pipeline.pictures import ERROR_GAIN, Picture, error_picture, sheet, to_picture
+from pipeline.prior import load_prior
 from pipeline.progress import progress
-from pipeline.refinement import Refiner, build_refiner
+from pipeline.refinement import VALIDATION_IMAGES, Refiner, build_refiner, misleading
 from pipeline.rows import batched, spread
 from pipeline.sources import ImageSize
 
-VALIDATION_IMAGES = 8  # refined beforehand, to see whether nearer features mean nearer images
 TITLES = ("decoder", "refined")
 
 
@@ -75,7 +76,8 @@ def refine(
     """
     settings = params.evaluate
     refiner = _refiner(params, subject, ImageSize(data.crop, data.crop))
-    refiner.learn(SplitExamples(data, cached, settings.batch_size, models))
+    prior = partial(load_prior, models, data, "train again: python -m stages train")
+    refiner.learn(SplitExamples(data, cached, settings.batch_size, prior))
     held_out = data.rows("validation")
     warning = _warning(refiner, subject, cached, held_out[spread(len(held_out), VALIDATION_IMAGES)], params)
     positions = np.array(spread(len(rows), settings.refine_images or len(rows)))
@@ -144,13 +146,8 @@ def _warning(
     if not record.psnr:
         return None
     scores, errors = (values.mean(0) for values in record.trajectory())
-    if scores[-1] >= scores[0] or errors[-1] >= errors[0]:
-        return None
-    return (
-        f"refining by {params.evaluate.refine} lowers PSNR from {scores[0]:.2f} to {scores[-1]:.2f} dB on {len(rows)} "
-        f"validation images while the feature error falls from {errors[0]:.3g} to {errors[-1]:.3g}: many images have "
-        "these features; set evaluate.refine: map, or lower evaluate.refine_budget"
-    )
+    advice = "set evaluate.refine: map, or lower evaluate.refine_budget"
+    return misleading(params.evaluate.refine, scores, errors, len(rows), advice)
 
 
 class _Strips:

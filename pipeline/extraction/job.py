@@ -61,24 +61,15 @@ def store_facts(
     }
 
 
-def code_digest(library: Path = LIBRARY) -> str:
+def code_digest(further: Iterable[str] = (), library: Path = LIBRARY) -> str:
     """SHA-256 of the sources that decide a feature's numbers: work finished before one of them was edited is not used.
 
-    It names the unfinished work alone. A finished store is DVC's to make again when the code has changed, and its
-    fingerprint stays the same through edits that change no number.
+    `further` are modules and packages beyond those of every extraction (`FrozenNetwork.code`). It names the unfinished
+    work alone. A finished store is DVC's to make again when the code has changed, and its fingerprint stays the same
+    through edits that change no number.
     """
-    packages = (path for name in ("backbones", "refinement") for path in (library / name).glob("*.py"))
-    modules = (
-        "extraction/compute",
-        "stores/encoding",
-        "closed_form",
-        "descent",
-        "inverter",
-        "prior",
-        "ridge",
-        "two_stage",
-    )
-    files = (*packages, *((library / module).with_suffix(".py") for module in modules))
+    places = [library / name for name in ("backbones", "extraction/compute", "stores/encoding", *further)]
+    files = [file for place in places for file in (*place.glob("*.py"), place.with_suffix(".py")) if file.is_file()]
     return fingerprint(
         {file.relative_to(library).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     )

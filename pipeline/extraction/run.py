@@ -48,7 +48,7 @@ def extract(
         StoreError: it does not fit the disk, another process is at it, or features cannot be stored.
     """
     job = Job(backbone, data, store, settings, device)
-    space = Workspace(work, backbone.name, {**job.facts, "code": code_digest()})
+    space = Workspace(work, backbone.name, {**job.facts, "code": code_digest(backbone.code)})
     if _is_current(output, job):
         space.discard()
         return True

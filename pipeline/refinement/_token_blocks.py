@@ -59,6 +59,6 @@ def _plain(name: str, model: nn.Module) -> VisionTransformer:
     if isinstance(model, VisionTransformer) and model.pos_embed is not None and isinstance(model.norm_pre, nn.Identity):
         return model
     raise ParamsError(
-        f"params.yaml: refine = 'block_inverse' inverts the blocks of a plain vision transformer, and "
-        f"{name} is a {type(model).__name__}; choose vit_small or vit_base, or refine: map"
+        f"params.yaml: the refiner block_inverse inverts the blocks of a plain vision transformer, and "
+        f"{name} is a {type(model).__name__}; choose vit_small or vit_base, or the refiner map"
     )

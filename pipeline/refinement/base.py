@@ -106,7 +106,8 @@ class Refiner(ABC):
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over what another one's `learn` found, instead of learning. Raises KeyError, RuntimeError: not its."""
-        return
+        if state:
+            raise KeyError(next(iter(state)))
 
     @abstractmethod
     def refine(self, features: Float[Tensor, "b c h w"], start: Float[Tensor, "b 3 y x"]) -> Iterator[Step]:

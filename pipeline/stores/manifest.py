@@ -19,7 +19,7 @@ from pipeline.stores.layout import Layout
 
 MANIFEST = "manifest.json"
 VERSION = 1
-REFINED = "refined"  # folder of refined images, in the place of a backbone's
+REFINED_FOLDER = "refined"  # folder of refined images, in the place of a backbone's
 
 Facts = Mapping[str, Any]
 
@@ -89,7 +89,7 @@ class Manifest:
 def remedy(store: Path) -> str:
     """How to make the store at `features/<backbone>/<layer>`, or that of refined images, again."""
     name = store.absolute().parent.name
-    return "run `python -m stages refine`" if name == REFINED else f"run `python -m stages extract --backbone {name}`"
+    return f"run `python -m stages {'refine' if name == REFINED_FOLDER else f'extract --backbone {name}'}`"
 
 
 def _load(path: Path) -> dict[str, Any]:

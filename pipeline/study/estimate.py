@@ -11,7 +11,7 @@ import torch
 
 from pipeline.backbones import feature_shapes
 from pipeline.extraction.job import layouts
-from pipeline.inverter import Blueprint, Inverter
+from pipeline.inverter import RGB, Blueprint, Inverter
 from pipeline.losses import Loss
 from pipeline.optim import build_optimizers
 from pipeline.params import Params
@@ -63,11 +63,11 @@ def experiment_seconds(params: Params, images: Images, device: torch.device) -> 
     seconds = 0.0
     if inverter.linear is not None:
         rows = images.train * params.prepare.views + images.validation
-        seconds += _ridge_seconds(inverter, shapes, crop) * rows
+        seconds += _ridge_seconds(inverter, crop) * rows
     if inverter.decoder is not None:
         protocol = params.protocols[params.train.protocol]
         steps = math.ceil(images.train / protocol.batch_size) * protocol.epochs
-        seconds += _step_seconds(inverter, params, shapes, crop) * steps
+        seconds += _step_seconds(inverter, params, crop) * steps
     return seconds
 
 
@@ -78,28 +78,30 @@ def _shapes(params: Params, crop: ImageSize) -> Mapping[Source, FeatureShape]:
     }
 
 
-def _noise(batch: int, shapes: Mapping[Source, FeatureShape], device: torch.device) -> list[torch.Tensor]:
-    return [torch.randn(batch, s.channels, s.height, s.width, device=device) for s in shapes.values()]
+def _noise(batch: int, inverter: Inverter) -> list[torch.Tensor]:
+    """Something of the shape of everything that the inverter takes."""
+    shapes = [*inverter.blueprint.shapes, *([(RGB, *inverter.blueprint.image)] * inverter.blueprint.two_stage)]
+    return [torch.randn(batch, *shape, device=inverter.device) for shape in shapes]
 
 
 @torch.no_grad()
-def _ridge_seconds(inverter: Inverter, shapes: Mapping[Source, FeatureShape], crop: ImageSize) -> float:
+def _ridge_seconds(inverter: Inverter, crop: ImageSize) -> float:
     """Of one row."""
     linear = inverter.linear
     assert linear is not None
     equations = NormalEquations(linear.shape.channels, linear.kernel, linear.ratio, inverter.device)
-    features, image = _noise(1, shapes, inverter.device), torch.rand(1, 3, crop.height, crop.width)
+    features, image = _noise(1, inverter), torch.rand(1, 3, crop.height, crop.width)
     start = time.perf_counter()
-    equations.update(inverter.stack(features), image.to(inverter.device))
+    equations.update(inverter.stack(inverter.standardised(features)), image.to(inverter.device))
     _wait(inverter.device)
     return time.perf_counter() - start
 
 
-def _step_seconds(inverter: Inverter, params: Params, shapes: Mapping[Source, FeatureShape], crop: ImageSize) -> float:
+def _step_seconds(inverter: Inverter, params: Params, crop: ImageSize) -> float:
     protocol, device = params.protocols[params.train.protocol], inverter.device
     loss = Loss(params.losses[params.loss]).to(device)
     optimizers = build_optimizers(protocol.optimizer, protocol.learning_rate, inverter, inverter.linear)
-    features = _noise(protocol.batch_size, shapes, device)
+    features = _noise(protocol.batch_size, inverter)
     target = torch.rand(protocol.batch_size, 3, crop.height, crop.width, device=device)
     inverter.train()
     start = 0.0

@@ -21,7 +21,8 @@ DECIBELS = "{:.2f}"
 def held(configurations: Sequence[Configuration], experiments: Mapping[str, Experiment]) -> pd.DataFrame:
     """A row for each experiment that refined images, with means of PSNR over exactly the images that were refined.
 
-    Columns: source, variant, refiner, images, bicubic, ridge, decoder, refined. A closed-form decoder is its own ridge.
+    Columns: source, variant, refiner, images, bicubic, ridge, decoder, refined. A closed-form decoder is its own ridge;
+    a decoder that did not start from one has none.
     """
     rows = []
     for each in configurations:
@@ -29,14 +30,15 @@ def held(configurations: Sequence[Configuration], experiments: Mapping[str, Expe
         if "refinement" not in experiment.protocol:
             continue
         images = experiment.per_image.dropna(subset=COLUMNS["refined"])
-        images = images.assign(**{COLUMNS["ridge"]: images.get(COLUMNS["ridge"], images[COLUMNS["decoder"]])})
+        if experiment.protocol["model"]["blueprint"]["decoder"] == "linear":
+            images = images.assign(**{COLUMNS["ridge"]: images[COLUMNS["decoder"]]})
         rows.append(
             {
                 "source": each.source,
                 "variant": each.variant,
                 "refiner": experiment.protocol["refinement"]["refiner"],
                 "images": len(images),
-                **{name: float(images[column].mean()) for name, column in COLUMNS.items()},
+                **images.reindex(columns=list(COLUMNS.values())).mean().set_axis(list(COLUMNS)),
             }
         )
     return pd.DataFrame(rows)
@@ -62,4 +64,5 @@ def by_depth(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _cell(row: pd.Series) -> str:
-    return " / ".join(DECIBELS.format(row[name]) for name in COLUMNS if name != "bicubic")
+    values = (row[name] for name in COLUMNS if name != "bicubic")
+    return " / ".join("–" if pd.isna(value) else DECIBELS.format(value) for value in values)
