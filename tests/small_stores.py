@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from pipeline.backbones import FrozenNetwork
 from pipeline.extraction import extract
 from pipeline.params import ExtractParams, StoreParams
 from pipeline.sources import FeatureShape, ImageSize
@@ -46,7 +47,7 @@ class SmallData:
         """Nothing is mapped."""
 
 
-class SmallBackbone(nn.Module):
+class SmallBackbone(FrozenNetwork):
     """Two convolutions; `shallow` is 8×8×8, `deep` 16×4×4 for crops of 16. Counts the rows it is given."""
 
     name = "small"

@@ -263,7 +263,7 @@ def test_work_of_other_code_is_not_used(
 ) -> None:
     with pytest.raises(Interrupted):
         small_extraction(tmp_path, backbone=FailingBackbone(30, Interrupted()))
-    monkeypatch.setattr(run, "code_digest", lambda: "edited")
+    monkeypatch.setattr(run, "code_digest", lambda *_: "edited")
     backbone = SmallBackbone()
     small_extraction(tmp_path, backbone=backbone)
     assert backbone.seen == 40
@@ -273,10 +273,10 @@ def test_work_of_other_code_is_not_used(
 @pytest.mark.parametrize("file", ["backbones/backbone.py", "extraction/compute.py", "stores/encoding.py"])
 def test_the_digest_of_the_code_changes_with_each_file_that_decides_numbers(tmp_path: Path, file: str) -> None:
     library = shutil.copytree(job.LIBRARY, tmp_path / "pipeline")
-    assert job.code_digest(library) == job.code_digest()
+    assert job.code_digest(library=library) == job.code_digest()
     with (library / file).open("a") as source:
         source.write("# edited\n")
-    assert job.code_digest(library) != job.code_digest()
+    assert job.code_digest(library=library) != job.code_digest()
 
 
 def test_finished_shards_are_checked_before_they_are_used(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
