@@ -33,20 +33,25 @@ def open_features(
 
 
 def open_inputs(
-    root: Path, first_stage: Path, sources: Iterable[Source], params: Params, data: PreparedData
+    root: Path,
+    first_stage: Path,
+    sources: Iterable[Source],
+    params: Params,
+    data: PreparedData,
+    verify: Verify = "lazy",
 ) -> tuple[FeatureStore, ...]:
     """All that the decoder sees: the stores of its sources and, in two stages, the refined images in `first_stage`.
 
     Raises:
         StoreError: as `open_features`, or the first stage is another one or not whole.
     """
-    stores = open_features(root, sources, params, data)
+    stores = open_features(root, sources, params, data, verify)
     if params.two_stage.refine == NONE:
         return stores
     (store,) = stores
     facts = expected_facts(store.source, params, data) | {"layer": REFINED_IMAGES.name, "precision": "fp32"}
     expected = first_stage_facts(params, store)
-    images = open_store(first_stage / REFINED_IMAGES, facts | {"backbone": {"refined": expected}})
+    images = open_store(first_stage / REFINED_IMAGES, facts | {"backbone": {"refined": expected}}, verify)
     if images.manifest.facts["backbone"]["refined"] != expected:  # an option that is no longer given
         raise StoreError(f"{images.path} is stale: it was refined with further options; {remedy(images.path)}")
     return store, images

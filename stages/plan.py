@@ -7,11 +7,13 @@ import typer
 from stages.extract import Backbones, chosen_backbones
 from stages.options import (
     FEATURES,
+    FIRST_STAGE,
     PARAMS,
     PREPARED,
     WORK,
     Device,
     FeaturesDir,
+    FirstStageDir,
     Overrides,
     ParamsFile,
     PreparedDir,
@@ -28,6 +30,7 @@ def plan(
     timed: Timed = True,
     data: PreparedDir = PREPARED,
     features: FeaturesDir = FEATURES,
+    first_stage: FirstStageDir = FIRST_STAGE,
     work: WorkDir = WORK,
     device: Device = "auto",
     params: ParamsFile = PARAMS,
@@ -40,24 +43,27 @@ def plan(
     names = sorted(settings.backbones) if everything else backbone
     entries = chosen_backbones(settings, names)
 
-    from pipeline.extraction import estimate_seconds, plan_backbone, require_space
+    from pipeline.extraction import estimate_seconds, plan_backbone, plan_first_stage, require_space
     from pipeline.images import PreparedData
+    from pipeline.params import NONE
     from pipeline.runtime import choose_device
     from pipeline.stores.workspace import free_bytes
     from stages.tables import duration, size, text_table
 
     prepared, place = PreparedData.open(data), choose_device(device)
-    rows, needed = [], 0
-    for name in (name for name in entries if name != "none"):
-        predicted = plan_backbone(name, settings, prepared, features)
-        needed += predicted.bytes
+    plans = [plan_backbone(name, settings, prepared, features) for name in entries if name != NONE]
+    if settings.two_stage.refine != NONE:
+        plans.append(plan_first_stage(settings, prepared, features, first_stage))
+    rows = []
+    for predicted in plans:
         about = "extracted" if predicted.present else ""
-        if timed and not predicted.present:
-            about = duration(estimate_seconds(name, settings, prepared, place))
+        if timed and not predicted.present and predicted.name in entries:
+            about = duration(estimate_seconds(predicted.name, settings, prepared, place))
         for layer, layout in predicted.layouts.items():
             each, total = size(layout.row_bytes), size(layout.expected_bytes)
-            rows.append([f"{name}.{layer}", str(layout.shape), f"{layout.rows:,}", each, total, about])
+            rows.append([f"{predicted.name}.{layer}", str(layout.shape), f"{layout.rows:,}", each, total, about])
             about = '"'
+    needed = sum(predicted.bytes for predicted in plans)
     typer.echo(text_table(["layer", "shape", "rows", "a row", "total", f"time ({place})"], rows))
     typer.echo(f"to be written: {size(needed)}; free on the disk of {work}: {size(free_bytes(work))}")
     require_space(needed, "these features", work)

@@ -6,20 +6,25 @@ from typing import Annotated
 import typer
 
 from pipeline.errors import StoreError
-from stages.options import FEATURES
+from stages.options import FEATURES, FIRST_STAGE
 
 Places = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="[PATH]...", help="Directories of stores: features (default), a backbone, a layer."),
+    typer.Argument(
+        metavar="[PATH]...",
+        help="Directories of stores. Default: features, and the images in data/first_stage.",
+    ),
 ]
 
 
 def verify(paths: Places = None) -> None:
     """Check every file of the feature stores below each PATH; list all damage, and fail if there is any."""
+    from pipeline.features import REFINED_IMAGES
     from pipeline.progress import progress
     from pipeline.stores import find_stores, open_store
 
-    places = [place for path in paths or [FEATURES] for place in find_stores(path)]
+    refined = [FIRST_STAGE / REFINED_IMAGES] if (FIRST_STAGE / REFINED_IMAGES).is_dir() else []
+    places = [place for path in paths or [FEATURES, *refined] for place in find_stores(path)]
     problems, stores = [], []
     for place in places:
         try:

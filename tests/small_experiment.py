@@ -71,11 +71,9 @@ def photographs() -> Path:
     return root
 
 
-@cache
-def experiment(decoder: str = "transposed_conv", *overrides: str) -> Experiment:
-    """`decoder` fitted for two epochs on vgg16.block1 of views of 64 pixels."""
-    root = photographs()
-    small = (
+def small_settings(root: Path) -> tuple[str, ...]:
+    """What every experiment on `photographs()` changes in params.yaml."""
+    return (
         "dataset=folder",
         f"datasets.folder.root={root / 'photographs'}",
         "datasets.folder.test_fraction=0.35",
@@ -86,7 +84,13 @@ def experiment(decoder: str = "transposed_conv", *overrides: str) -> Experiment:
         "evaluate.bootstrap=100",
         "evaluate.batch_size=3",
     )
-    params = load_params(PARAMS, (*small, f"decoder={decoder}", *overrides))
+
+
+@cache
+def experiment(decoder: str = "transposed_conv", *overrides: str) -> Experiment:
+    """`decoder` fitted for two epochs on vgg16.block1 of views of 64 pixels."""
+    root = photographs()
+    params = load_params(PARAMS, (*small_settings(root), f"decoder={decoder}", *overrides))
     made = Experiment(root, params)
     if not made.prior.exists():
         prepare(params, root / "data/prepared", root / ".work")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from project import small_project
-from small_experiment import CPU, PARAMS, Experiment, experiment
+from small_experiment import CPU, PARAMS, Experiment, experiment, small_settings
 from typer.testing import CliRunner
 
 from pipeline.checkpoint import load_model
@@ -209,6 +209,32 @@ def test_inspect_says_that_these_are_refined_images() -> None:
     result = CliRunner().invoke(app, ["inspect", str(made().first_stage)])
     assert "refined     source vgg16.block1, " in result.output
     assert "refiner map" in result.output
+
+
+def test_plan_knows_the_refined_images(tmp_path: Path) -> None:
+    one = made()
+    changes = (*small_settings(one.root), *TWO_STAGES, "decoder=residual")
+    options = [word for change in changes for word in ("--set", change)]
+    places = ["--data", str(one.root / "data/prepared"), "--features", str(one.features), "--first-stage"]
+    command = ["plan", "--no-time", "--params", str(PARAMS), *options, *places]
+    there, missing = (CliRunner().invoke(app, [*command, str(place)]) for place in (one.first_stage, tmp_path))
+    for result, written in ((there, "0 B"), (missing, "775 kB")):
+        assert result.exit_code == 0, result.output
+        assert "refined.image" in result.output
+        assert f"to be written: {written};" in result.output
+
+
+def test_verify_reads_the_refined_images_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = made()
+    shutil.copytree(one.features, tmp_path / "features")
+    shutil.copytree(one.first_stage, tmp_path / "data/first_stage")
+    monkeypatch.chdir(tmp_path)
+    whole = CliRunner().invoke(app, ["verify"])
+    assert whole.exit_code == 0, whole.output
+    (shard,) = (tmp_path / "data/first_stage").rglob("c.0.0.0.0")
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    damaged = CliRunner().invoke(app, ["verify"])
+    assert "is damaged" in str(damaged.exception)
 
 
 def test_the_estimate_of_a_study_knows_both_stages() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from pipeline.backbones import feature_shapes, load_backbone
 from pipeline.errors import StoreError
 from pipeline.extraction.compute import Computer
 from pipeline.extraction.job import Job, layouts
-from pipeline.features import open_features
+from pipeline.features import REFINED_IMAGES, open_features, open_inputs
 from pipeline.images import PreparedData
 from pipeline.params import BackboneParams, Params
-from pipeline.sources import ImageSize, Source
+from pipeline.sources import FeatureShape, ImageSize, Source
 from pipeline.stores.layout import Layout
 
 TIMED = 3  # batches; the first one is not counted
@@ -25,7 +25,7 @@ TIMED = 3  # batches; the first one is not counted
 
 @dataclass(frozen=True)
 class BackbonePlan:
-    """The stores of one backbone: their layouts, and whether each of them is there already."""
+    """The stores of one backbone, or of the refined images: their layouts, and whether each is there already."""
 
     name: str
     layouts: Mapping[str, Layout]
@@ -45,8 +45,16 @@ def plan_backbone(name: str, params: Params, data: PreparedData, features: Path)
     """
     entry = params.backbones[name]
     shapes = feature_shapes(name, entry, entry.layers, ImageSize(data.crop, data.crop))
-    present = _are_there(features, [Source(name, layer) for layer in entry.layers], params, data)
+    sources = [Source(name, layer) for layer in entry.layers]
+    present = _opens(lambda: open_features(features, sources, params, data, verify="never"))
     return BackbonePlan(name, layouts(shapes, len(data), params.store, params.extract), present)
+
+
+def plan_first_stage(params: Params, data: PreparedData, features: Path, first_stage: Path) -> BackbonePlan:
+    """What refining every photograph of `data` for a decoder of two stages will write below `first_stage`."""
+    shapes = {REFINED_IMAGES.name: FeatureShape(3, data.crop, data.crop)}
+    present = _opens(lambda: open_inputs(features, first_stage, params.sources, params, data, verify="never"))
+    return BackbonePlan(str(REFINED_IMAGES.parent), layouts(shapes, len(data), params.store, params.extract), present)
 
 
 def estimate_seconds(name: str, params: Params, data: PreparedData, device: torch.device) -> float:
@@ -65,9 +73,9 @@ def estimate_seconds(name: str, params: Params, data: PreparedData, device: torc
     return (time.perf_counter() - start) * len(data) / rows
 
 
-def _are_there(features: Path, sources: list[Source], params: Params, data: PreparedData) -> bool:
+def _opens(open_stores: Callable[[], object]) -> bool:
     try:
-        open_features(features, sources, params, data, verify="never")
+        open_stores()
     except StoreError:
         return False
     return True
