@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.decoders import build_decoder
-from pipeline.decoders.attention import TransformerBlock, sincos_positions
+from pipeline.decoders._tokens import TransformerBlock, sincos_positions
 from pipeline.errors import ShapeError
 from pipeline.sources import FeatureShape, ImageSize
 
@@ -52,7 +52,7 @@ def test_no_tensor_is_larger_than_the_mlps_whatever_the_number_of_tokens() -> No
 def _decode(options: dict[str, object], features: torch.Tensor) -> torch.Tensor:
     torch.manual_seed(0)
     decoder = build_decoder("attention", options, FeatureShape(*features.shape[1:]), ImageSize(8, 8))
-    return decoder.eval().blocks(features.flatten(2).transpose(1, 2))
+    return decoder.eval().mixer(features).flatten(2).transpose(1, 2)
 
 
 def test_without_positions_the_tokens_are_a_set() -> None:
@@ -67,7 +67,7 @@ def test_sincos_positions_tell_positions_apart_without_parameters() -> None:
     placed = build_decoder("attention", {"positions": "sincos"}, shape, image)
     assert [p.shape for p in placed.parameters()] == [p.shape for p in plain.parameters()]
     constant = torch.ones(1, 16, 4, 4)
-    tokens = placed.positions + constant.flatten(2).transpose(1, 2)
+    tokens = placed.mixer.positions + constant.flatten(2).transpose(1, 2)
     assert torch.cdist(tokens[0], tokens[0]).add(torch.eye(16)).min() > 0.1
     placed.load_state_dict(plain.state_dict())
     assert not torch.allclose(placed.eval()(constant), plain.eval()(constant))
@@ -83,7 +83,7 @@ def test_sincos_positions_are_the_formula() -> None:
 
 def test_wide_features_are_projected_first() -> None:
     decoder = build_decoder("attention", {"max_width": 32}, FeatureShape(96, 4, 4), ImageSize(8, 8))
-    assert decoder.stem.weight.shape == (32, 96, 1, 1)
+    assert decoder.mixer.stem.weight.shape == (32, 96, 1, 1)
     assert decoder(torch.randn(1, 96, 4, 4)).shape == (1, 3, 8, 8)
 
 

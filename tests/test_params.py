@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 MISTAKES = {
     "decoder=wavlet": "params.yaml: decoder = 'wavlet' is unknown (did you mean 'wavelet'?); choose one of: "
-    "attention, frequency_aware, linear, residual, transposed_conv, wavelet",
+    "attention, frequency_aware, linear, patch_transformer, residual, transposed_conv, wavelet",
     "backbone=vgg61": "params.yaml: backbone = 'vgg61' is unknown (did you mean 'vgg16'?); choose one of: "
     "pvt_v2_b2, resnet34, resnet50, vgg16, vit_base, vit_small",
     "layer=block9": "params.yaml: layer = 'block9' is unknown (did you mean 'block5'?); choose one of: "
@@ -61,7 +61,7 @@ def test_a_mistake_gets_its_sentence(override: str, sentence: str) -> None:
     {
         "decoders.linear.kernle=3": "params.yaml: unknown key 'decoders.linear.kernle' (did you mean 'kernel'?)",
         "decoders.nosuch={}": "params.yaml: decoders = 'nosuch' is unknown; choose one of: "
-        "attention, frequency_aware, linear, residual, transposed_conv, wavelet",
+        "attention, frequency_aware, linear, patch_transformer, residual, transposed_conv, wavelet",
         "losses.mine={mae: 1.0}": "params.yaml: losses.mine = 'mae' is unknown "
         "(did you mean 'mse'?); choose one of: l1, lpips, mse, ssim",
     }.items(),

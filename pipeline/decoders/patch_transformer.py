@@ -1,0 +1,33 @@
+"""Transformer blocks on the feature grid, then each token becomes the pixels under it."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pipeline.decoders._tokens import TokenMixer, TokenOptions
+from pipeline.decoders.base import DECODERS, Decoder
+from pipeline.section import Count
+from pipeline.sources import FeatureShape, ImageSize
+
+
+@DECODERS.register("patch_transformer")
+class PatchTransformer(Decoder):
+    """Pre-norm transformer blocks on the H·W tokens, 1×1 and a pixel shuffle: the decoder of MAE (He et al. 2022).
+
+    What a transformer's block did to its tokens is undone by one of its kind, and nothing has to be
+    made up between the patches: one block takes `vit_small.block1` further than any convolution does.
+    """
+
+    class Options(TokenOptions):
+        blocks: Count = 1
+
+    def __init__(self, shape: FeatureShape, image: ImageSize, options: Options) -> None:
+        super().__init__(shape, image, options)
+        self.ratio = self.whole_ratio()
+        self.mixer = TokenMixer(self.name, shape.channels, (shape.height, shape.width), options)
+        self.output = nn.Conv2d(self.mixer.width, 3 * self.ratio**2, 1)
+
+    def synthesize(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 y x"]:
+        return F.pixel_shuffle(self.output(self.mixer(features)), self.ratio)
