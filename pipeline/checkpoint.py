@@ -17,7 +17,7 @@ from pipeline.errors import CheckpointError, StoreError
 from pipeline.stores.manifest import REFINED_FOLDER
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
-LINEAR = "linear"  # folder of the closed-form decoder that a decoder started from, itself a saved model
+LINEAR_FOLDER = "linear"  # folder of the closed-form decoder that a decoder started from, itself a saved model
 LEARNED = "refiner.safetensors"  # in two stages: what the first one learned
 
 
@@ -35,7 +35,7 @@ def save_model(directory: Path, tensors: Mapping[str, Tensor], description: Mapp
 
 def clear_first_stage(folder: Path) -> None:
     """Remove a first stage, and nothing else, from `folder`."""
-    for name in (LINEAR, REFINED_FOLDER):
+    for name in (LINEAR_FOLDER, REFINED_FOLDER):
         shutil.rmtree(folder / name, ignore_errors=True)
     (folder / LEARNED).unlink(missing_ok=True)
 
@@ -43,16 +43,16 @@ def clear_first_stage(folder: Path) -> None:
 def require_first_stage(folder: Path, facts: Mapping[str, Any]) -> None:
     """Raise StoreError unless `folder` holds what the first stage described by `facts` needs for new photographs."""
     remedy = "run `python -m stages refine`"
-    for path in (folder / LINEAR / WEIGHTS, folder / LINEAR / DESCRIPTION, folder / LEARNED):
+    for path in (folder / LINEAR_FOLDER / WEIGHTS, folder / LINEAR_FOLDER / DESCRIPTION, folder / LEARNED):
         if not path.is_file():
             raise StoreError(f"{path} is missing; {remedy}")
-    if load_model(folder / LINEAR)[1].get("first_stage") != facts:
-        raise StoreError(f"{folder / LINEAR} is of another first stage than the images beside it; {remedy}")
+    if load_model(folder / LINEAR_FOLDER)[1].get("first_stage") != facts:
+        raise StoreError(f"{folder / LINEAR_FOLDER} is of another first stage than the images beside it; {remedy}")
 
 
 def copy_first_stage(folder: Path, models: Path) -> None:
     """Put into `models` what the first of two stages, in `folder`, needs for photographs that are in no store."""
-    shutil.copytree(folder / LINEAR, models / LINEAR)
+    shutil.copytree(folder / LINEAR_FOLDER, models / LINEAR_FOLDER)
     shutil.copyfile(folder / LEARNED, models / LEARNED)
 
 

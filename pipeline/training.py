@@ -16,14 +16,13 @@ import torch
 from lightning_fabric import Fabric
 
 from pipeline.cached import Batch, CachedFeatures, windowed_plan
-from pipeline.checkpoint import DESCRIPTION, LEARNED, LINEAR, copy_first_stage, require_first_stage, save_model
+from pipeline.checkpoint import DESCRIPTION, LEARNED, LINEAR_FOLDER, copy_first_stage, require_first_stage, save_model
 from pipeline.closed_form import READ_BATCH, ridge_summary, solve_linear
 from pipeline.errors import ShapeError
 from pipeline.features import first_stage_facts, open_inputs
 from pipeline.fitting import Feed, Fitter, save_state, validate
 from pipeline.images import PreparedData
-from pipeline.inverter import LINEAR as CLOSED_FORM
-from pipeline.inverter import Blueprint, Inverter
+from pipeline.inverter import LINEAR, Blueprint, Inverter
 from pipeline.losses import Loss
 from pipeline.params import NONE, Params
 from pipeline.prior import FILE as PRIOR
@@ -89,7 +88,7 @@ def train(
     if inverter.blueprint.two_stage:
         copy_first_stage(first_stage, output)
     elif floor is not None:
-        save_model(output / LINEAR, floor.state_dict(), description | {"blueprint": floor.blueprint.plain()})
+        save_model(output / LINEAR_FOLDER, floor.state_dict(), description | {"blueprint": floor.blueprint.plain()})
     save_model(output, inverter.state_dict(), description)
     shutil.rmtree(workspace, ignore_errors=True)
     return description
@@ -99,7 +98,7 @@ def _clear(output: Path) -> None:
     """No part of another model stays. Removed, never overwritten: it may be a link into DVC's cache."""
     output.mkdir(parents=True, exist_ok=True)
     (output / DESCRIPTION).unlink(missing_ok=True)  # no description, no model
-    shutil.rmtree(output / LINEAR, ignore_errors=True)
+    shutil.rmtree(output / LINEAR_FOLDER, ignore_errors=True)
     for name in (PRIOR, LEARNED):
         (output / name).unlink(missing_ok=True)
 
@@ -197,7 +196,7 @@ def _linear_alone(inverter: Inverter) -> Inverter:
     blueprint = inverter.blueprint
     assert inverter.linear is not None
     assert blueprint.linear is not None
-    alone = Inverter(replace(blueprint, decoder=CLOSED_FORM, decoder_options=blueprint.linear, linear=None))
+    alone = Inverter(replace(blueprint, decoder=LINEAR, decoder_options=blueprint.linear, linear=None))
     assert alone.linear is not None
     alone.standardise.load_state_dict(inverter.standardise.state_dict())
     alone.linear.load_state_dict(inverter.linear.state_dict())

@@ -21,8 +21,7 @@ from torch import Tensor
 
 from pipeline.backbones import FrozenNetwork
 from pipeline.cached import CachedFeatures
-from pipeline.checkpoint import LEARNED, save_model
-from pipeline.checkpoint import LINEAR as LINEAR_FOLDER
+from pipeline.checkpoint import LEARNED, LINEAR_FOLDER, save_model
 from pipeline.closed_form import ridge_summary, solve_linear
 from pipeline.errors import CheckpointError
 from pipeline.evaluation.consistency import Reencoder

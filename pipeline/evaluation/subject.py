@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from pipeline.checkpoint import DESCRIPTION, LINEAR, load_model
+from pipeline.checkpoint import DESCRIPTION, LINEAR_FOLDER, load_model
 from pipeline.errors import CheckpointError, WeightsError
 from pipeline.evaluation.consistency import Reencoder
 from pipeline.features import open_inputs
 from pipeline.images import PreparedData
-from pipeline.inverter import Inverter, load_inverter
+from pipeline.inverter import LINEAR, Inverter, load_inverter
 from pipeline.params import NONE, Params
 from pipeline.similarity import ALEXNET_FILE, Lpips, load_lpips, lpips_available
 from pipeline.stores import FeatureStore
@@ -121,13 +121,13 @@ def _check_stores(
 
 def _linear(models: Path, description: Mapping[str, Any], device: torch.device) -> Inverter | None:
     """The closed-form decoder beside the model, unless another training left it there."""
-    if not (models / LINEAR / DESCRIPTION).is_file():
+    if not (models / LINEAR_FOLDER / DESCRIPTION).is_file():
         return None
-    beside = load_model(models / LINEAR)[1]
+    beside = load_model(models / LINEAR_FOLDER)[1]
     of_sources = {name: description["stores"][name] for name in description["blueprint"]["sources"]}
     if beside.get("stores") != of_sources or beside.get("data") != description["data"]:
         return None
-    return load_inverter(models / LINEAR, device)
+    return load_inverter(models / LINEAR_FOLDER, device)
 
 
 def _perceptual(device: torch.device, missing: dict[str, str]) -> Lpips | None:
