@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pipeline.cached import Batch, CachedFeatures
 from pipeline.images import PreparedData
 from pipeline.prior import ImagePrior
+from pipeline.progress import progress
 from pipeline.rows import batched, spread
 
 
@@ -25,13 +26,16 @@ class SplitExamples:
     def training(self, images: int) -> Iterator[Batch]:
         rows = self._data.rows("train")
         first = rows[np.unique(self._data.image[rows], return_index=True)[1]]
-        return self._batches(first[spread(len(first), images)])
+        return self._batches("train", first[spread(len(first), images)])
 
     def validation(self) -> Iterator[Batch]:
-        return self._batches(self._data.rows("validation"))
+        return self._batches("validation", self._data.rows("validation"))
 
     def prior(self) -> ImagePrior:
         return self._prior().to(self._cached.device)
 
-    def _batches(self, rows: NDArray[np.int64]) -> Iterator[Batch]:
-        return self._cached.batches(batched(rows, self._batch_size))
+    def _batches(self, split: str, rows: NDArray[np.int64]) -> Iterator[Batch]:
+        with progress(f"refiner learns ({split})", len(rows), "images") as advance:
+            for batch in self._cached.batches(batched(rows, self._batch_size)):
+                yield batch
+                advance(len(batch.rows))

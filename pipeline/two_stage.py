@@ -110,15 +110,20 @@ class FirstStage:
 
     def steps(self, features: Float[Tensor, "b c h w"]) -> Iterator[Step]:
         """One for each evaluation. `features` are no tensors of inference mode: a refiner may differentiate."""
-        with torch.no_grad():
-            stored = decode(*encode(features, self.dtype), self.dtype)
-            start = self.start([stored])
-        return self.refiner.refine(stored, start)
+        return self.refiner.refine(self._rounded(features), self.start_of(features))
+
+    @torch.no_grad()
+    def start_of(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 y x"]:
+        """The image of the closed-form decoder, RGB in [0, 1]."""
+        return self.start([self._rounded(features)])
 
     def __call__(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 y x"]:
         """RGB in [0, 1], the last step's."""
         (last,) = deque(self.steps(features), maxlen=1)
         return last.images.detach()
+
+    def _rounded(self, features: Tensor) -> Tensor:
+        return decode(*encode(features, self.dtype), self.dtype)
 
 
 class RefinedLayer(FrozenNetwork):
@@ -181,9 +186,9 @@ def _warning(stage: FirstStage, facts: Mapping[str, Any], data: PreparedData, ca
     if not len(rows):
         return None
     (batch,) = cached.batches([rows])
-    path = [
-        (psnr(step.images, batch.targets).mean(), step.feature_error.mean()) for step in stage.steps(*batch.features)
-    ]
-    scores, errors = ([float(value) for value in values] for values in zip(*path, strict=True))
-    advice = "set two_stage.refine: map, or lower two_stage.budget"
-    return misleading(facts["refiner"], scores, errors, len(rows), advice)
+    steps = list(stage.steps(*batch.features))
+    images = (stage.start_of(*batch.features), steps[-1].images)
+    before, after = (float(psnr(each, batch.targets).mean()) for each in images)
+    errors = (float(steps[0].feature_error.mean()), float(steps[-1].feature_error.mean()))
+    advice = stage.refiner.advice.format(refine="two_stage.refine", budget="two_stage.budget")
+    return misleading(facts["refiner"], (before, after), errors, len(rows), advice)

@@ -23,6 +23,7 @@ from pipeline.two_stage import refine_photographs
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 CPU = torch.device("cpu")
 PHOTOGRAPHS = 20
+VIT = ("backbone=vit_small", "layer=block0", "backbones.vit_small.layers=[block0]")
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Experiment:
 
     @property
     def features(self) -> Path:
-        return self.root / "features"
+        return self.root / f"features-{self.params.store.dtype}"
 
     @property
     def first_stage(self) -> Path:
@@ -50,8 +51,8 @@ class Experiment:
 
     @property
     def _name(self) -> str:
-        chosen = self.params.two_stage.refine
-        return self.params.decoder if chosen == NONE else f"{chosen}-{self.params.decoder}"
+        chosen = [str(self.params.sources[0]), self.params.store.dtype, self.params.two_stage.refine]
+        return "-".join([*chosen, self.params.decoder])
 
     def data(self) -> PreparedData:
         return PreparedData.open(self.root / "data/prepared")

@@ -38,6 +38,7 @@ COUNTS = {
     ("attention", (768, 14, 14)): 34_621_827,
     ("residual", (64, 56, 56)): 287_088,
     ("linear", (64, 112, 112)): 6_924,
+    ("patch_transformer", (384, 14, 14)): 12 * 384**2 + 13 * 384 + 768 * 385,  # a block (ViT) and the read-out
     ("linear", (64, 56, 56)): 27_696,
 }
 
@@ -206,11 +207,11 @@ def test_a_ratio_that_no_doubling_reaches_is_refused(name: str) -> None:
         build_decoder(name, {}, FeatureShape(384, 16, 16), IMAGE)
     assert str(caught.value) == (
         f"decoder {name}: features 384×16×16 cannot become a 224×224 image by doubling; the ratio 14 is not a power of "
-        "two: choose decoder linear or residual, which take any whole ratio"
+        "two: choose decoder linear, patch_transformer or residual, which take any whole ratio"
     )
 
 
-@pytest.mark.parametrize("name", ["linear", "residual"])
+@pytest.mark.parametrize("name", ["linear", "patch_transformer", "residual"])
 def test_pixel_shuffling_decoders_take_any_whole_ratio(name: str) -> None:
     decoder = build_decoder(name, {}, FeatureShape(384, 16, 16), IMAGE)
     assert decoder(_features(FeatureShape(384, 16, 16), batch=1)).shape == (1, 3, 224, 224)

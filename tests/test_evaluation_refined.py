@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from small_experiment import CPU, Experiment, experiment
+from small_experiment import CPU, VIT, Experiment, experiment
 
 from pipeline.backbones import load_backbone
 from pipeline.errors import DataError, ParamsError, StoreError, WeightsError
@@ -131,6 +131,8 @@ def test_equal_runs_write_equal_bytes(made: Experiment, output: Path, tmp_path: 
 class Misled(Refiner):
     """Finds images that are nearer in features and further off in pixels."""
 
+    advice = "look at {refine} and {budget}"
+
     def refine(self, features: torch.Tensor, start: torch.Tensor) -> Iterator[Step]:
         for number in range(1, 4):
             yield Step((start + 0.1 * number).clamp(0, 1), torch.full((len(start),), 0.5 / number))
@@ -147,10 +149,26 @@ def test_nearer_features_that_are_worse_images_are_warned_of(
     warning = json.loads((tmp_path / "protocol.json").read_text())["refinement"]["warning"]
     count = len(made.data().rows("validation"))
     assert warning.startswith("refining by lbfgs lowers PSNR from ")
-    assert f" dB on {count} validation images while the feature error falls from 0.5 to 0.167: many" in warning
+    assert f" dB on {count} validation images while the feature error falls from 0.5 to 0.167: look at " in warning
+    assert warning.endswith("evaluate.refine and evaluate.refine_budget")
     assert f"warning: {warning}" in score_table(tmp_path)
     write_report(tmp_path)
     assert f"Warning: {warning}" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_features_of_any_stored_type_are_refined(dtype: str, tmp_path: Path) -> None:
+    refined = scored(experiment("linear", f"store.dtype={dtype}"), tmp_path, refine="lbfgs", refine_budget=6)["refined"]
+    assert refined["gain"] > 3
+
+
+def test_the_blocks_of_a_transformer_are_inverted(tmp_path: Path) -> None:
+    vit = experiment("linear", *VIT)
+    metrics = scored(vit, tmp_path, refine="block_inverse", refine_budget=8)
+    assert metrics["refined"]["images"] == len(vit.data().rows("test"))
+    steps = pd.read_csv(tmp_path / "plots" / "refinement_per_image.csv").groupby("evaluation").mean(numeric_only=True)
+    assert steps["feature_error"].iloc[-1] < 0.1 * steps["feature_error"].iloc[0]
+    assert steps["psnr"].iloc[-1] > steps["psnr"].iloc[0]
 
 
 def test_map_needs_the_prior_of_the_same_photographs(made: Experiment, tmp_path: Path) -> None:

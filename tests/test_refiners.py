@@ -1,7 +1,7 @@
 """The contract of every refiner on a real network; each method against what it must reach in closed form."""
 
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from pipeline.params import BackboneParams
 from pipeline.prior import ImagePrior, moments
 from pipeline.refinement import REFINERS, KnownLayer, Refiner, Step, build_refiner
 from pipeline.refinement._token_blocks import TokenBlocks
-from pipeline.refinement.block_inverse import invert
+from pipeline.refinement.block_inverse import BlockInverse, invert
 from pipeline.refinement.map import expansion, network_gain, shares, shrinkage
 from pipeline.sources import ImageSize, Source
 
@@ -207,6 +207,16 @@ def test_the_gain_of_a_linear_network_is_its_mean_square_gain() -> None:
     assert measured.mean() == pytest.approx(float(expected), rel=0.05)
 
 
+def test_the_gain_is_the_same_whatever_the_features_were_extracted_in() -> None:
+    network = load_backbone("resnet34", BackboneParams(layers=("layer1",)), CPU)
+
+    def gain(precision: Callable[[], AbstractContextManager[None]]) -> float:
+        known = KnownLayer(Source("resnet34", "layer1"), network, ImageSize(EDGE, EDGE), precision)
+        return float(network_gain(known, _photographs(2)).mean())
+
+    assert gain(lambda: torch.autocast("cpu", torch.bfloat16)) == gain(nullcontext)
+
+
 def test_shrinkage_and_expansion_undo_each_other() -> None:
     variances = torch.logspace(-8, 2, 50)
     torch.testing.assert_close(shrinkage(1e-2)(variances) * expansion(1e-2)(variances), torch.ones(50))
@@ -264,4 +274,18 @@ def test_blocks_of_other_networks_are_not_inverted(name: str) -> None:
     refiner: type[Refiner] = REFINERS.get("block_inverse")
     with pytest.raises(ParamsError, match=rf"^params.yaml: the refiner block_inverse .* {name} is a \w+; choose"):
         refiner.check(Source(name, "block1"), BackboneParams(layers=("block1",)))
-    refiner.check(Source("vit_base", "block1"), BackboneParams(layers=("block1",)))
+
+
+def test_the_tokens_that_entered_a_vit_base_are_found() -> None:
+    entry, images = BackboneParams(layers=("block1",)), _photographs(1)
+    BlockInverse.check(Source("vit_base", "block1"), entry)
+    backbone = load_backbone("vit_base", entry, CPU)
+    blocks = TokenBlocks(backbone, "block1", (EDGE // 16, EDGE // 16))
+    entered: list[torch.Tensor] = []
+    handle = blocks.blocks[0].register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
+    with torch.no_grad():
+        features = backbone(images)["block1"]
+        handle.remove()
+        *_, (tokens, _) = invert(blocks, features, 0.6, 24)
+    expected = entered[0][:, blocks.prefix.shape[1] :].mT.unflatten(2, features.shape[-2:])
+    assert (tokens - expected).norm() < 0.02 * expected.norm()

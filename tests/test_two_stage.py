@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from project import small_project
-from small_experiment import CPU, PARAMS, Experiment, experiment, small_settings
+from small_experiment import CPU, PARAMS, VIT, Experiment, experiment, small_settings
 from typer.testing import CliRunner
 
 from pipeline.checkpoint import load_model
@@ -194,7 +194,7 @@ def test_it_warns_when_nearer_features_are_worse_images(tmp_path: Path, monkeypa
     warning = refine_photographs(*arguments)
     assert warning is not None
     assert warning.startswith("refining by map lowers PSNR from ")
-    assert warning.endswith("set two_stage.refine: map, or lower two_stage.budget")
+    assert warning.endswith("try other refiners.map.strengths, lower two_stage.budget, or set two_stage.refine: none")
 
 
 def test_without_a_first_stage_nothing_else_is_removed(tmp_path: Path) -> None:
@@ -209,6 +209,20 @@ def test_inspect_says_that_these_are_refined_images() -> None:
     result = CliRunner().invoke(app, ["inspect", str(made().first_stage)])
     assert "refined     source vgg16.block1, " in result.output
     assert "refiner map" in result.output
+
+
+def test_inverted_blocks_are_a_first_stage_too(tmp_path: Path) -> None:
+    one = experiment("residual", *VIT, "two_stage.refine=block_inverse", "two_stage.budget=4")
+    metrics = evaluate(one.params, one.data(), one.features, one.first_stage, one.models, tmp_path, CPU)
+    assert metrics["floors"]["first_stage"]["psnr"] > 10
+    facts = load_model(one.models)[1]["first_stage"]
+    networks = Networks(one.params, one.params.sources, ["fp32"], CPU)
+    stage = load_first_stage(facts, networks, one.models, one.data().crop, CPU)
+    (store,) = open_features(one.features, one.params.sources, one.params, one.data())
+    kept = open_store(one.first_stage / REFINED_IMAGES)
+    row = one.data().rows("test")[:1]
+    again = stage(torch.from_numpy(store.read(row))).clamp(0, 1)
+    torch.testing.assert_close(again, torch.from_numpy(kept.read(row)).clamp(0, 1), atol=2e-3, rtol=0)
 
 
 def test_plan_knows_the_refined_images(tmp_path: Path) -> None:

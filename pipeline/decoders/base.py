@@ -78,7 +78,8 @@ class Decoder(nn.Module, ABC):
         if ratio & (ratio - 1):
             raise ShapeError(
                 f"decoder {self.name}: features {self.shape} cannot become a {self.image} image by doubling; the ratio "
-                f"{ratio} is not a power of two: choose decoder linear or residual, which take any whole ratio"
+                f"{ratio} is not a power of two: choose decoder linear, patch_transformer or residual, which take any "
+                "whole ratio"
             )
         return ratio.bit_length() - 1
 

@@ -14,10 +14,10 @@ from pipeline.sources import FeatureShape, ImageSize
 
 @DECODERS.register("patch_transformer")
 class PatchTransformer(Decoder):
-    """Pre-norm transformer blocks on the H·W tokens, 1×1 and a pixel shuffle: the decoder of MAE (He et al. 2022).
+    """Pre-norm transformer blocks on the H·W tokens, then 1×1 and a pixel shuffle.
 
-    What a transformer's block did to its tokens is undone by one of its kind, and nothing has to be
-    made up between the patches: one block takes `vit_small.block1` further than any convolution does.
+    In the manner of MAE's decoder (He et al. 2022), small and without its mask tokens: what a transformer's blocks
+    did to its tokens is undone by one of their kind. 2,070,144 parameters on `vit_small`.
     """
 
     class Options(TokenOptions):

@@ -59,7 +59,8 @@ class Networks:
 
     def known_layer(self, source: Source, image: ImageSize) -> KnownLayer:
         """One layer as a differentiable function of images of one size."""
-        return KnownLayer(source, self.backbones[source.backbone], image, partial(self.precision, source.backbone))
+        precision = partial(self.precision, source.backbone)
+        return KnownLayer(source, self.backbones[source.backbone], image, precision, float32_is_float32)
 
 
 def same_network(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

@@ -141,13 +141,16 @@ def _warning(
 ) -> str | None:
     """A sentence when, on validation rows, PSNR falls although the features come nearer."""
     record = _Record()
-    for batch in cached.batches(batched(rows, params.evaluate.batch_size)):
-        _refine_batch(refiner, subject, batch, record)
+    with progress("refine validation images", len(rows), "images") as advance:
+        for batch in cached.batches(batched(rows, params.evaluate.batch_size)):
+            _refine_batch(refiner, subject, batch, record)
+            advance(len(batch.rows))
     if not record.psnr:
         return None
     scores, errors = (values.mean(0) for values in record.trajectory())
-    advice = "set evaluate.refine: map, or lower evaluate.refine_budget"
-    return misleading(params.evaluate.refine, scores, errors, len(rows), advice)
+    before = scores[-1] - record.columns()["gain"].mean()  # of the start, which a refiner need not pass through
+    advice = refiner.advice.format(refine="evaluate.refine", budget="evaluate.refine_budget")
+    return misleading(params.evaluate.refine, (before, scores[-1]), (errors[0], errors[-1]), len(rows), advice)
 
 
 class _Strips:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from jaxtyping import Float
@@ -27,13 +27,14 @@ class KnownLayer:
     """The frozen network up to one layer, as a differentiable function of the image.
 
     `image` is the size that it is used at, `precision` the context in which the features were extracted: autocast or
-    not, no TF32.
+    not, no TF32. `exact` is float32 without TF32, whatever they were extracted in.
     """
 
     source: Source
     backbone: Backbone
     image: ImageSize
     precision: Callable[[], AbstractContextManager[None]]
+    exact: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def __call__(self, images: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "b c h w"]:
         """RGB in [0, 1], or what an optimiser makes of it, → features, float32."""
@@ -71,7 +72,9 @@ class Examples(Protocol):
 class Step:
     """Where the images of a batch stand after one more evaluation of the network.
 
-    images: (B, 3, H, W) in [0, 1]. feature_error: (B,), ‖f(x) − f‖ / ‖f‖.
+    images: (B, 3, H, W) in [0, 1]. feature_error: (B,), what is left of the features at the point that the method has
+    come to, over their norm. That is ‖f(x) − f‖ / ‖f‖ before the point is clamped to an image, unless the method says
+    otherwise.
     """
 
     images: Tensor
@@ -83,6 +86,8 @@ class Refiner(ABC):
 
     One evaluation is one pass through the network, with its backward pass where the method needs gradients.
     """
+
+    advice: ClassVar[str]  # for a user whose images get worse; {refine} and {budget} are the names of those settings
 
     class Options(Section):
         """The refiner's section of params.yaml."""

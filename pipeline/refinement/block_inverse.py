@@ -30,6 +30,8 @@ class BlockInverse(Refiner):
     embedding, by a ridge regression fitted on training features that were treated alike.
     """
 
+    advice = "the blocks are not run back far enough for the read-out; raise {budget}, or set {refine}: none"
+
     class Options(Section):
         damping: Annotated[float, Field(gt=0, le=1)] = 0.6  # η
         readout_images: Count = 500  # training images behind the read-out

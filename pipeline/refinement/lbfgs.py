@@ -21,6 +21,8 @@ class Lbfgs(Refiner):
     finds one that is no photograph: the feature error falls, and PSNR with it.
     """
 
+    advice = "many images have these features; set {refine}: map, or lower {budget}"
+
     class Options(Section):
         history: Count = 20  # steps that L-BFGS remembers; each takes two images of memory
 

@@ -26,10 +26,15 @@ class Map(Refiner):
     """Minimise ‖f(x) − f‖² / α + λ (x − m)ᵀ C⁻¹ (x − m), for each λ in turn.
 
     C and m are the Gaussian prior of the training photographs, α the mean gain of the network, ‖J v‖² / ‖v‖² for
-    white noise v, so that λ is a variance of noise per pixel and means the same for all layers. It runs over
+    white noise v, so that λ is a variance of noise per pixel whatever the scale of the features. It runs over
     z = P⁻¹ (x − m), P = (I + λ C⁻¹)^(-½), in which both terms together are about as curved in every direction; there
     the prior is ‖z‖² − ‖x − m‖². (MAP with a quadratic prior: Mahendran & Vedaldi 2015, section 2.)
     """
+
+    advice = (
+        "the most probable image is not the nearest one here; try other refiners.map.strengths, lower {budget}, or set "
+        "{refine}: none"
+    )
 
     class Options(Section):
         strengths: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)] = (3e-3,)  # λ, in turn
@@ -102,11 +107,15 @@ def expansion(strength: float) -> Callable[[Tensor], Tensor]:
 
 
 def network_gain(layer: KnownLayer, images: Tensor) -> Tensor:
-    """‖J v‖² / ‖v‖² at each image (B, 3, H, W) in the direction of white noise, by a finite difference: (B,)."""
+    """‖J v‖² / ‖v‖² at each image (B, 3, H, W) in the direction of white noise, by a finite difference: (B,).
+
+    In float32: in half precision the difference would be lost in the features' rounding.
+    """
     generator = torch.Generator().manual_seed(0)
     noise = DIFFERENCE * torch.randn(images.shape, generator=generator).to(images)
-    with torch.no_grad():
-        change = layer(images + noise) - layer(images)
+    with torch.no_grad(), layer.exact():
+        moved, still = (layer.backbone(each)[layer.source.layer] for each in (images + noise, images))
+        change = moved - still
     return squared_norm(change) / squared_norm(noise)
 
 
