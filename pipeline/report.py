@@ -181,8 +181,8 @@ def _notes(scores: Mapping[str, Any], protocol: Mapping[str, Any]) -> Iterator[s
         )
     if "refined" in scores:
         yield (
-            "What the layer holds: {images} of the decoder's images, refined by {refiner} through the known network in "
-            "{budget} evaluations each. A ceiling, which needs the network's weights; no decoder's score.".format(
+            "What the layer holds, at least: {images} test images, refined by {refiner} through the known network in "
+            "{budget} evaluations each. That needs the network's weights, and is no decoder's score.".format(
                 **protocol["refinement"]
             )
         )

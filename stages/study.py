@@ -133,6 +133,6 @@ def show(study: "Study", wanted: "dict[str, Params]", done: set[str], data: Path
     typer.echo(text_table(["experiment", f"training ({device})"], rows))
     left = [params for name, params in wanted.items() if name not in done]
     typer.echo(
-        f"{len(left)} of {len(wanted)} to run, about {duration(total)} of training one after another; "
-        f"features: {size(feature_bytes(left, images))}"
+        f"{len(left)} of {len(wanted)} to run, about {duration(total)} of training one after another, "
+        f"without scoring and refining; features: {size(feature_bytes(left, images))}"
     )

@@ -101,7 +101,7 @@ def test_the_figure_and_the_report_show_it(output: Path) -> None:
     assert width > 4 * 64
     assert height > 3 * 64
     page = (output / "report.html").read_text()
-    assert "What the layer holds: 4 of the decoder&#x27;s images, refined by lbfgs" in page
+    assert "What the layer holds, at least: 4 test images, refined by lbfgs" in page
     assert "what the layer holds" in score_table(output)
     assert "warning" not in score_table(output)
 

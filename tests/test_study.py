@@ -185,7 +185,7 @@ def test_figures_are_the_same_for_the_same_table(table: pd.DataFrame) -> None:
 def refined(name: str, scores: dict[str, list[float]], decoder: str = "residual") -> Experiment:
     """An evaluation of three images of which some were refined."""
     table = pd.DataFrame({"image": ["a", "b", "c"], **scores}).set_index("image")
-    protocol = {"refinement": {"refiner": "map"}, "model": {"blueprint": {"decoder": decoder}}}
+    protocol = {"refinement": {"refiner": "map", "budget": 20}, "model": {"blueprint": {"decoder": decoder}}}
     return Experiment(name, {}, protocol, table, Path("nowhere"))
 
 
@@ -208,8 +208,11 @@ def test_what_layers_hold_is_compared_on_the_images_that_were_refined(tmp_path: 
     assert table["images"].tolist() == [2, 2, 2, 1]
     assert table.loc[0, ["bicubic", "ridge", "decoder", "refined"]].tolist() == [1.5, 3.5, 5.5, 8.0]
     assert table.loc[3, ["ridge", "decoder", "refined"]].tolist() == [90, 90, 10]
-    assert held_markdown(table).splitlines()[2:] == [
-        "| vgg16.block1 | map | 1.50 | 3.50 / 5.50 / 8.00 | 3.50 / 5.50 / 8.00 |",
-        "| vgg16.block2 | map | 1.50 | – / 5.50 / 8.00 | 90.00 / 90.00 / 10.00 |",
+    text = held_markdown(table)
+    assert text.startswith("Mean PSNR in dB of 1, 2 test photographs; in each cell ridge / decoder / refined.\n\n")
+    assert text.splitlines()[4:] == [
+        "| vgg16.block1 | map (20) | 1.50 | 3.50 / 5.50 / 8.00 | 3.50 / 5.50 / 8.00 |",
+        "| vgg16.block2 | map (20) | 1.50 | – / 5.50 / 8.00 | 90.00 / 90.00 / 10.00 |",
     ]
+    assert held(found[::-1], experiments)["source"].tolist() == table["source"].tolist()
     assert by_depth(table).loc["refined"].to_dict() == {"vgg16.block1": 8.0, "vgg16.block2": 8.0}

@@ -63,7 +63,9 @@ def test_a_study_from_its_plan_to_its_figures(project: Project) -> None:
     planned = study(project, "--dry-run").output
     assert "3 of 3 to run" in planned
     assert FRAGILE in planned
-    assert re.search(r"about .+ of training one after another; features: [\d.]+ [kMG]B", planned)
+    assert re.search(
+        r"about .+ of training one after another, without scoring and refining; features: [\d.]+ [kMG]B", planned
+    )
     elsewhere = study(project, "--dry-run", "--set", "dataset=sample", check=False)
     assert elsewhere.code == 1
     assert "data/prepared holds folder, and images of sample cannot be counted there" in elsewhere.output

@@ -21,8 +21,9 @@ DECIBELS = "{:.2f}"
 def held(configurations: Sequence[Configuration], experiments: Mapping[str, Experiment]) -> pd.DataFrame:
     """A row for each experiment that refined images, with means of PSNR over exactly the images that were refined.
 
-    Columns: source, variant, refiner, images, bicubic, ridge, decoder, refined. A closed-form decoder is its own ridge;
-    a decoder that did not start from one has none.
+    Columns: source, variant, refiner, budget (evaluations of the network for each image), images, bicubic, ridge,
+    decoder, refined. A closed-form decoder is its own ridge; a decoder that did not start from one has none. Networks
+    stand as in the study, the layers of each by depth.
     """
     rows = []
     for each in configurations:
@@ -36,22 +37,26 @@ def held(configurations: Sequence[Configuration], experiments: Mapping[str, Expe
             {
                 "source": each.source,
                 "variant": each.variant,
-                "refiner": experiment.protocol["refinement"]["refiner"],
+                **{key: experiment.protocol["refinement"][key] for key in ("refiner", "budget")},
                 "images": len(images),
                 **images.reindex(columns=list(COLUMNS.values())).mean().set_axis(list(COLUMNS)),
             }
         )
+    networks = list(dict.fromkeys(_network_and_depth(row["source"])[0] for row in rows))
+    rows.sort(key=lambda row: (networks.index(_network_and_depth(row["source"])[0]), _network_and_depth(row["source"])))
     return pd.DataFrame(rows)
 
 
 def held_markdown(table: pd.DataFrame) -> str:
     """One line a source, one column a variant; in each cell ridge / decoder / refined, dB."""
     variants = list(dict.fromkeys(table["variant"]))
-    header = ["source", "refined by", "bicubic", *variants]
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    header = ["source", "refined by (evaluations)", "bicubic", *variants]
+    images = ", ".join(f"{count}" for count in sorted(set(table["images"])))
+    lines = [f"Mean PSNR in dB of {images} test photographs; in each cell ridge / decoder / refined.", ""]
+    lines += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for source, rows in table.groupby("source", sort=False):
         cells = {row["variant"]: _cell(row) for _, row in rows.iterrows()}
-        refiners = ", ".join(dict.fromkeys(rows["refiner"]))
+        refiners = ", ".join(dict.fromkeys(f"{row['refiner']} ({row['budget']})" for _, row in rows.iterrows()))
         bicubic = DECIBELS.format(rows["bicubic"].iloc[0])
         lines.append("| " + " | ".join([str(source), refiners, bicubic, *(cells.get(v, "–") for v in variants)]) + " |")
     return "\n".join(lines)
@@ -61,6 +66,12 @@ def by_depth(table: pd.DataFrame) -> pd.DataFrame:
     """The first variant of each source: bicubic, ridge, decoder and refined (rows) over the sources (columns)."""
     first = table.drop_duplicates("source").set_index("source")
     return first[list(COLUMNS)].T
+
+
+def _network_and_depth(source: str) -> tuple[str, int]:
+    """`vit_small.block10` is the network vit_small at depth 10."""
+    network, _, layer = source.partition(".")
+    return network, int("".join(filter(str.isdigit, layer)) or 0)
 
 
 def _cell(row: pd.Series) -> str:
