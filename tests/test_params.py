@@ -25,7 +25,9 @@ MISTAKES = {
     "loss=huber": "params.yaml: loss = 'huber' is unknown; choose one of: hybrid, lpips, mse, ssim_l1",
     "dataset=coco": "params.yaml: dataset = 'coco' is unknown; choose one of: "
     "celeba_hq, div2k, folder, imagenet_val, sample",
-    "train.protocol=quick": "params.yaml: train.protocol = 'quick' is unknown; choose one of: fast, published, thorough",
+    "train.protocol=quick": (
+        "params.yaml: train.protocol = 'quick' is unknown; choose one of: fast, published, thorough"
+    ),
     "train.warmstart=linear": "params.yaml: unknown key 'train.warmstart' (did you mean 'warm_start'?)",
     "backbones.vgg16.wieghts=random": "params.yaml: unknown key 'backbones.vgg16.wieghts' (did you mean 'weights'?)",
     "seed=1.5": "params.yaml: seed = 1.5: must be a whole number",
