@@ -42,8 +42,8 @@ def held(configurations: Sequence[Configuration], experiments: Mapping[str, Expe
                 **images.reindex(columns=list(COLUMNS.values())).mean().set_axis(list(COLUMNS)),
             }
         )
-    networks = list(dict.fromkeys(_network_and_depth(row["source"])[0] for row in rows))
-    rows.sort(key=lambda row: (networks.index(_network_and_depth(row["source"])[0]), _network_and_depth(row["source"])))
+    networks = list(dict.fromkeys(_network(row["source"]) for row in rows))
+    rows.sort(key=lambda row: (networks.index(_network(row["source"])), _depth(row["source"])))
     return pd.DataFrame(rows)
 
 
@@ -68,10 +68,13 @@ def by_depth(table: pd.DataFrame) -> pd.DataFrame:
     return first[list(COLUMNS)].T
 
 
-def _network_and_depth(source: str) -> tuple[str, int]:
-    """`vit_small.block10` is the network vit_small at depth 10."""
-    network, _, layer = source.partition(".")
-    return network, int("".join(filter(str.isdigit, layer)) or 0)
+def _network(source: str) -> str:
+    return source.partition(".")[0]
+
+
+def _depth(source: str) -> int:
+    """`vit_small.block10` is at depth 10; an ensemble, whose name has no layer, at 0."""
+    return int("".join(filter(str.isdigit, source.partition(".")[2])) or 0)
 
 
 def _cell(row: pd.Series) -> str:
