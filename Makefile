@@ -16,7 +16,7 @@ repro: $(READY)
 	@python -m stages summary
 
 test: $(READY) lint
-	@python -m pytest --numprocesses 2 --dist loadfile
+	@python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	@ruff check .

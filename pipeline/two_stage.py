@@ -110,7 +110,10 @@ class FirstStage:
 
     def steps(self, features: Float[Tensor, "b c h w"]) -> Iterator[Step]:
         """One for each evaluation. `features` are no tensors of inference mode: a refiner may differentiate."""
-        return self.refiner.refine(self._rounded(features), self.start_of(features))
+        features = self._rounded(features)
+        with torch.no_grad():
+            start = self.start([features])
+        return self.refiner.refine(features, start)
 
     @torch.no_grad()
     def start_of(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 y x"]:
