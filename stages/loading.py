@@ -85,12 +85,13 @@ def check_experiment(params: Params) -> None:
     """Do the chosen networks, layers, decoder, fusion, loss and refiner go together? Shapes need no weights.
 
     Raises:
-        ParamsError, ShapeError: two choices that exclude each other. WeightsError: weights of the loss are missing.
+        ParamsError, ShapeError: two choices that exclude each other, both named. WeightsError: weights of the loss
+            are missing.
     """
     import torch
 
     from pipeline.backbones import check_backbone, feature_shapes
-    from pipeline.errors import WeightsError
+    from pipeline.errors import ShapeError, WeightsError
     from pipeline.inverter import Blueprint, Inverter
     from pipeline.params import NONE
     from pipeline.refinement import REFINERS
@@ -106,7 +107,11 @@ def check_experiment(params: Params) -> None:
     for chosen in {params.two_stage.refine, params.evaluate.refine} - {NONE}:
         (source,) = params.sources
         REFINERS.get(chosen).check(source, params.backbones[source.backbone])
-    with torch.device("meta"):
-        Inverter(Blueprint.of(params, shapes, crop))
+    try:
+        with torch.device("meta"):
+            Inverter(Blueprint.of(params, shapes, crop))
+    except ShapeError as error:  # names shapes, and maybe the linear part under the decoder that was chosen
+        sources = " + ".join(map(str, params.sources))
+        raise ShapeError(f"{sources} and decoder = {params.decoder!r} do not go together: {error}") from None
     if params.losses[params.loss].get("lpips") and (reason := lpips_available()):
         raise WeightsError(f"params.yaml: loss = {params.loss!r} cannot be computed here: {reason}")

@@ -1,0 +1,106 @@
+"""Every layer with every decoder and every data set works, or is refused before any work by a sentence naming both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import cycle, product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pipeline.backbones
+from pipeline.datasets import DATASETS
+from pipeline.decoders import DECODERS
+from pipeline.errors import ShapeError
+from pipeline.params import NONE, Params, load_params
+from stages.loading import check_experiment, load_checked
+
+PARAMS = Path(__file__).parents[1] / "params.yaml"
+NETWORKS = [name for name in load_params(PARAMS).backbones if name != NONE]
+BY_ANY_WHOLE_RATIO = {"linear", "patch_transformer", "residual"}
+
+
+def remembered(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` called once for the same arguments, whether it returns or refuses."""
+    returned: dict[tuple[Any, ...], Any] = {}
+    refused: dict[tuple[Any, ...], ShapeError] = {}
+
+    def call(*arguments: Any) -> Any:
+        if arguments not in returned | refused:
+            try:
+                returned[arguments] = function(*arguments)
+            except ShapeError as error:
+                refused[arguments] = error
+        if arguments in refused:
+            raise refused[arguments]
+        return returned[arguments]
+
+    return call
+
+
+@pytest.fixture(autouse=True)
+def networks_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same answers with one network built for all its layers, which is nearly all the time there is."""
+    whole = remembered(pipeline.backbones.feature_shapes)
+    monkeypatch.setattr(pipeline.backbones, "check_backbone", remembered(pipeline.backbones.check_backbone))
+    monkeypatch.setattr(
+        pipeline.backbones,
+        "feature_shapes",
+        lambda name, entry, layers, image: {layer: whole(name, entry, entry.layers, image)[layer] for layer in layers},
+    )
+
+
+def outcomes(network: str, crop: int) -> Iterator[tuple[Params, str]]:
+    """Each layer with each decoder, the data sets in turn, and the sentence that refuses it, or nothing."""
+    params = load_params(PARAMS, [f"prepare.crop={crop}"])
+    datasets = cycle(DATASETS.names())  # five, and seven decoders: each meets each
+    for layer, decoder in product(params.backbones[network].layers, DECODERS.names()):
+        chosen = {"backbone": network, "layer": layer, "decoder": decoder, "dataset": next(datasets)}
+        one = params.model_copy(update=chosen)
+        try:
+            check_experiment(one)
+            yield one, ""
+        except ShapeError as error:
+            yield one, str(error)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_at_the_crop_of_params_yaml_every_layer_goes_with_every_decoder(network: str) -> None:
+    found = list(outcomes(network, load_params(PARAMS).prepare.crop))
+    assert [(one.layer, one.decoder, sentence) for one, sentence in found if sentence] == []
+    assert len(found) == len(load_params(PARAMS).backbones[network].layers) * len(DECODERS.names())
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_at_another_crop_a_refusal_names_what_excludes_each_other(network: str) -> None:
+    """100 pixels: no multiple of a ViT's patch, no whole ratio for many layers, 25 for the last ones of the ResNets."""
+    found = list(outcomes(network, 100))
+    assert any(sentence for _, sentence in found)
+    for one, sentence in found:
+        if sentence.startswith(f"{network} cannot take images of 100×100 pixels"):
+            continue
+        if sentence:
+            assert sentence.startswith(f"{one.sources[0]} and decoder = '{one.decoder}' do not go together: decoder ")
+        if "power of two" in sentence:
+            assert one.decoder not in BY_ANY_WHOLE_RATIO
+
+
+def test_a_refusal_whole() -> None:
+    with pytest.raises(ShapeError) as caught:
+        load_checked(PARAMS, ["prepare.crop=100", "backbone=resnet34", "layer=layer4", "decoder=wavelet"])
+    assert str(caught.value) == (
+        "resnet34.layer4 and decoder = 'wavelet' do not go together: decoder wavelet: features 512×4×4 cannot become a "
+        "100×100 image by doubling; the ratio 25 is not a power of two: choose decoder linear, patch_transformer or "
+        "residual, which take any whole ratio"
+    )
+
+
+@pytest.mark.parametrize("dataset", DATASETS.names())
+def test_every_data_set_passes_before_its_photographs_are_there(dataset: str) -> None:
+    assert load_checked(PARAMS, [f"dataset={dataset}"]).dataset == dataset
+
+
+def test_shapes_do_not_depend_on_the_data_set() -> None:
+    """So the grids above need not be walked once for each."""
+    check_experiment(load_params(PARAMS).model_copy(update={"dataset": "never read"}))
