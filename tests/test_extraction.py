@@ -108,14 +108,16 @@ def test_float16_features_are_within_their_rounding(tmp_path: Path) -> None:
     assert np.sqrt(((found - exact) ** 2).mean() / (exact**2).mean()) < 3e-4
 
 
-def test_bf16_autocast_is_used_and_recorded(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("precision", "low", "high"), [("bf16", 1e-4, 2e-2), ("fp16", 1e-5, 2e-3)])
+def test_autocast_is_used_and_recorded(tmp_path: Path, precision: str, low: float, high: float) -> None:
     small_extraction(tmp_path, small_params(dtype="float32"))
     exact = open_store(tmp_path / "features/small/deep").read(np.arange(40))
-    small_extraction(tmp_path, small_params(dtype="float32"), settings=ExtractParams(precision="bf16", batch_size=3))
+    settings = ExtractParams.model_validate({"precision": precision, "batch_size": 3})
+    small_extraction(tmp_path, small_params(dtype="float32"), settings=settings)
     store = open_store(tmp_path / "features/small/deep")
     error = np.sqrt(((store.read(np.arange(40)) - exact) ** 2).mean() / (exact**2).mean())
-    assert 1e-4 < error < 2e-2
-    assert store.manifest.facts["precision"] == "bf16"
+    assert low < error < high
+    assert store.manifest.facts["precision"] == precision
 
 
 def test_the_backbone_keeps_every_bit_and_buffer(tmp_path: Path) -> None:
