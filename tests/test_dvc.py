@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from photo_trees import div2k
 from project import Project, small_project
 
 pytestmark = pytest.mark.slow
@@ -76,6 +77,18 @@ def test_another_backbone_extracts_only_what_is_missing(project: Project) -> Non
     run = project.run("dvc", "exp", "run", "-S", "backbone=resnet34", "-S", "layer=layer2")
     assert run.ran == ["extract@resnet34", "refine", *FIT]
     assert project.run("dvc", "exp", "run", "-S", "backbone=vgg16", "-S", "layer=block1").ran == []
+
+
+def test_another_data_set_network_and_layer_from_photographs_to_scores(project: Project, tmp_path: Path) -> None:
+    root = div2k(tmp_path / "DIV2K", train=15, test=5)
+    dataset = ["-S", "dataset=div2k", "-S", f"datasets.div2k.root={root}"]
+    run = project.run("dvc", "exp", "run", *dataset, "-S", "backbone=vit_small", "-S", "layer=block1")
+    assert run.ran == ["prepare", "prior", "extract@vit_small", "extract@none", "refine", *FIT]
+    metrics = json.loads((project.root / "metrics/metrics.json").read_text())
+    assert metrics["images"] == 5
+    assert metrics["psnr"]["mean"] > metrics["floors"]["mean_colour"]["psnr"]
+    scored = (project.root / "metrics/per_image.csv").read_text()
+    assert all(f"DIV2K_valid_HR/{i:04d}.png" in scored for i in range(801, 806))
 
 
 def test_an_ensemble_extracts_only_the_missing_backbone(project: Project) -> None:
