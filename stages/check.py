@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import typer
+
 from stages.options import PARAMS, Overrides, ParamsFile
 
 CHECKED = Path("data/checked")
@@ -10,9 +12,12 @@ CHECKED = Path("data/checked")
 def check(params: ParamsFile = PARAMS, overrides: Overrides = None) -> None:
     """Validate params.yaml, down to every option of every decoder, fusion, loss and data set."""
     from pipeline.files import write_whole
-    from stages.loading import check_networks, load_checked
+    from stages.loading import check_networks, load_checked, missing_weights
 
     # Written first: DVC deletes the file before this stage runs, and a refused params.yaml should leave the
     # workspace as it was. That the check has not passed is told by the exit code and by dvc.lock.
     write_whole(CHECKED, b"params.yaml is valid\n")
-    check_networks(load_checked(params, overrides))
+    checked = load_checked(params, overrides)
+    check_networks(checked)
+    for note in missing_weights(checked):
+        typer.echo(note, err=True)

@@ -81,6 +81,27 @@ def check_networks(params: Params) -> None:
         raise ParamsError("\n".join(problems))
 
 
+def missing_weights(params: Params) -> list[str]:
+    """A note for each chosen network whose published weights are not here yet; only `extract` needs them.
+
+    No error: `extract` downloads them where there is network, and features may come from a remote.
+    """
+    from pipeline.backbones import published_weights
+
+    notes = []
+    for name in sorted({source.backbone for source in params.sources}):
+        if params.backbones[name].weights != "imagenet":
+            continue
+        published = published_weights(name, params.backbones[name])
+        if not published.file.present():
+            notes.append(
+                f"note: {published.file.name}, the weights of {published.label}, is not in {published.file.folder}; "
+                f"extract will download it. Without network here, run `python -m stages weights {name} --to DIR` on a "
+                f"machine that has it, bring DIR and run `python -m stages weights {name} --from DIR`"
+            )
+    return notes
+
+
 def check_experiment(params: Params) -> None:
     """Do the chosen networks, layers, decoder, fusion, loss and refiner go together? Shapes need no weights.
 
