@@ -117,7 +117,16 @@ def test_a_missing_root_shows_the_tree_and_how_to_get_it(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("imagenet_val", ["ILSVRC2012_val_00000001.JPEG", "n01440764/", "image-net.org", "tar -xf"]),
+        (
+            "imagenet_val",
+            [
+                "ILSVRC2012_val_00000001.JPEG",
+                "n01440764/",
+                "image-net.org",
+                "tar -xf",
+                "set prepare.non_rgb to convert",
+            ],
+        ),
         ("celeba_hq", ["0.jpg … 29999.jpg", "CelebAMask-HQ"]),
         ("folder", ["train/…", "datasets.folder.root"]),
     ],

@@ -14,7 +14,8 @@ TREE = """\
 or, sorted into class folders,
   {root}/n01440764/ILSVRC2012_val_00000293.JPEG …
 register at https://image-net.org/download, fetch ILSVRC2012_img_val.tar (6.3 GB) and run
-  tar -xf ILSVRC2012_img_val.tar -C {root}"""
+  tar -xf ILSVRC2012_img_val.tar -C {root}
+some are grayscale or CMYK: set prepare.non_rgb to convert, or prepare looks at all of them and then stops"""
 
 
 @DATASETS.register("imagenet_val")
