@@ -126,6 +126,24 @@ def test_a_typo_fails_fast_and_changes_nothing(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["params.yaml"]
 
 
+@pytest.mark.parametrize("stage", ["prepare", "train"])
+def test_a_loss_without_its_weights_fails_fast_and_changes_nothing(tmp_path: Path, stage: str) -> None:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    command = [sys.executable, "-v", "-m", "stages", stage, "--set", "loss=hybrid", "--set", "prepare.crop=99"]
+    environment = {"PYTHONPATH": str(ROOT), "TORCH_HOME": str(tmp_path / "cache")}
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert (
+        "error: params.yaml: loss = 'hybrid' cannot be computed here: LPIPS needs AlexNet's weights alexnet-owt-"
+        f"7be5be79.pth, which are not in {tmp_path / 'cache/hub/checkpoints'}; run `python -m stages weights lpips "
+        "--to DIR` on a connected machine, then `python -m stages weights lpips --from DIR` here"
+    ) in run.stderr.splitlines()
+    imported = {line.split()[1] for line in run.stderr.splitlines() if line.startswith("import '")}
+    assert "'pipeline.params'" in imported  # -v names every module
+    assert "'torch'" not in imported
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["params.yaml"]
+
+
 def test_networks_that_are_not_chosen_are_checked_too() -> None:
     params = load_checked(ROOT / "params.yaml", ["backbones.resnet34.layers=[layer1, layer9]"])
     with pytest.raises(ParamsError, match=r"layer9.*layer1, layer2, layer3, layer4"):
