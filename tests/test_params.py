@@ -86,6 +86,21 @@ def test_the_shipped_file_is_valid() -> None:
     assert params.protocols["published"].learning_rate == 1e-4  # YAML 1.2: a number, not a text
 
 
+def test_the_published_protocol_is_the_literatures() -> None:
+    """Its plateau (factor 0.5, patience 5, down to 1e-7) is the fitter's own."""
+    assert load_params(ROOT / "params.yaml").protocols["published"].model_dump() == {
+        "optimizer": "adam",
+        "learning_rate": 1e-4,
+        "schedule": "plateau",
+        "warmup": 0.0,
+        "batch_size": 4,
+        "epochs": 30,
+        "early_stopping": 15,
+        "gradient_clip": 0.0,
+        "ema": 0.0,
+    }
+
+
 def test_an_ensemble_has_its_sources_in_slot_order() -> None:
     slots = ["ensemble.second={backbone: resnet34, layer: layer1}", "fusion=weighted"]
     params = load_params(ROOT / "params.yaml", slots)
