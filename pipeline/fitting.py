@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,8 @@ from pipeline.losses import Loss
 from pipeline.optim import build_optimizers, rate_factor
 from pipeline.params import ProtocolParams
 from pipeline.progress import Advance, progress
+
+CHECKED_TOGETHER = 32  # steps between two looks at the loss: on a GPU each look waits for all that was queued
 
 
 class TrainingBatch(Protocol):
@@ -56,7 +58,8 @@ class Progress:
 class Fitter:
     """Fits `module` under one protocol.
 
-    After `run`, `best` holds the weights of the best validation epoch, or those of a warm start that none came up to.
+    After `run`, also one that raised, `best` holds the weights of epoch `progress.best_epoch`, the best in validation;
+    that is 0 for those of the start, as long as no epoch came up to a warm start or none has ended.
     """
 
     def __init__(
@@ -72,16 +75,14 @@ class Fitter:
         self.ema = AveragedModel(module, multi_avg_fn=average) if protocol.ema else None
         self.best: dict[str, Tensor] = _snapshot(module)
         self.progress = Progress()
-        self._saved: Path | None = None  # where `run` keeps its state
         self._warm = linear is not None  # then no epoch may end worse than the start
 
     def run(self, feed: Feed, state: Path, label: str) -> Progress:
         """Train to the last epoch or to early stopping; `state`, if it exists, is continued, and saved each epoch.
 
         Raises:
-            TrainingError: a loss that is not finite; the best weights stay in `state`.
+            TrainingError: a loss that is not finite.
         """
-        self._saved = state
         if state.is_file():
             self._restore(state)
         elif self._warm:
@@ -100,6 +101,8 @@ class Fitter:
         waiting = (feed.waited - waited) / seconds
         rate = self.raw_optimizers[0].param_groups[0]["lr"]
         validation = self._validate(feed)
+        if not math.isfinite(validation["total"]):
+            raise self._not_finite("validation", validation["total"], "after its last step")
         epoch = self.progress.epoch = self.progress.epoch + 1
         row = {
             "epoch": epoch,
@@ -129,13 +132,19 @@ class Fitter:
             self._set_rate(self.progress.epoch * steps + index, self.protocol.epochs * steps)
             losses.append(self._step(batch))
             advance(len(batch.targets))
-        totals = torch.stack([terms["total"] for terms in losses]).cpu()  # one synchronisation an epoch
-        bad = (~torch.isfinite(totals)).nonzero()
-        if len(bad):
-            step = int(bad[0])
-            self._set_rate(self.progress.epoch * steps + step, self.protocol.epochs * steps)
-            self._refuse(step + 1, float(totals[step]))
+            if len(losses) % CHECKED_TOGETHER == 0:
+                self._require_finite(losses, steps)
+        self._require_finite(losses, steps)
         return {name: float(torch.stack([terms[name] for terms in losses]).mean()) for name in losses[0]}
+
+    def _require_finite(self, losses: Sequence[Mapping[str, Tensor]], steps: int) -> None:
+        """Look at the last few of this epoch's `losses`; one synchronisation with the device. An epoch has `steps`."""
+        first = (len(losses) - 1) // CHECKED_TOGETHER * CHECKED_TOGETHER
+        totals = torch.stack([terms["total"] for terms in losses[first:]]).tolist()
+        for step, value in enumerate(totals, first):
+            if not math.isfinite(value):
+                self._set_rate(self.progress.epoch * steps + step, self.protocol.epochs * steps)  # as it was then
+                raise self._not_finite("training", value, f"step {step + 1}")
 
     def _step(self, batch: TrainingBatch) -> dict[str, Tensor]:
         terms = self.loss(self.module(batch.features), batch.targets)
@@ -158,12 +167,12 @@ class Fitter:
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
 
-    def _refuse(self, step: int, value: float) -> None:
+    def _not_finite(self, which: str, value: float, when: str) -> TrainingError:
         rate = self.raw_optimizers[0].param_groups[0]["lr"]
-        raise TrainingError(
-            f"the training loss became {value} in epoch {self.progress.epoch + 1}, step {step}, "
-            f"at learning rate {rate:.3g}; lower protocols.*.learning_rate or set gradient_clip "
-            f"(the best weights, of epoch {self.progress.best_epoch}, are kept in {self._saved})"
+        clip = "protocols.*.gradient_clip" if self.protocol.gradient_clip else "set protocols.*.gradient_clip"
+        return TrainingError(
+            f"the {which} loss became {value} in epoch {self.progress.epoch + 1}, {when}, at learning rate {rate:.3g}; "
+            f"lower protocols.*.learning_rate or {clip}"
         )
 
     def _judged(self) -> nn.Module:

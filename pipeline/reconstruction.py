@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.alexnet import lpips_available
 from pipeline.checkpoint import load_model
 from pipeline.datasets import Photograph
 from pipeline.datasets._files import photographs_in
@@ -29,7 +30,7 @@ from pipeline.params import Params, PrepareParams
 from pipeline.pictures import ERROR_GAIN, comparison_tiles, require_folder, save_png, sheet, to_picture
 from pipeline.preparation.decoding import decode
 from pipeline.progress import progress
-from pipeline.similarity import Lpips, load_lpips, lpips_available
+from pipeline.similarity import Lpips, load_lpips
 from pipeline.two_stage import FirstStage, load_first_stage
 
 SCORES, RECONSTRUCTION = "scores.csv", "_reconstruction"

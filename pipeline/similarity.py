@@ -8,20 +8,18 @@ import pickle
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pipeline.alexnet import lpips_available, lpips_weights_path
 from pipeline.errors import ShapeError, WeightsError
 
 WINDOW = 11  # pixels
 SIGMA = 1.5  # pixels
 C1, C2 = 0.01**2, 0.03**2  # (K₁ L)² and (K₂ L)² for a data range L of 1
-
-ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
 
 
 def ssim(prediction: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
@@ -93,22 +91,6 @@ def _full_float32() -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def lpips_weights_path() -> Path:
-    """Where torchvision keeps AlexNet's weights: TORCH_HOME/hub/checkpoints."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / ALEXNET_FILE
-
-
-def lpips_available() -> str | None:
-    """None when LPIPS can be computed here, else the one-sentence reason why it cannot."""
-    path = lpips_weights_path()
-    if path.is_file():
-        return None
-    return (
-        f"LPIPS needs AlexNet's weights {path.name}, which are not in {path.parent}; run `python -m stages weights "
-        "lpips --to DIR` on a connected machine, then `python -m stages weights lpips --from DIR` here"
-    )
 
 
 def load_lpips() -> Lpips:

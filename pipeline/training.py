@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from lightning_fabric import Fabric
 from pipeline.cached import Batch, CachedFeatures, windowed_plan
 from pipeline.checkpoint import DESCRIPTION, LEARNED, LINEAR_FOLDER, copy_first_stage, require_first_stage, save_model
 from pipeline.closed_form import READ_BATCH, ridge_summary, solve_linear
-from pipeline.errors import ShapeError
+from pipeline.errors import ShapeError, TrainingError
 from pipeline.features import first_stage_facts, open_inputs
 from pipeline.fitting import Feed, Fitter, save_state, validate
 from pipeline.images import PreparedData
@@ -34,6 +35,7 @@ from pipeline.stores import FeatureStore
 
 WINDOW = 8  # shards shuffled together where features exceed memory: 1 GB at the default shard size
 SPEED = ("samples_per_second", "waiting_share")
+RESCUED = "best"  # folder, within unfinished work, of the best epoch's model when training cannot go on
 
 
 def train(
@@ -61,7 +63,8 @@ def train(
         DataError: the image prior is missing, or of other data.
         StoreError: a feature store or the first stage is missing, stale or damaged.
         ShapeError: the decoder cannot work on these features.
-        TrainingError: the loss is not finite.
+        TrainingError: the loss is not finite. The message names the folder where the best epoch's model was saved, in
+            the form of `output`, if there was such an epoch.
     """
     seed_everything(params.seed)
     load_prior(prior, data)  # proves that it is of these photographs
@@ -78,11 +81,28 @@ def train(
             description["ridge"] = _fit_linear(inverter, data, cached, workspace / "linear.pt")
             if inverter.decoder is not None and not inverter.blueprint.two_stage:
                 floor = _linear_alone(inverter)
+        save = partial(
+            _save, inverter=inverter, floor=floor, description=description, prior=prior, first_stage=first_stage
+        )
         if inverter.decoder is None:
             history = [_validation_row(inverter, params, SplitFeed(data, cached, READ_BATCH, params.seed))]
         else:
-            history = _fit_decoder(inverter, params, data, cached, workspace / "state.pt")
+            history = _fit_decoder(inverter, params, data, cached, workspace, save)
     _write_curves(curves, history)
+    save(output)
+    shutil.rmtree(workspace, ignore_errors=True)
+    return description
+
+
+def _save(
+    output: Path,
+    inverter: Inverter,
+    floor: Inverter | None,
+    description: dict[str, Any],
+    prior: Path,
+    first_stage: Path,
+) -> None:
+    """The fitted inverter, and beside it what its reconstructions may be refined with and are compared with."""
     _clear(output)
     shutil.copyfile(prior / PRIOR, output / PRIOR)
     if inverter.blueprint.two_stage:
@@ -90,8 +110,6 @@ def train(
     elif floor is not None:
         save_model(output / LINEAR_FOLDER, floor.state_dict(), description | {"blueprint": floor.blueprint.plain()})
     save_model(output, inverter.state_dict(), description)
-    shutil.rmtree(workspace, ignore_errors=True)
-    return description
 
 
 def _clear(output: Path) -> None:
@@ -204,15 +222,33 @@ def _linear_alone(inverter: Inverter) -> Inverter:
 
 
 def _fit_decoder(
-    inverter: Inverter, params: Params, data: PreparedData, cached: CachedFeatures, state: Path
+    inverter: Inverter,
+    params: Params,
+    data: PreparedData,
+    cached: CachedFeatures,
+    workspace: Path,
+    save: Callable[[Path], None],
 ) -> list[dict[str, float]]:
-    """Gradient descent; leaves the best epoch's weights in `inverter` and returns a row for each epoch."""
+    """Gradient descent; leaves the best epoch's weights in `inverter` and returns a row for each epoch.
+
+    Raises:
+        TrainingError: the loss is not finite. The best epoch, if there is one, is saved first and named.
+    """
     protocol = params.protocols[params.train.protocol]
     device = inverter.device
     fabric = Fabric(accelerator=device.type, devices=1, precision=fabric_precision(params.train.precision, device))
     fitter = Fitter(inverter, inverter.linear, Loss(params.losses[params.loss]).to(device), protocol, fabric)
     feed = SplitFeed(data, cached, protocol.batch_size, params.seed)
-    history = fitter.run(feed, state, f"train {params.decoder}").history
+    try:
+        history = fitter.run(feed, workspace / "state.pt", f"train {params.decoder}").history
+    except TrainingError as error:
+        if not fitter.progress.best_epoch:
+            raise
+        # unfinished work is continued only under the same settings, and the remedy is to change them
+        inverter.load_state_dict(fitter.best)
+        save(workspace / RESCUED)
+        kept = f"the model of epoch {fitter.progress.best_epoch}, the best so far, is in {workspace / RESCUED}"
+        raise TrainingError(f"{error} ({kept})") from None
     inverter.load_state_dict(fitter.best)
     return history
 

@@ -10,15 +10,26 @@ from pipeline.params import Params, load_params
 def load_checked(path: Path, overrides: Iterable[str] | None) -> Params:
     """Params whose every section is valid, chosen or not.
 
-    Names, types and ranges come first and need no torch, so that a typo fails within a second.
+    Names, types, ranges and the weights of the loss come first and need no torch, so that they fail within a second.
 
     Raises:
-        ParamsError: all problems found, a line each. ShapeError, WeightsError: choices that do not go together.
+        ParamsError: all problems found, a line each. ShapeError: choices that do not go together.
+        WeightsError: weights of the loss, or of a network, are missing.
     """
     params = load_params(path, overrides or ())
+    check_loss(params)
     check_options(params)
     check_experiment(params)
     return params
+
+
+def check_loss(params: Params) -> None:
+    """Raise WeightsError when the chosen loss needs weights that are not on this machine."""
+    from pipeline.alexnet import lpips_available
+    from pipeline.errors import WeightsError
+
+    if params.losses[params.loss].get("lpips") and (reason := lpips_available()):
+        raise WeightsError(f"params.yaml: loss = {params.loss!r} cannot be computed here: {reason}")
 
 
 def check_options(params: Params) -> None:
@@ -103,20 +114,19 @@ def missing_weights(params: Params) -> list[str]:
 
 
 def check_experiment(params: Params) -> None:
-    """Do the chosen networks, layers, decoder, fusion, loss and refiner go together? Shapes need no weights.
+    """Do the chosen networks, layers, decoder, fusion and refiner go together? Shapes need no weights.
 
     Raises:
-        ParamsError, ShapeError: two choices that exclude each other, both named. WeightsError: weights of the loss
-            are missing.
+        ParamsError, ShapeError: two choices that exclude each other, both named. WeightsError: weights of a network are
+            missing.
     """
     import torch
 
     from pipeline.backbones import check_backbone, feature_shapes
-    from pipeline.errors import ShapeError, WeightsError
+    from pipeline.errors import ShapeError
     from pipeline.inverter import Blueprint, Inverter
     from pipeline.params import NONE
     from pipeline.refinement import REFINERS
-    from pipeline.similarity import lpips_available
     from pipeline.sources import ImageSize
 
     crop = ImageSize(params.prepare.crop, params.prepare.crop)
@@ -134,5 +144,3 @@ def check_experiment(params: Params) -> None:
     except ShapeError as error:  # names shapes, and maybe the linear part under the decoder that was chosen
         sources = " + ".join(map(str, params.sources))
         raise ShapeError(f"{sources} and decoder = {params.decoder!r} do not go together: {error}") from None
-    if params.losses[params.loss].get("lpips") and (reason := lpips_available()):
-        raise WeightsError(f"params.yaml: loss = {params.loss!r} cannot be computed here: {reason}")

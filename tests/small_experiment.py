@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import pandas as pd
 import torch
 from PIL import Image
 from skimage import data
 
 from pipeline.backbones import load_backbone
+from pipeline.cached import CachedFeatures
 from pipeline.extraction import extract
+from pipeline.fitting import validate
 from pipeline.images import PreparedData
+from pipeline.inverter import load_inverter
+from pipeline.losses import Loss
 from pipeline.params import NONE, Params, load_params
 from pipeline.preparation import prepare
 from pipeline.prior import fit_prior
+from pipeline.stores import open_store
 from pipeline.training import train
 from pipeline.two_stage import refine_photographs
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 CPU = torch.device("cpu")
 PHOTOGRAPHS = 20
+MSE = {"mse": 1.0}
 VIT = ("backbone=vit_small", "layer=block0", "backbones.vit_small.layers=[block0]")
 
 
@@ -105,3 +113,20 @@ def experiment(decoder: str = "transposed_conv", *overrides: str) -> Experiment:
     curves = root / "curves" / f"{decoder}.csv"
     train(params, made.data(), made.features, made.first_stage, made.prior, made.models, curves, root / ".work", CPU)
     return made
+
+
+def retrain(made: Experiment, folder: Path, *overrides: str) -> pd.DataFrame:
+    """Train on the features of `made` with `overrides`, into models and work of `folder`; the curves."""
+    params = load_params(PARAMS, (*small_settings(made.root), *overrides))
+    curves = folder / "curves.csv"
+    where = (made.features, made.first_stage, made.prior, folder / "models", curves, folder / "work")
+    train(params, made.data(), *where, CPU)
+    return pd.read_csv(curves)
+
+
+def validation_scores(made: Experiment, models: Path, terms: Mapping[str, float] = MSE) -> dict[str, float]:
+    """Loss and PSNR of a saved model on the validation rows, in float32."""
+    inverter = load_inverter(models, CPU)
+    stores = [open_store(made.features / source.backbone / source.layer) for source in inverter.sources]
+    with CachedFeatures(made.data(), stores, CPU) as cached:
+        return validate(inverter, Loss(terms), cached.batches([made.data().rows("validation")]))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from decoder_shapes import FAST, SOURCE_SHAPES, shape_id
 from ruamel.yaml import YAML
 from safetensors.torch import load, save
 
@@ -17,16 +18,6 @@ PARAMS = Path(__file__).parents[1] / "params.yaml"
 NAMES = DECODERS.names()
 IMAGE = ImageSize(224, 224)
 SMALL, SMALL_IMAGE = FeatureShape(40, 5, 3), ImageSize(40, 24)  # not square, no power of two, ratio 8
-
-# every different shape in the table of backbones, at 224×224
-SOURCE_SHAPES = [
-    *((64, 112, 112), (128, 56, 56), (256, 28, 28), (512, 14, 14), (512, 7, 7)),  # vgg16
-    *((64, 56, 56), (128, 28, 28), (256, 14, 14)),  # resnet34, pvt_v2_b2
-    *((256, 56, 56), (512, 28, 28), (1024, 14, 14), (2048, 7, 7)),  # resnet50
-    *((384, 14, 14), (768, 14, 14)),  # vit_small, vit_base
-    (320, 14, 14),  # pvt_v2_b2
-]
-FAST = {"attention": {"blocks": 1}}  # for the big shapes: a block on 12,544 tokens takes seconds on one core
 
 COUNTS = {
     ("transposed_conv", (64, 112, 112)): 33_731,
@@ -58,11 +49,7 @@ def decoder(request: pytest.FixtureRequest) -> Decoder:
     return _small(request.param)
 
 
-def _id(shape: tuple[int, int, int]) -> str:
-    return str(FeatureShape(*shape))
-
-
-@pytest.mark.parametrize("shape", SOURCE_SHAPES, ids=_id)
+@pytest.mark.parametrize("shape", SOURCE_SHAPES, ids=shape_id)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_source_becomes_a_whole_image_in_range(name: str, shape: tuple[int, int, int]) -> None:
     features = FeatureShape(*shape)
@@ -195,9 +182,9 @@ def test_a_ratio_that_is_not_one_whole_number_is_refused(
     with pytest.raises(ShapeError) as caught:
         build_decoder(name, {}, FeatureShape(*shape), IMAGE)
     assert str(caught.value) == (
-        f"decoder {name}: features {_id(shape)} cannot become a 224×224 image; image over feature edge is {ratios[0]} "
-        f"(height) and {ratios[1]} (width) and must be one whole number for both: choose another layer, or another "
-        "prepare.crop"
+        f"decoder {name}: features {shape_id(shape)} cannot become a 224×224 image; image over feature edge is "
+        f"{ratios[0]} (height) and {ratios[1]} (width) and must be one whole number for both: choose another "
+        "layer, or another prepare.crop"
     )
 
 

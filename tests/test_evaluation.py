@@ -16,6 +16,7 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from small_experiment import CPU, Experiment, experiment
 
+from pipeline.alexnet import ALEXNET_FILE
 from pipeline.backbones import Backbone, load_backbone
 from pipeline.backbones.normalization import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.errors import CheckpointError, DataError, StoreError, WeightsError
@@ -25,7 +26,7 @@ from pipeline.inverter import load_inverter
 from pipeline.params import BackboneParams, Params
 from pipeline.protocol import differences, identity
 from pipeline.report import write_report
-from pipeline.similarity import ALEXNET_FILE, load_lpips
+from pipeline.similarity import load_lpips
 from pipeline.sources import Source
 from pipeline.stores import open_store
 

@@ -1,75 +1,23 @@
-"""The training loop on a toy problem: resume, best epoch, early stopping, schedules, a loss that blows up."""
+"""The training loop on a toy problem: resume, the best epoch, early stopping, a loss that blows up."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from lightning_fabric import Fabric
-from torch import Tensor, nn
+from toy_training import ToyFeed, toy_fitter, validation_loss
 
 from pipeline.errors import TrainingError
-from pipeline.fitting import Fitter
-from pipeline.losses import Loss
-from pipeline.params import ProtocolParams
-
-
-class Toy(nn.Module):
-    """Features (B, 4, 8, 8) to an image (B, 3, 8, 8), with batch statistics so that buffers matter."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 3, 1))
-
-    def forward(self, features: tuple[Tensor, ...]) -> Tensor:
-        return self.body(features[0])
-
-
-@dataclass(frozen=True)
-class ToyBatch:
-    features: tuple[Tensor, ...]
-    targets: Tensor
-
-
-class ToyFeed:
-    waited = 0.0
-
-    def __init__(self, scale: float = 1.0, fail_in_epoch: int | None = None) -> None:
-        self.scale, self.fail_in_epoch = scale, fail_in_epoch
-
-    def training_images(self) -> int:
-        return 12
-
-    def _batch(self, seed: int, size: int) -> ToyBatch:
-        features = torch.randn(size, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
-        return ToyBatch((features,), torch.sigmoid(features[:, :3]) * self.scale)
-
-    def training(self, epoch: int) -> Iterator[ToyBatch]:
-        for step in range(3):
-            if epoch == self.fail_in_epoch and step == 1:
-                raise KeyboardInterrupt
-            yield self._batch(1000 * epoch + step, 4)
-
-    def validation(self) -> Iterator[ToyBatch]:
-        yield self._batch(7, 6)
-
-
-def _fitter(**changes: object) -> Fitter:
-    torch.manual_seed(0)
-    protocol = ProtocolParams.model_validate(
-        {"optimizer": "muon", "learning_rate": 1e-2, "epochs": 6, "gradient_clip": 1.0} | changes
-    )
-    return Fitter(Toy(), None, Loss({"mse": 1.0}), protocol, Fabric(accelerator="cpu", devices=1))
+from pipeline.fitting import CHECKED_TOGETHER
+from pipeline.optim import rate_factor
 
 
 @pytest.mark.parametrize("changes", [{}, {"optimizer": "adam", "schedule": "plateau"}, {"ema": 0.9, "warmup": 0.3}])
 def test_an_interrupted_run_ends_with_the_same_weights(tmp_path: Path, changes: dict[str, object]) -> None:
-    undisturbed = _fitter(**changes)
+    undisturbed = toy_fitter(**changes)
     expected = undisturbed.run(ToyFeed(), tmp_path / "a", "toy")
     with pytest.raises(KeyboardInterrupt):
-        _fitter(**changes).run(ToyFeed(fail_in_epoch=3), tmp_path / "b", "toy")
-    resumed = _fitter(**changes)
+        toy_fitter(**changes).run(ToyFeed(fail_in_epoch=3), tmp_path / "b", "toy")
+    resumed = toy_fitter(**changes)
     reached = resumed.run(ToyFeed(), tmp_path / "b", "toy")
     for name, tensor in undisturbed.raw.state_dict().items():
         assert torch.equal(tensor, resumed.raw.state_dict()[name]), name
@@ -83,7 +31,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path: Path, changes: 
 
 
 def test_it_learns_and_records_each_epoch(tmp_path: Path) -> None:
-    fitter = _fitter(epochs=30)
+    fitter = toy_fitter(epochs=30)
     history = fitter.run(ToyFeed(), tmp_path / "state", "toy").history
     assert [row["epoch"] for row in history] == list(range(1, 31))
     assert history[-1]["validation_psnr"] > history[0]["validation_psnr"] + 3
@@ -94,34 +42,69 @@ def test_it_learns_and_records_each_epoch(tmp_path: Path) -> None:
 
 
 def test_the_best_epoch_is_kept_not_the_last(tmp_path: Path) -> None:
-    fitter = _fitter(optimizer="adam", learning_rate=0.9, schedule="constant", epochs=12, gradient_clip=0.0)
+    fitter = toy_fitter(optimizer="adam", learning_rate=0.9, schedule="constant", epochs=12, gradient_clip=0.0)
     reached = fitter.run(ToyFeed(), tmp_path / "state", "toy")
     losses = [row["validation_total"] for row in reached.history]
+    assert losses.index(min(losses)) < len(losses) - 1, "the last epoch must not be the best, or nothing is tested"
     assert reached.best_loss == min(losses)
     assert reached.best_epoch == losses.index(min(losses)) + 1
+    assert validation_loss(fitter.best) == pytest.approx(min(losses), rel=1e-6)
 
 
 def test_early_stopping(tmp_path: Path) -> None:
-    fitter = _fitter(optimizer="adam", learning_rate=0.9, schedule="constant", epochs=200, early_stopping=4)
+    fitter = toy_fitter(optimizer="adam", learning_rate=0.9, schedule="constant", epochs=200, early_stopping=4)
     reached = fitter.run(ToyFeed(), tmp_path / "state", "toy")
     assert reached.epoch == reached.best_epoch + 4
     assert reached.epoch < 200
 
 
-def test_a_plateau_lowers_the_rate(tmp_path: Path) -> None:
-    fitter = _fitter(optimizer="adam", learning_rate=0.5, schedule="plateau", epochs=40)
-    history = fitter.run(ToyFeed(), tmp_path / "state", "toy").history
-    assert history[-1]["learning_rate"] < 0.5
+def test_no_epoch_is_kept_that_is_worse_than_a_warm_start(tmp_path: Path) -> None:
+    changes = {"optimizer": "adam", "learning_rate": 0.9, "schedule": "constant", "epochs": 3}
+    warm, cold = toy_fitter(linear=True, **changes), toy_fitter(**changes)
+    start = {name: tensor.clone() for name, tensor in warm.raw.state_dict().items()}
+    reached = warm.run(ToyFeed(), tmp_path / "warm", "toy")
+    assert min(row["validation_total"] for row in reached.history) > reached.best_loss
+    assert (reached.best_epoch, reached.epoch) == (0, 3)
+    assert all(torch.equal(warm.best[name], tensor) for name, tensor in start.items())
+    assert reached.best_loss == pytest.approx(validation_loss(warm.best), rel=1e-6)
+    assert cold.run(ToyFeed(), tmp_path / "cold", "toy").best_epoch > 0
 
 
-def test_a_loss_that_is_not_finite_stops_with_step_rate_and_remedy(tmp_path: Path) -> None:
-    good = _fitter(epochs=1, schedule="constant")
-    good.run(ToyFeed(), tmp_path / "state", "toy")
-    fitter = _fitter(epochs=3, schedule="constant")
+def test_training_goes_on_from_a_warm_start_to_what_is_better(tmp_path: Path) -> None:
+    fitter = toy_fitter(linear=True, epochs=10)
+    start = validation_loss(fitter.best)
+    reached = fitter.run(ToyFeed(), tmp_path / "state", "toy")
+    assert reached.best_epoch > 0
+    assert reached.best_loss < start
+
+
+@pytest.mark.parametrize(("epoch", "best"), [(0, 0), (1, 1)])
+def test_a_loss_that_is_not_finite_stops_with_step_rate_and_remedy(tmp_path: Path, epoch: int, best: int) -> None:
+    fitter = toy_fitter(epochs=3, schedule="cosine", warmup=0.5)
     with pytest.raises(TrainingError) as caught:
-        fitter.run(ToyFeed(scale=float("nan")), tmp_path / "state", "toy")
+        fitter.run(ToyFeed(nan_from=(epoch, 1)), tmp_path / "state", "toy")
+    rate = 1e-2 * rate_factor("cosine", 3 * epoch + 1, 9, 0.5)
     assert str(caught.value) == (
-        "the training loss became nan in epoch 2, step 1, at learning rate 0.01; lower protocols.*.learning_rate or "
-        f"set gradient_clip (the best weights, of epoch 1, are kept in {tmp_path / 'state'})"
+        f"the training loss became nan in epoch {epoch + 1}, step 2, at learning rate {rate:.3g}; lower "
+        "protocols.*.learning_rate or protocols.*.gradient_clip"
     )
+    assert fitter.progress.best_epoch == best
+    assert all(torch.isfinite(tensor).all() for tensor in fitter.best.values())
+    if best:
+        assert validation_loss(fitter.best) == pytest.approx(fitter.progress.history[0]["validation_total"], rel=1e-6)
+
+
+def test_a_loss_that_is_not_finite_wastes_no_epoch(tmp_path: Path) -> None:
+    feed = ToyFeed(steps=500, nan_from=(0, CHECKED_TOGETHER + 3))
+    with pytest.raises(TrainingError, match=rf"in epoch 1, step {CHECKED_TOGETHER + 4}, .* or set protocols"):
+        toy_fitter(gradient_clip=0.0).run(feed, tmp_path / "state", "toy")
+    assert feed.drawn == 2 * CHECKED_TOGETHER
+
+
+def test_weights_that_the_last_step_spoils_are_not_kept(tmp_path: Path) -> None:
+    fitter = toy_fitter(optimizer="adam", epochs=1)
+    (optimizer,) = fitter.raw_optimizers
+    optimizer.register_step_post_hook(lambda *_: fitter.raw.body[0].weight.data.fill_(float("nan")))
+    with pytest.raises(TrainingError, match="the validation loss became nan in epoch 1, after its last step, at"):
+        fitter.run(ToyFeed(steps=1), tmp_path / "state", "toy")
     assert all(torch.isfinite(tensor).all() for tensor in fitter.best.values())

@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parents[1]
 # what cannot change a number: wording, renaming, bars, look-up, types of names, and the validation that `check`
 # depends on
-WITHOUT_NUMBERS = {"errors", "files", "progress", "registry", "params", "section", "sources", "protocol"}
+WITHOUT_NUMBERS = {"alexnet", "errors", "files", "progress", "registry", "params", "section", "sources", "protocol"}
 GRAPH = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 
 

@@ -86,6 +86,21 @@ def test_the_shipped_file_is_valid() -> None:
     assert params.protocols["published"].learning_rate == 1e-4  # YAML 1.2: a number, not a text
 
 
+def test_the_published_protocol_is_the_literatures() -> None:
+    """Its plateau (factor 0.5, patience 5, down to 1e-7) is the fitter's own."""
+    assert load_params(ROOT / "params.yaml").protocols["published"].model_dump() == {
+        "optimizer": "adam",
+        "learning_rate": 1e-4,
+        "schedule": "plateau",
+        "warmup": 0.0,
+        "batch_size": 4,
+        "epochs": 30,
+        "early_stopping": 15,
+        "gradient_clip": 0.0,
+        "ema": 0.0,
+    }
+
+
 def test_an_ensemble_has_its_sources_in_slot_order() -> None:
     slots = ["ensemble.second={backbone: resnet34, layer: layer1}", "fusion=weighted"]
     params = load_params(ROOT / "params.yaml", slots)
@@ -123,6 +138,24 @@ def test_a_typo_fails_fast_and_changes_nothing(tmp_path: Path) -> None:
     assert "Traceback" not in run.stderr
     assert "torch" not in run.stderr
     assert time.perf_counter() - start < 30  # a hang, not a bar: benchmarks measure
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["params.yaml"]
+
+
+@pytest.mark.parametrize("stage", ["prepare", "train"])
+def test_a_loss_without_its_weights_fails_fast_and_changes_nothing(tmp_path: Path, stage: str) -> None:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    command = [sys.executable, "-v", "-m", "stages", stage, "--set", "loss=hybrid", "--set", "prepare.crop=99"]
+    environment = {"PYTHONPATH": str(ROOT), "TORCH_HOME": str(tmp_path / "cache")}
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert (
+        "error: params.yaml: loss = 'hybrid' cannot be computed here: LPIPS needs AlexNet's weights alexnet-owt-"
+        f"7be5be79.pth, which are not in {tmp_path / 'cache/hub/checkpoints'}; run `python -m stages weights lpips "
+        "--to DIR` on a connected machine, then `python -m stages weights lpips --from DIR` here"
+    ) in run.stderr.splitlines()
+    imported = {line.split()[1] for line in run.stderr.splitlines() if line.startswith("import '")}
+    assert "'pipeline.params'" in imported  # -v names every module
+    assert "'torch'" not in imported
     assert sorted(p.name for p in tmp_path.iterdir()) == ["params.yaml"]
 
 

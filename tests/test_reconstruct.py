@@ -15,12 +15,13 @@ from skimage.metrics import peak_signal_noise_ratio
 from small_experiment import CPU, PARAMS, Experiment, experiment
 from typer.testing import CliRunner
 
+from pipeline.alexnet import ALEXNET_FILE
 from pipeline.backbones.normalization import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.errors import CheckpointError, DataError
 from pipeline.inverter import load_inverter
 from pipeline.params import Params
 from pipeline.reconstruction import Result, find_photographs, reconstruct
-from pipeline.similarity import ALEXNET_FILE, load_lpips
+from pipeline.similarity import load_lpips
 
 
 def made() -> Experiment:

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
+from pipeline.alexnet import lpips_available, lpips_weights_path
 from pipeline.errors import ShapeError, WeightsError
-from pipeline.similarity import load_lpips, lpips_available, lpips_weights_path, ssim, ssim_map
+from pipeline.similarity import load_lpips, ssim, ssim_map
 
 SKIMAGE = {
     "gaussian_weights": True,
@@ -203,6 +204,21 @@ def test_absent_weights_are_named_with_the_remedy(empty: Path) -> None:
     with pytest.raises(WeightsError) as caught:
         load_lpips()
     assert str(caught.value) == reason
+
+
+@pytest.mark.parametrize(
+    "places",
+    [{}, {"XDG_CACHE_HOME": "/caches"}, {"TORCH_HOME": "/home"}, {"TORCH_HOME": "~/x", "XDG_CACHE_HOME": "/caches"}],
+    ids=str,
+)
+def test_the_weights_are_sought_where_torch_hub_keeps_them(
+    places: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TORCH_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in places.items():
+        monkeypatch.setenv(name, value)
+    assert lpips_weights_path().parent == Path(torch.hub.get_dir()) / "checkpoints"
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "half", "another network", "no state dict"])

@@ -19,7 +19,6 @@ from pipeline.cached import CachedFeatures
 from pipeline.errors import CheckpointError, ShapeError
 from pipeline.images import PreparedData
 from pipeline.inverter import Blueprint, Inverter, load_inverter
-from pipeline.sources import FeatureShape, ImageSize, Source
 from pipeline.stores import open_store
 from pipeline.training import SplitFeed
 
@@ -159,12 +158,9 @@ def test_a_missing_model_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_fusion_without_a_second_source() -> None:
-    shapes = {Source("vgg16", "block1"): FeatureShape(64, 32, 32)}
     blueprint = Blueprint(
         sources=("vgg16.block1",), shapes=((64, 32, 32),), image=(64, 64), decoder="transposed_conv",
         decoder_options={}, fusion="weighted", fusion_options={}, linear=None,
     )  # fmt: skip
-    assert shapes
-    assert ImageSize(64, 64)
     with pytest.raises(ShapeError, match="combines 2 to 4 sources"):
         Inverter(blueprint)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from pipeline.alexnet import ALEXNET_FILE, lpips_available
 from pipeline.checkpoint import DESCRIPTION, LINEAR_FOLDER, load_model
 from pipeline.errors import CheckpointError, WeightsError
 from pipeline.evaluation.consistency import Reencoder
@@ -17,7 +18,7 @@ from pipeline.features import open_inputs
 from pipeline.images import PreparedData
 from pipeline.inverter import LINEAR, Inverter, load_inverter
 from pipeline.params import NONE, Params
-from pipeline.similarity import ALEXNET_FILE, Lpips, load_lpips, lpips_available
+from pipeline.similarity import Lpips, load_lpips
 from pipeline.stores import FeatureStore
 
 WEIGHT = "weight_of_"  # column of a source's learned weight in the fusion
