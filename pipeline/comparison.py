@@ -25,6 +25,7 @@ Metric = Literal["psnr", "ssim", "lpips", "mse", "mae"]
 METRICS_FOLDER, WORKSPACE = "metrics", "workspace"  # DVC calls the files as they are now `workspace`
 NEEDED = ("metrics.json", "protocol.json", "per_image.csv", "reconstructions")
 RESAMPLES, SEED = 10_000, 0
+FEW = 30  # photographs: with fewer, resampling them says too little of how others would differ
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,19 @@ class Experiment:
             name,
             metrics,
             protocol,
-            pd.read_csv(folder / "per_image.csv", index_col="image"),
+            pd.read_csv(folder / "per_image.csv", index_col="image", converters={"photograph": str}),
             folder / "reconstructions",
         )
+
+    @property
+    def photographs(self) -> list[str]:
+        """What each image shows. Raises DataError: per_image.csv is of a version that did not write it."""
+        if "photograph" not in self.per_image:
+            raise DataError(
+                f"per_image.csv of {self.name} has no column photograph, and leads are tested by resampling "
+                "photographs; evaluate it again: python -m stages evaluate"
+            )
+        return self.per_image["photograph"].tolist()
 
     def picture(self, image: str, kind: Literal["original", "reconstruction"]) -> Picture:
         number = self.protocol["reconstructions"].index(image)
@@ -63,12 +74,16 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Lead:
-    """By how much an experiment is better than another on the same images: mean, 95 % interval, two-sided p."""
+    """By how much an experiment is better than another on the same images: mean, 95 % interval, two-sided p.
+
+    `photographs` is how many these images show.
+    """
 
     mean: float
     low: float
     high: float
     p: float
+    photographs: int
 
     def __str__(self) -> str:
         p = f"p < {1 / RESAMPLES:g}" if self.p < 1 / RESAMPLES else f"p = {self.p:.2g}"
@@ -90,16 +105,17 @@ def opened(names: Sequence[str]) -> Iterator[list[Experiment]]:
 def compare(names: Sequence[str], output: Path, metric: Metric = "psnr") -> str:
     """Write leaderboard.md, leaderboard.csv and strip.png into `output`; returns the leaderboard as Markdown.
 
-    Best first by the mean of `metric`; each line says by how much it leads the next one, tested on the same images.
+    Best first by the mean of `metric`; each line says by how much it leads the next one, on the same photographs.
     Experiments of another protocol than the first are named, and never tested against the others.
 
     Raises:
-        DataError: an experiment cannot be found or was not scored by `metric`.
+        DataError: an experiment cannot be found or was not scored by `metric`, or its per_image.csv names no
+            photographs.
     """
     require_folder(output)
     with opened(names) as experiments:
         table = leaderboard(experiments, metric)
-        notes = list(protocol_notes(experiments))
+        notes = [*lead_notes(table), *protocol_notes(experiments)]
         with whole_file(output / "leaderboard.csv") as part:
             table.to_csv(part, index=False, float_format="%.6g", lineterminator="\n")
         text = "\n".join([markdown(table), *(f"\n{note}" for note in notes)]) + "\n"
@@ -124,16 +140,30 @@ def leaderboard(experiments: Sequence[Experiment], metric: Metric) -> pd.DataFra
 
 
 def lead(first: Experiment, second: Experiment, metric: Metric) -> Lead | None:
-    """Paired bootstrap over the images both were scored on; None when their protocols differ."""
+    """Paired cluster bootstrap over the photographs both were scored on; None when their protocols differ.
+
+    Raises DataError: per_image.csv names no photographs.
+    """
     if differences(first.protocol, second.protocol):
         return None
     sign = 1 if HIGHER_IS_BETTER[metric] else -1
     # equal protocols mean equal pixels in equal order, whatever the files are called
     gains = sign * (first.per_image[metric].to_numpy() - second.per_image[metric].to_numpy())
-    means = bootstrap_means(gains[:, None], RESAMPLES, SEED)[:, 0]
+    photographs = first.photographs
+    means = bootstrap_means(gains[:, None], photographs, RESAMPLES, SEED)[:, 0]
     low, high = np.quantile(means, (0.025, 0.975))
     p = min(1.0, 2 * min(_share(means <= 0), _share(means >= 0)))
-    return Lead(float(gains.mean()), float(low), float(high), p)
+    return Lead(float(gains.mean()), float(low), float(high), p, len(set(photographs)))
+
+
+def lead_notes(table: pd.DataFrame) -> Iterator[str]:
+    """A sentence where leads were tested on few photographs."""
+    for photographs in table["lead_photographs"].dropna().astype(int).unique():
+        if photographs < FEW:
+            yield (
+                f"Intervals and p resample the {photographs} test photographs, each with all its images; with fewer "
+                f"than {FEW} they are rough, and rather too sure."
+            )
 
 
 def protocol_notes(experiments: Sequence[Experiment]) -> Iterator[str]:
@@ -196,6 +226,7 @@ def _row(rank: int, experiment: Experiment, following: Experiment | None, metric
         "lead_low": None if ahead is None else ahead.low,
         "lead_high": None if ahead is None else ahead.high,
         "lead_p": None if ahead is None else ahead.p,
+        "lead_photographs": None if ahead is None else ahead.photographs,
     }
 
 

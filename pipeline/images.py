@@ -55,6 +55,7 @@ class PreparedData:
         manifest: everything known about how the data came to be.
         image, top, left, flip: the views table, one entry for each row.
         image_ids: readable id of each image.
+        photographs: what each image shows; images that share one are not independent (crops, a stereo pair).
     """
 
     def __init__(self, root: Path, manifest: dict[str, Any]) -> None:
@@ -66,6 +67,7 @@ class PreparedData:
         images = _read_table(root, IMAGES, IMAGE_COLUMNS, manifest)
         views = _read_table(root, VIEWS, VIEW_COLUMNS, manifest)
         self.image_ids: tuple[str, ...] = tuple(images["id"])
+        self.photographs: tuple[str, ...] = tuple(images["photograph"])
         self.image: NDArray[np.int64] = np.array(views["image"], np.int64)
         self.top: NDArray[np.int64] = np.array(views["top"], np.int64)
         self.left: NDArray[np.int64] = np.array(views["left"], np.int64)

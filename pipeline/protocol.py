@@ -15,7 +15,7 @@ CONVENTIONS = {
     "ssim": "Wang et al. 2004: Gaussian 11x11, sigma 1.5, valid region, population covariance, mean over channels",
     "lpips": "v0.1, AlexNet, inputs scaled to [-1, 1]",
     "std": "population standard deviation over the images",
-    "low, high": "95 % percentile bootstrap of the mean over the images, seeded",
+    "low, high": "95 % percentile cluster bootstrap of the mean, seeded: photographs drawn, each with all its images",
     "mean_colour": "every pixel the mean colour of the training images",
     "bicubic": "antialiased bicubic down to the largest feature grid, bicubic up",
     "linear": "the closed-form decoder on the same features",
@@ -33,12 +33,20 @@ def identity(protocol: Mapping[str, Any]) -> int:
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """For each reason why scores under two protocols cannot be compared, its name and both values."""
+    """For each reason why scores under two protocols cannot be compared, its name, and what differs."""
     return [
-        f"{key} ({_short(first.get(key))} against {_short(second.get(key))})"
+        f"{key} ({_contrast(first.get(key), second.get(key))})"
         for key in COMPARABLE
         if first.get(key) != second.get(key)
     ]
+
+
+def _contrast(first: Any, second: Any) -> str:
+    """Both values; of two tables, whose beginnings would look alike, the entries that are not the same."""
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        keys = [key for key in dict.fromkeys((*first, *second)) if first.get(key) != second.get(key)]
+        return "not the same: " + "; ".join(keys)
+    return f"{_short(first)} against {_short(second)}"
 
 
 def _short(value: Any) -> str:

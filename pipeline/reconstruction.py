@@ -74,8 +74,8 @@ def reconstruct(inputs: Sequence[str], models: Path, params: Params, output: Pat
     `<name>_reconstruction.png`, and one scores.csv. Good photographs are finished whatever the others are.
 
     Raises:
-        DataError: nothing to read, `output` is a file, or bad files (all are listed) unless prepare.on_bad_image is
-            skip.
+        DataError: nothing to read, `output` is a file, no photograph that can be used, or bad files (all are listed)
+            unless prepare.on_bad_image is skip.
         CheckpointError: no model, or one made with other weights than params.yaml gives.
     """
     require_folder(output)
@@ -91,7 +91,7 @@ def reconstruct(inputs: Sequence[str], models: Path, params: Params, output: Pat
     if result.scores:
         with whole_file(output / SCORES) as table:
             pd.DataFrame(result.scores).to_csv(table, index=False, float_format="%.6g", lineterminator="\n")
-    if result.bad and params.prepare.on_bad_image == "stop":
+    if result.bad and (params.prepare.on_bad_image == "stop" or not result.scores):
         raise DataError(_bad_files(result, len(photographs), output))
     return result
 
@@ -207,8 +207,9 @@ def _unique_names(paths: Sequence[Path]) -> list[str]:
 
 def _bad_files(result: Result, total: int, output: Path) -> str:
     lines = "".join(f"\n  {path}: {reason}" for path, reason in result.bad)
-    kept = f" (the other {len(result.scores)} are in {output})" if result.scores else ""
+    if not result.scores:  # skipping them would leave nothing
+        return f"{total} of {total} photographs cannot be used; give others, or repair these:{lines}"
     return (
-        f"{len(result.bad)} of {total} photographs cannot be used{kept}; repair or leave them out, or "
-        f"--set prepare.on_bad_image=skip:{lines}"
+        f"{len(result.bad)} of {total} photographs cannot be used (the other {len(result.scores)} are in {output}); "
+        f"repair or leave them out, or --set prepare.on_bad_image=skip:{lines}"
     )

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,9 @@ from pipeline.protocol import CONVENTIONS
 IMAGES = 40
 
 
-def write_experiment(folder: Path, shift: float, seed: int = 0, pixels: str = "a" * 64, lpips: bool = True) -> Path:
+def write_experiment(
+    folder: Path, shift: float, seed: int = 0, pixels: str = "a" * 64, lpips: bool = True, photographs: int = IMAGES
+) -> Path:
     """An evaluation whose PSNR is that of `seed` 0 plus `shift` plus noise of 0.1 dB."""
     base = np.random.default_rng(100).normal(30, 4, IMAGES)
     psnr = base + shift + np.random.default_rng(seed).normal(0, 0.1, IMAGES)
@@ -29,7 +32,8 @@ def write_experiment(folder: Path, shift: float, seed: int = 0, pixels: str = "a
     if lpips:
         table["lpips"] = 10 / psnr
     (folder / "reconstructions").mkdir(parents=True)
-    pd.DataFrame({"image": names, **table}).to_csv(folder / "per_image.csv", index=False)
+    shown = [f"{k * photographs // IMAGES:02}" for k in range(IMAGES)]
+    pd.DataFrame({"image": names, "photograph": shown, **table}).to_csv(folder / "per_image.csv", index=False)
     metrics = {name: {"mean": float(values.mean())} for name, values in table.items()}
     metrics = {"lpips": None, **metrics, "decoder": {"parameters": 1234}}
     weights = {"kind": "random", "detail": "seed 0", "sha256": "0"}
@@ -87,6 +91,54 @@ def test_an_unpaired_test_would_have_missed_the_lead(three: list[str]) -> None:
         found = lead(good, middle, "psnr")
         assert found is not None
         assert found.p < 0.001
+
+
+def test_leads_are_tested_by_photograph(tmp_path: Path) -> None:
+    """Four photographs, ten crops each, of which one decides: 0.3 to 0.9 dB ahead on three, 0.3 behind on one."""
+    names = [str(write_experiment(tmp_path / name, 1, photographs=4)) for name in ("first", "second")]
+    with opened(names) as (first, second):
+        gains = np.repeat([0.9, -0.3, 0.3, 0.3], 10) + np.tile([0.05, -0.05], 20)
+        first.per_image["psnr"] = second.per_image["psnr"] + gains
+        found = lead(first, second, "psnr")
+    assert found is not None
+    assert found.photographs == 4
+    draws = np.array(list(product([0.9, -0.3, 0.3, 0.3], repeat=4))).mean(axis=1)  # every sample there is
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(draws, (0.025, 0.975))), abs=0.08)
+    assert found.p == pytest.approx(2 * (draws <= 1e-9).mean(), abs=0.02)
+    assert stats.ttest_1samp(gains, 0).pvalue < 1e-4 < 0.05 < found.p  # crop by crop it looks certain
+
+
+def test_few_photographs_are_said_and_many_are_not(three: list[str], tmp_path: Path) -> None:
+    few = [str(write_experiment(tmp_path / f"few {name}", 1, photographs=4)) for name in "ab"]
+    assert compare(few, tmp_path / "out").splitlines()[-1] == (
+        "Intervals and p resample the 4 test photographs, each with all its images; with fewer than 30 they are rough, "
+        "and rather too sure."
+    )
+    assert list(pd.read_csv(tmp_path / "out/leaderboard.csv")["lead_photographs"].dropna()) == [4]
+    assert "Intervals" not in compare(three, tmp_path / "out")
+
+
+def without_photographs(folder: str) -> None:
+    """As an earlier version wrote it: no column, and intervals that resampled images."""
+    table = pd.read_csv(Path(folder) / "per_image.csv")
+    table.drop(columns="photograph").to_csv(Path(folder) / "per_image.csv", index=False)
+    protocol = json.loads((Path(folder) / "protocol.json").read_text())
+    protocol["conventions"] |= {"low, high": "95 % percentile bootstrap of the mean over the images, seeded"}
+    (Path(folder) / "protocol.json").write_text(json.dumps(protocol))
+
+
+def test_an_evaluation_that_resampled_images_is_of_another_protocol(three: list[str], tmp_path: Path) -> None:
+    without_photographs(three[0])
+    assert compare(three, tmp_path / "out").splitlines()[-1] == (
+        f"{three[2]} was scored under another protocol than {three[0]}: conventions (not the same: low, high)."
+    )
+    without_photographs(three[1])
+    with pytest.raises(DataError) as refusal:
+        compare(three, tmp_path / "out")
+    assert str(refusal.value) == (
+        f"per_image.csv of {three[0]} has no column photograph, and leads are tested by resampling photographs; "
+        "evaluate it again: python -m stages evaluate"
+    )
 
 
 def test_lower_is_better_for_lpips(three: list[str]) -> None:

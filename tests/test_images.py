@@ -71,6 +71,7 @@ def test_the_tables_on_disk_say_the_same(root: Path) -> None:
     views = list(csv.DictReader((root / "views.csv").open(newline="")))
     images = list(csv.DictReader((root / "images.csv").open(newline="", encoding="utf-8")))
     assert [image["id"] for image in images] == list(data.image_ids)
+    assert [image["photograph"] for image in images] == list(data.photographs)
     assert len(sorted((root / "images").iterdir())) == 4
     for view, crop in zip(views, data.crops(np.arange(len(data))), strict=True):
         image, top, left = (int(view[name]) for name in ("image", "top", "left"))

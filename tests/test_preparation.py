@@ -176,6 +176,13 @@ def test_photographs_without_a_scene_are_drawn_by_their_content_alone(scene: str
     assert [splits[name] for name in order] == ["test"] * 30 + ["validation"] * 20 + ["train"] * 50
 
 
+@pytest.mark.parametrize(("scene", "shown"), [("", "a.png"), ("stereo pair", "stereo pair")])
+def test_the_table_names_what_each_image_shows(scene: str, shown: str) -> None:
+    """Intervals resample by this name, so photographs without a scene must not share an empty one."""
+    good = [Good(Photograph("a.png", Path("a.png"), "a.png", "test", scene), "0" * 64, "RGB")]
+    assert [image.photograph for image in image_table(good, {}, seed=42)[0]] == [shown]
+
+
 def test_the_copy_in_the_test_folder_is_the_one_that_is_kept(tmp_path: Path) -> None:
     save_all(tmp_path / "photographs/train", (f"{i}.png" for i in range(10)))
     save_all(tmp_path / "photographs/val", (f"v{i}.png" for i in range(3)), first_seed=8)

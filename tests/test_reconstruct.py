@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,26 @@ def test_bad_files_can_be_skipped_and_grey_ones_converted(photographs: Path, tmp
     result = run(photographs, output=tmp_path / "out", params=made().params.model_copy(update={"prepare": rules}))
     assert len(result.scores) == 4
     assert result.bad == [(photographs / "empty.png", "is empty (0 bytes)")]
+
+
+@pytest.mark.parametrize("rule", ["skip", "stop"])
+def test_nothing_but_bad_files_is_an_error_under_either_rule(
+    rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stages.__main__ import main
+
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).touch()
+    arguments = ["reconstruct", str(tmp_path / "*.png"), "--model", str(made().models), "--out", str(tmp_path / "out")]
+    settings = ["--device", "cpu", "--set", f"prepare.on_bad_image={rule}"]
+    monkeypatch.setattr(sys, "argv", ["stages", *arguments, *settings])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == (  # a text is printed, and the exit code is 1
+        "error: 2 of 2 photographs cannot be used; give others, or repair these:"
+        f"\n  {tmp_path / 'a.png'}: is empty (0 bytes)\n  {tmp_path / 'b.png'}: is empty (0 bytes)"
+    )
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["absent.png", "*.nothing"])

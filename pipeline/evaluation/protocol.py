@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,16 +16,23 @@ from pipeline.runtime import provenance, source_commit, source_digest
 from pipeline.stores import FeatureStore
 
 
-def describe(params: Params, data: PreparedData, subject: Subject, pixels: str, device: torch.device) -> dict[str, Any]:
+def describe(
+    params: Params,
+    data: PreparedData,
+    subject: Subject,
+    photographs: Sequence[str],
+    pixels: str,
+    device: torch.device,
+) -> dict[str, Any]:
     """The content of protocol.json: what the numbers mean, and what they were made of.
 
-    `pixels` is the SHA-256 of the test photographs' pixels in order.
+    `photographs` names what each test image shows, `pixels` is the SHA-256 of the test images' pixels in order.
     """
     inputs = dict(zip(subject.inverter.inputs, subject.stores, strict=True))
     first_stage = inputs.pop(REFINED_INPUT, None)
     return {
         "conventions": CONVENTIONS,
-        "test_images": len(data.rows("test")),
+        "test_images": len(photographs),
         "test_pixels": pixels,
         "not_computed": dict(subject.missing),
         "data": {
@@ -36,7 +44,11 @@ def describe(params: Params, data: PreparedData, subject: Subject, pixels: str, 
         **({} if first_stage is None else {"first_stage": first_stage.manifest.facts["backbone"]["refined"]}),
         "model": dict(subject.description),
         "lpips_weights": None if subject.perceptual is None else subject.perceptual.sha256,
-        "bootstrap": {"resamples": params.evaluate.bootstrap, "seed": params.seed},
+        "bootstrap": {
+            "resamples": params.evaluate.bootstrap,
+            "seed": params.seed,
+            "photographs": len(set(photographs)),
+        },
         "code": {"commit": source_commit(), "sha256": source_digest()},
         "runtime": {key: value for key, value in provenance(device).items() if key != "threads"},
     }

@@ -28,16 +28,24 @@ BARS = {"psnr": 1.0, "ssim": 0.02}  # width of a histogram's bars: fixed, so tha
 
 
 def summary(
-    params: Params, subject: Subject, columns: Columns, crop: int, refinement: Refinement | None = None
+    params: Params,
+    subject: Subject,
+    columns: Columns,
+    photographs: Sequence[str],
+    crop: int,
+    refinement: Refinement | None = None,
 ) -> dict[str, Any]:
-    """The content of metrics.json: numbers only, at most three levels deep, null where a metric cannot be had."""
+    """The content of metrics.json: numbers only, at most three levels deep, null where a metric cannot be had.
+
+    `photographs` names what each test image shows.
+    """
     jpeg_bytes = float(columns["jpeg_bytes"].mean())
     values = {
         "images": len(columns["psnr"]),
-        **_scores(params, columns),
+        **_scores(params, columns, photographs),
         "floors": {name: _pair(columns, name) for name in FLOORS if f"{name}_psnr" in columns},
         "ceilings": {"jpeg": {**_pair(columns, "jpeg"), "bits_per_pixel": 8 * jpeg_bytes / crop**2}},
-        **({} if refinement is None else {"refined": _refined(params, refinement)}),
+        **({} if refinement is None else {"refined": _refined(params, refinement, photographs)}),
         "consistency": {name: float(columns[name].mean()) for name in CONSISTENCY if name in columns} or None,
         **_source_weights(columns),
         "decoder": {"parameters": sum(parameter.numel() for parameter in subject.inverter.parameters())},
@@ -49,6 +57,7 @@ def summary(
 def write_tables(
     output: Path,
     image_ids: Sequence[str],
+    photographs: Sequence[str],
     columns: Columns,
     energies: Energies,
     refinement: Refinement | None = None,
@@ -60,7 +69,7 @@ def write_tables(
         write_csv(output / "plots" / "images" / "refinement.csv", mean)  # dvc plots shows all of this folder
         write_csv(output / "plots" / "refinement_per_image.csv", every)
         save_png(refinement.figure, output / "plots" / "images" / "refined.png")
-    write_csv(output / "per_image.csv", {"image": image_ids, **columns})
+    write_csv(output / "per_image.csv", {"image": image_ids, "photograph": photographs, **columns})
     for metric, width in BARS.items():
         centres, counts = histogram(columns[metric], width)
         write_csv(output / "plots" / f"{metric}_histogram.csv", {metric: centres, "images": counts})
@@ -103,18 +112,19 @@ def rounded(values: Any) -> Any:
     return float(f"{values:.{DIGITS}g}") if isinstance(values, float) else values
 
 
-def _scores(params: Params, columns: Columns) -> dict[str, dict[str, float] | None]:
+def _scores(params: Params, columns: Columns, photographs: Sequence[str]) -> dict[str, dict[str, float] | None]:
     """Mean, spread and interval of every metric, null where it cannot be had."""
     own = {name: columns[name] for name in METRICS if name in columns}
-    spread = summarise(own, params.evaluate.bootstrap, params.seed)
+    spread = summarise(own, photographs, params.evaluate.bootstrap, params.seed)
     return {name: spread.get(name) for name in METRICS}
 
 
-def _refined(params: Params, refinement: Refinement) -> dict[str, Any]:
+def _refined(params: Params, refinement: Refinement, photographs: Sequence[str]) -> dict[str, Any]:
     """Scores of the refined images, `gain` in dB over the decoder's own of the same photographs."""
     columns = refinement.columns
     means = {name: float(columns[name].mean()) for name in ("gain", *CONSISTENCY)}
-    return {"images": len(refinement.positions), **_scores(params, columns), **means}
+    own = [photographs[position] for position in refinement.positions]
+    return {"images": len(refinement.positions), **_scores(params, columns, own), **means}
 
 
 def _refined_columns(refinement: Refinement, images: int) -> Columns:

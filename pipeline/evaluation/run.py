@@ -66,15 +66,21 @@ def evaluate(
         refinement = None
         if params.evaluate.refine != NONE:
             refinement = refine(params, data, cached, subject, rows, models)
-    protocol = describe(params, data, subject, pixels, device) | {"reconstructions": samples}
+    names, photographs = _shown(data, rows)
+    protocol = describe(params, data, subject, photographs, pixels, device) | {"reconstructions": samples}
     if refinement is not None:
         protocol["refinement"] = describe_refinement(params, refinement)
-    metrics = summary(params, subject, columns, data.crop, refinement) | {"protocol": identity(protocol)}
+    metrics = summary(params, subject, columns, photographs, data.crop, refinement) | {"protocol": identity(protocol)}
     write_json(output / "metrics.json", metrics)
     write_json(output / "protocol.json", protocol)
-    names = [data.image_ids[image] for image in data.image[rows]]
-    write_tables(output, names, columns, tally.energies(), refinement)
+    write_tables(output, names, photographs, columns, tally.energies(), refinement)
     return metrics
+
+
+def _shown(data: PreparedData, rows: NDArray[np.int64]) -> tuple[list[str], list[str]]:
+    """For each row the id of its image, and the photograph that it shows."""
+    images = data.image[rows]
+    return [data.image_ids[image] for image in images], [data.photographs[image] for image in images]
 
 
 def _remove_pictures(output: Path) -> None:

@@ -134,7 +134,7 @@ def _linear(models: Path, description: Mapping[str, Any], device: torch.device) 
 def _perceptual(device: torch.device, missing: dict[str, str]) -> Lpips | None:
     if lpips_available() is None:
         return load_lpips().to(device)
-    # in words that are the same on every machine: protocol.json is committed
+    # in words that are the same on every machine: protocol.json is an output whose hash DVC records in dvc.lock
     missing["lpips"] = f"AlexNet's {ALEXNET_FILE} is not in torchvision's cache; see `python -m stages weights --help`"
     return None
 

@@ -72,7 +72,7 @@ def _rows(item: Good, split: str, first: int) -> list[ImageRow]:
             item.sha256,
             item.mode,
             split,
-            photograph.scene,
+            _scene(item),
             key=item.sha256 + image_id.removeprefix(photograph.id),
         )
         for i, image_id in enumerate(photograph.image_ids)

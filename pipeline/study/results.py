@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.comparison import Experiment, Metric, leaderboard, markdown, opened, protocol_notes
+from pipeline.comparison import Experiment, Metric, lead_notes, leaderboard, markdown, opened, protocol_notes
 from pipeline.files import whole_file, write_whole
 from pipeline.params import Params
 from pipeline.report import weights
@@ -32,7 +32,7 @@ def write_results(
     """
     with opened([each.name for each in configurations]) as experiments:
         table = leaderboard(experiments, metric)
-        remarks = [*protocol_notes(experiments), *notes]
+        remarks = [*lead_notes(table), *protocol_notes(experiments), *notes]
         title = _title(experiments)
         refined = held(configurations, {each.name: each for each in experiments})
     scores = pivot(table, configurations, metric)
