@@ -152,8 +152,10 @@ def lead(first: Experiment, second: Experiment, metric: Metric) -> Lead | None:
     photographs = first.photographs
     means = bootstrap_means(gains[:, None], photographs, RESAMPLES, SEED)[:, 0]
     low, high = np.quantile(means, (0.025, 0.975))
-    p = min(1.0, 2 * min(_share(means <= 0), _share(means >= 0)))
-    return Lead(float(gains.mean()), float(low), float(high), p, len(set(photographs)))
+    count = len(set(photographs))
+    smallest = 2.0 ** (1 - count)  # of a sign test's two-sided p: resampling ever so often proves no more than that
+    p = min(1.0, max(smallest, 2 * min(_share(means <= 0), _share(means >= 0))))
+    return Lead(float(gains.mean()), float(low), float(high), p, count)
 
 
 def lead_notes(table: pd.DataFrame) -> Iterator[str]:

@@ -108,6 +108,15 @@ def test_leads_are_tested_by_photograph(tmp_path: Path) -> None:
     assert stats.ttest_1samp(gains, 0).pvalue < 1e-4 < 0.05 < found.p  # crop by crop it looks certain
 
 
+def test_four_photographs_never_give_a_smaller_p_than_a_sign_test(tmp_path: Path) -> None:
+    names = [str(write_experiment(tmp_path / name, 1, photographs=4)) for name in ("first", "second")]
+    with opened(names) as (first, second):
+        first.per_image["psnr"] = second.per_image["psnr"] + 5
+        found = lead(first, second, "psnr")
+    assert found is not None
+    assert found.p == stats.binomtest(4, 4).pvalue == 0.125
+
+
 def test_few_photographs_are_said_and_many_are_not(three: list[str], tmp_path: Path) -> None:
     few = [str(write_experiment(tmp_path / f"few {name}", 1, photographs=4)) for name in "ab"]
     assert compare(few, tmp_path / "out").splitlines()[-1] == (
