@@ -1,8 +1,8 @@
 """`python -m benchmarks.train`: how fast decoders train from the store, against steps that wait for nothing.
 
 For each decoder the same optimiser step is timed on batches from the store, on one batch that lies ready in memory
-(the floor: no reading at all), and on features that the backbone computes anew for every batch. Ratios are taken
-within a round, in which all take turns. Exit code 1 when a bar does not hold.
+(the floor: no reading at all), and on features that the backbone computes anew for every batch; with --compile also
+through torch.compile. Ratios are taken within a round, in which all take turns. Exit code 1 when a bar does not hold.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from pipeline.stores import FeatureStore, open_store
 from pipeline.training import SplitFeed, build_inverter, fabric_precision
 
 PRECISIONS = get_args(TrainParams.model_fields["precision"].annotation)
+RESIDENT = get_args(TrainParams.model_fields["resident"].annotation)
 
 
 class Shortened:
@@ -79,19 +80,26 @@ class EncoderInTheLoop(Shortened):
             yield Batch(batch.rows, (features.clone(),), batch.targets)
 
 
-def decoder_lines(
-    params: Params, data: PreparedData, store: FeatureStore, backbone: Backbone, batches: int, rounds: int
-) -> list[Line]:
-    """Images a second of one decoder, from the store, from memory, and with the encoder in the loop."""
-    device = next(backbone.parameters()).device
-    protocol = params.protocols[params.train.protocol]
+def build_fitter(params: Params, data: PreparedData, store: FeatureStore, device: torch.device) -> Fitter:
+    """As `train` builds it."""
     seed_everything(params.seed)
     inverter = build_inverter(params, data, [store.source], [store]).to(device)
+    inverter.to(memory_format=torch.channels_last)
     fabric = Fabric(accelerator=device.type, devices=1, precision=fabric_precision(params.train.precision, device))
-    fitter = Fitter(inverter, inverter.linear, Loss(params.losses[params.loss]).to(device), protocol, fabric)
+    loss = Loss(params.losses[params.loss]).to(device)
+    return Fitter(inverter, inverter.linear, loss, params.protocols[params.train.protocol], fabric)
+
+
+def decoder_lines(
+    params: Params, data: PreparedData, store: FeatureStore, backbone: Backbone, options: argparse.Namespace
+) -> list[Line]:
+    """Images a second of one decoder, from the store, from memory, and with the encoder in the loop."""
+    device, batches = next(backbone.parameters()).device, options.batches
+    protocol = params.protocols[params.train.protocol]
+    fitter = build_fitter(params, data, store, device)
     waiting: list[float] = []
 
-    def timed(feed: Feed) -> float:
+    def timed(feed: Feed, fitter: Fitter = fitter) -> float:
         images, waited = 0, feed.waited
 
         def advance(amount: int) -> None:
@@ -115,7 +123,15 @@ def decoder_lines(
             "store": Shortened(feed, batches),  # last of a round: `waiting` below
         }
         runs: dict[str, Callable[[], float]] = {name: (lambda feed=feed: timed(feed)) for name, feed in feeds.items()}  # type: ignore[misc]
-        found = side_by_side(runs, rounds)
+        found = side_by_side(runs, options.rounds)
+        shares = waiting[5::3]
+        compiled: dict[str, list[float]] = {}
+        if options.compile:
+            quick = build_fitter(params, data, store, device)
+            quick.module = torch.compile(quick.module)
+            ready = feeds["ready"]
+            pair = {"eager": lambda: timed(ready), "compiled": lambda: timed(ready, quick)}
+            compiled = side_by_side(pair, options.rounds)
     speeds = {name: f"{median(values):.1f}" for name, values in found.items()}
     label = f"{params.decoder}, batch {protocol.batch_size}, {device.type}"
     from_store = found["store"]
@@ -131,7 +147,12 @@ def decoder_lines(
             f"{speeds['store']} of {speeds['encoder']} images/s",
             against(from_store, found["encoder"]),
         ),
-        Line(f"{label}: share of the time spent waiting", "", median(waiting[5::3]), Bar(at_most=0.05)),
+        Line(f"{label}: share of the time spent waiting", "", median(shares), Bar(at_most=0.05)),
+        *(
+            [Line(f"{label}: compiled / eager", "", against(compiled["compiled"], compiled["eager"]))]
+            if compiled
+            else []
+        ),
     ]
 
 
@@ -139,7 +160,15 @@ def main() -> None:
     trained = [name for name in DECODERS.names() if name != LINEAR]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", default="vgg16.block1")
-    parser.add_argument("--decoders", nargs="+", choices=trained, default=trained)
+    parser.add_argument(
+        "--decoders",
+        nargs="+",
+        choices=trained,
+        default=[name for name in trained if name != "attention"],
+        help="attention is left out unless named: it takes minutes a step where features have many positions",
+    )
+    parser.add_argument("--resident", choices=RESIDENT, default="never", help="never: every batch is read from disk")
+    parser.add_argument("--compile", action="store_true", help="time torch.compile too; compiling takes a minute each")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto")
     parser.add_argument("--batches", type=int, default=6, help="optimiser steps of one measurement")
     parser.add_argument("--rounds", type=int, default=3, help="how often each measurement is repeated")
@@ -148,7 +177,7 @@ def main() -> None:
     options = parser.parse_args()
     device, (backbone_name, layer) = choose_device(options.device), options.source.split(".")
     changes = [f"backbone={backbone_name}", f"layer={layer}", f"backbones.{backbone_name}.layers=[{layer}]"]
-    changes += [f"train.precision={options.precision}", *options.set]
+    changes += [f"train.precision={options.precision}", f"train.resident={options.resident}", *options.set]
     lines: list[Line] = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -161,7 +190,7 @@ def main() -> None:
         store = open_store(root / "features" / layer)
         for decoder in options.decoders:
             chosen = load_params(overrides=[*changes, f"decoder={decoder}"])
-            lines += decoder_lines(chosen, data, store, backbone, options.batches, options.rounds)
+            lines += decoder_lines(chosen, data, store, backbone, options)
     print(markdown(lines))
     if not all(line.bar is None or line.bar.holds(line.ratio) for line in lines):
         sys.exit("a bar does not hold")

@@ -165,9 +165,9 @@ class Inverter(nn.Module):
         if self.decoder is None or self.fusion is None:
             image = self._linear_part(inputs)
         elif self.linear is None:
-            image = self.decoder(self.fusion(inputs))
+            image = self.decoder(self.fusion(_channels_last(inputs)))
         else:
-            image = self._linear_part(inputs) + self.decoder.synthesize(self.fusion(inputs))
+            image = self._linear_part(inputs) + self.decoder.synthesize(self.fusion(_channels_last(inputs)))
         return image if self.training else image.clamp(0, 1)
 
     def _linear_part(self, standardised: Sequence[Tensor]) -> Float[Tensor, "b 3 y x"]:
@@ -179,6 +179,11 @@ class Inverter(nn.Module):
         assert self.linear is not None
         with torch.autocast(self.device.type, enabled=False):
             return self.linear.synthesize(self.stack(standardised))
+
+
+def _channels_last(features: Sequence[Tensor]) -> list[Tensor]:
+    """The order in memory in which convolutions are fastest; stores keep (C, H, W)."""
+    return [each.contiguous(memory_format=torch.channels_last) for each in features]
 
 
 def _block(shapes: Sequence[FeatureShape], image: ImageSize) -> int:
