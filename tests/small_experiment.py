@@ -59,8 +59,8 @@ class Experiment:
 
     @property
     def _name(self) -> str:
-        chosen = [str(self.params.sources[0]), self.params.store.dtype, self.params.two_stage.refine]
-        return "-".join([*chosen, self.params.decoder])
+        sources = "+".join(map(str, self.params.sources))
+        return "-".join([sources, self.params.store.dtype, self.params.two_stage.refine, self.params.decoder])
 
     def data(self) -> PreparedData:
         return PreparedData.open(self.root / "data/prepared")
