@@ -47,6 +47,7 @@ def made() -> Experiment:
 def plain(made: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("plain")
     scored(made, folder)
+    write_report(folder)
     return folder
 
 
@@ -96,11 +97,12 @@ def test_the_trajectory_leads_from_the_decoders_image_to_the_refined_one(output:
     assert means["feature_error"].tolist() == pytest.approx(expected["feature_error"].tolist(), rel=1e-4)
 
 
-def test_the_figure_and_the_report_show_it(output: Path) -> None:
+def test_the_figure_and_the_report_show_it(output: Path, plain: Path) -> None:
     width, height = Image.open(output / "plots" / "images" / "refined.png").size
     assert width > 4 * 64
     assert height > 3 * 64
     page = (output / "report.html").read_text()
+    assert page.count("<svg") == (plain / "report.html").read_text().count("<svg") + 1  # PSNR against evaluations
     assert "What the layer holds, at least: 4 test images, refined by lbfgs" in page
     assert "what the layer holds" in score_table(output)
     assert "warning" not in score_table(output)

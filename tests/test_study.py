@@ -182,10 +182,13 @@ def test_figures_are_the_same_for_the_same_table(table: pd.DataFrame) -> None:
     assert depth_curves(table, {"vgg16": ("block1",)}, "PSNR, dB", "random weights") is None
 
 
-def refined(name: str, scores: dict[str, list[float]], decoder: str = "residual") -> Experiment:
+def refined(
+    name: str, scores: dict[str, list[float]], decoder: str = "residual", warning: str | None = None
+) -> Experiment:
     """An evaluation of three images of which some were refined."""
     table = pd.DataFrame({"image": ["a", "b", "c"], **scores}).set_index("image")
-    protocol = {"refinement": {"refiner": "map", "budget": 20}, "model": {"blueprint": {"decoder": decoder}}}
+    refinement = {"refiner": "map", "budget": 20, "warning": warning}
+    protocol = {"refinement": refinement, "model": {"blueprint": {"decoder": decoder}}}
     return Experiment(name, {}, protocol, table, Path("nowhere"))
 
 
@@ -203,9 +206,10 @@ def test_what_layers_hold_is_compared_on_the_images_that_were_refined(tmp_path: 
     closed_form = {key: values for key, values in scores.items() if key != "linear_psnr"}
     experiments[found[2].name] = refined(found[2].name, {**closed_form, "refined_psnr": [7, 9, np.nan]})
     last = {**closed_form, "refined_psnr": [np.nan, np.nan, 10.0]}
-    experiments[found[3].name] = refined(found[3].name, last, "linear")
+    experiments[found[3].name] = refined(found[3].name, last, "linear", "worse images")
     table = held(found, experiments)
     assert table["images"].tolist() == [2, 2, 2, 1]
+    assert table["warned"].tolist() == [False, False, False, True]
     assert table.loc[0, ["bicubic", "ridge", "decoder", "refined"]].tolist() == [1.5, 3.5, 5.5, 8.0]
     assert table.loc[3, ["ridge", "decoder", "refined"]].tolist() == [90, 90, 10]
     text = held_markdown(table)

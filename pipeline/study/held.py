@@ -22,8 +22,9 @@ def held(configurations: Sequence[Configuration], experiments: Mapping[str, Expe
     """A row for each experiment that refined images, with means of PSNR over exactly the images that were refined.
 
     Columns: source, variant, refiner, budget (evaluations of the network for each image), images, bicubic, ridge,
-    decoder, refined. A closed-form decoder is its own ridge; a decoder that did not start from one has none. Networks
-    stand as in the study, the layers of each by depth.
+    decoder, refined, warned (refining took validation images farther from the photographs and nearer in features). A
+    closed-form decoder is its own ridge; a decoder that did not start from one has none. Networks stand as in the
+    study, the layers of each by depth.
     """
     rows = []
     for each in configurations:
@@ -40,6 +41,7 @@ def held(configurations: Sequence[Configuration], experiments: Mapping[str, Expe
                 **{key: experiment.protocol["refinement"][key] for key in ("refiner", "budget")},
                 "images": len(images),
                 **images.reindex(columns=list(COLUMNS.values())).mean().set_axis(list(COLUMNS)),
+                "warned": experiment.protocol["refinement"]["warning"] is not None,
             }
         )
     networks = list(dict.fromkeys(_network(row["source"]) for row in rows))
