@@ -99,21 +99,10 @@ def decoder_lines(
     fitter = build_fitter(params, data, store, device)
     waiting: list[float] = []
 
-    def timed(feed: Feed, fitter: Fitter = fitter) -> float:
-        images, waited = 0, feed.waited
-
-        def advance(amount: int) -> None:
-            nonlocal images
-            images += amount
-
-        def epoch() -> None:
-            fitter.train_epoch(feed, advance)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-
-        spent = seconds(epoch)
-        waiting.append((feed.waited - waited) / spent)
-        return images / spent
+    def timed(feed: Feed) -> float:
+        speed, share = timed_epoch(fitter, feed)
+        waiting.append(share)
+        return speed
 
     with CachedFeatures(data, [store], device, params.train.resident) as cached:
         feed = SplitFeed(data, cached, protocol.batch_size, params.seed)
@@ -124,14 +113,11 @@ def decoder_lines(
         }
         runs: dict[str, Callable[[], float]] = {name: (lambda feed=feed: timed(feed)) for name, feed in feeds.items()}  # type: ignore[misc]
         found = side_by_side(runs, options.rounds)
-        shares = waiting[5::3]
-        compiled: dict[str, list[float]] = {}
+        compiled = []
         if options.compile:
             quick = build_fitter(params, data, store, device)
             quick.module = torch.compile(quick.module)
-            ready = feeds["ready"]
-            pair = {"eager": lambda: timed(ready), "compiled": lambda: timed(ready, quick)}
-            compiled = side_by_side(pair, options.rounds)
+            compiled.append(compiled_line(fitter, quick, feeds["ready"], options.rounds))
     speeds = {name: f"{median(values):.1f}" for name, values in found.items()}
     label = f"{params.decoder}, batch {protocol.batch_size}, {device.type}"
     from_store = found["store"]
@@ -147,13 +133,34 @@ def decoder_lines(
             f"{speeds['store']} of {speeds['encoder']} images/s",
             against(from_store, found["encoder"]),
         ),
-        Line(f"{label}: share of the time spent waiting", "", median(shares), Bar(at_most=0.05)),
-        *(
-            [Line(f"{label}: compiled / eager", "", against(compiled["compiled"], compiled["eager"]))]
-            if compiled
-            else []
-        ),
+        Line(f"{label}: share of the time spent waiting", "", median(waiting[5::3]), Bar(at_most=0.05)),
+        *compiled,
     ]
+
+
+def timed_epoch(fitter: Fitter, feed: Feed) -> tuple[float, float]:
+    """Images a second of an epoch, and the share of its time that was spent waiting for batches."""
+    images, waited = 0, feed.waited
+
+    def advance(amount: int) -> None:
+        nonlocal images
+        images += amount
+
+    def epoch() -> None:
+        fitter.train_epoch(feed, advance)
+        if fitter.fabric.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    spent = seconds(epoch)
+    return images / spent, (feed.waited - waited) / spent
+
+
+def compiled_line(eager: Fitter, compiled: Fitter, feed: Feed, rounds: int) -> Line:
+    """The same step through torch.compile; compiling itself falls into the round that warms up."""
+    runs = {"eager": lambda: timed_epoch(eager, feed)[0], "compiled": lambda: timed_epoch(compiled, feed)[0]}
+    found = side_by_side(runs, rounds)
+    speeds = f"{median(found['compiled']):.1f} of {median(found['eager']):.1f} images/s"
+    return Line("the same step: compiled / eager", speeds, against(found["compiled"], found["eager"]))
 
 
 def main() -> None:
