@@ -115,12 +115,12 @@ def experiment(decoder: str = "transposed_conv", *overrides: str) -> Experiment:
     return made
 
 
-def retrain(made: Experiment, folder: Path, *overrides: str) -> pd.DataFrame:
+def retrain(made: Experiment, folder: Path, *overrides: str, device: str = "cpu") -> pd.DataFrame:
     """Train on the features of `made` with `overrides`, into models and work of `folder`; the curves."""
     params = load_params(PARAMS, (*small_settings(made.root), *overrides))
     curves = folder / "curves.csv"
     where = (made.features, made.first_stage, made.prior, folder / "models", curves, folder / "work")
-    train(params, made.data(), *where, CPU)
+    train(params, made.data(), *where, torch.device(device))
     return pd.read_csv(curves)
 
 

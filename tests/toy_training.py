@@ -36,8 +36,14 @@ class ToyFeed:
 
     waited = 0.0
 
-    def __init__(self, fail_in_epoch: int | None = None, steps: int = 3, nan_from: tuple[int, int] = (1000, 0)) -> None:
-        self.fail_in_epoch, self.steps, self.nan_from = fail_in_epoch, steps, nan_from
+    def __init__(
+        self,
+        fail_in_epoch: int | None = None,
+        steps: int = 3,
+        nan_from: tuple[int, int] = (1000, 0),
+        device: str = "cpu",
+    ) -> None:
+        self.fail_in_epoch, self.steps, self.nan_from, self.device = fail_in_epoch, steps, nan_from, device
         self.drawn = 0  # training batches so far
 
     def training_images(self) -> int:
@@ -45,6 +51,7 @@ class ToyFeed:
 
     def batch(self, seed: int, size: int) -> ToyBatch:
         features = torch.randn(size, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
+        features = features.to(self.device)
         return ToyBatch((features,), torch.sigmoid(features[:, :3]))
 
     def training(self, epoch: int) -> Iterator[ToyBatch]:
@@ -72,7 +79,7 @@ def solve_last_layer(toy: Toy) -> None:
         toy.body[-1].bias.copy_(solution[-1])
 
 
-def toy_fitter(linear: bool = False, **changes: object) -> Fitter:
+def toy_fitter(linear: bool = False, device: str = "cpu", **changes: object) -> Fitter:
     """`linear`: the last layer counts as a part that was solved in closed form, and the start is its solution."""
     torch.manual_seed(0)
     toy = Toy()
@@ -81,9 +88,9 @@ def toy_fitter(linear: bool = False, **changes: object) -> Fitter:
     protocol = ProtocolParams.model_validate(
         {"optimizer": "muon", "learning_rate": 1e-2, "epochs": 6, "gradient_clip": 1.0} | changes
     )
-    return Fitter(
-        toy, toy.body[-1] if linear else None, Loss({"mse": 1.0}), protocol, Fabric(accelerator="cpu", devices=1)
-    )
+    toy.to(device)  # as `train` does, so that what is kept apart from the module is on the device too
+    fabric = Fabric(accelerator=device, devices=1)
+    return Fitter(toy, toy.body[-1] if linear else None, Loss({"mse": 1.0}), protocol, fabric)
 
 
 def validation_loss(weights: dict[str, Tensor]) -> float:

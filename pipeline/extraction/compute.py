@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pipeline.errors import StoreError
 from pipeline.extraction.job import Job
+from pipeline.extraction.link import Link
 from pipeline.stores.encoding import check_range, encode, rgb, row_major
 
 READ_AHEAD = 2  # batches of crops
@@ -41,7 +42,7 @@ class Piece:
 
     rows: Rows
     layers: dict[str, LayerPiece]
-    copied: torch.cuda.Event | None  # CUDA: the layers are valid once this has happened
+    copied: torch.Event | None  # CUDA: the layers are valid once this has happened
 
     def wait(self) -> None:
         if self.copied is not None:
@@ -58,6 +59,7 @@ class Computer:
         self._cuda = job.device.type == "cuda"
         # channels-last is what crops of images are anyway, and twice as fast in convolutions on CPU and GPU
         self._backbone = job.backbone.to(device=job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._link = Link(job.device)
         self._limit = job.settings.batch_size  # rows in one pass; halved when the device runs out of memory
         self._read = 0  # bytes of crops since photographs were last let go
 
@@ -72,7 +74,7 @@ class Computer:
                 yield from self._split(rows, pixels)
 
     def _crops(self, batches: Sequence[Rows]) -> Iterator[Tensor]:
-        """The pixels of each batch, (B, H, W, 3) uint8, read ahead (into pinned memory for CUDA)."""
+        """The pixels of each batch, (B, H, W, 3) uint8, read ahead and on their way to the device."""
         coming = iter(batches)
         with ThreadPoolExecutor(1, thread_name_prefix="crops") as loader:
             pending = deque(loader.submit(self._load, rows) for rows in islice(coming, READ_AHEAD))
@@ -90,7 +92,7 @@ class Computer:
         if self._read > FORGET:
             self._job.data.forget()
             self._read = 0
-        return pixels
+        return self._link.upload(pixels)
 
     def _split(self, rows: Rows, pixels: Tensor) -> Iterator[Piece]:
         start = 0
@@ -124,30 +126,24 @@ class Computer:
     @torch.inference_mode()
     def _forward(self, rows: Rows, pixels: Tensor) -> Piece:
         precision = self._job.settings.precision
-        images = rgb(pixels.to(self._device, non_blocking=True))
+        images = rgb(self._link.arrived(pixels))
         with torch.autocast(self._device.type, AUTOCAST.get(precision), enabled=precision != "fp32"):
             features = self._backbone(images)
         layers = {layer: self._encode(layer, features.pop(layer).float()) for layer in self._job.layouts}
-        return Piece(rows, layers, torch.cuda.current_stream(self._device).record_event() if self._cuda else None)
+        return Piece(rows, layers, self._link.downloaded())
 
     def _encode(self, layer: str, features: Tensor) -> LayerPiece:
         dtype = self._job.layouts[layer].dtype
         total, square = sums(features)
         check_range(features, square, dtype, f"{self._job.backbone.name}.{layer}")
         encoded = encode(features, dtype)
-        scales = None if encoded.scales is None else self._to_host(encoded.scales)
+        scales = None if encoded.scales is None else self._link.download(encoded.scales)
         return LayerPiece(
-            self._to_host(row_major(encoded.values, self._pool.map)),
+            self._link.download(row_major(encoded.values, self._pool.map)),
             scales,
-            self._to_host(total),
-            self._to_host(square),
+            self._link.download(total),
+            self._link.download(square),
         )
-
-    def _to_host(self, values: Tensor) -> Tensor:
-        if not self._cuda:
-            return values
-        # torch keeps pinned memory for the next batch, so this allocates nothing after the first few
-        return torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
 
 
 def sums(features: Tensor) -> tuple[Tensor, Tensor]:

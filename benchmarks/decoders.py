@@ -1,0 +1,144 @@
+"""`python -m benchmarks.decoders`: every decoder on several sources: PSNR, SSIM, parameters, seconds of `train`.
+
+Types the stages' own commands, one after another, in a folder of their own. A row that --out already holds is not
+measured again, so that a stopped run goes on, and rows with other settings (--with) join the same table. For your own
+photographs: --set dataset=folder datasets.folder.root=PHOTOGRAPHS (an absolute path).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.bars import seconds
+from pipeline.decoders import DECODERS
+
+SOURCES = ("vgg16.block1", "vit_small.block1", "resnet34.layer1", "vgg16.block3")
+# attention among 12,544 positions: hours on a CPU
+UNASKED = {("vgg16.block1", "attention"), ("vgg16.block1", "patch_transformer")}
+DEFAULTS = "defaults"
+KEY = ["source", "decoder", "settings"]
+HEADER = ["source", "decoder", "settings", "parameters", "seconds of train", "PSNR dB", "SSIM", "bicubic dB"]
+
+
+class Experiments:
+    """Experiments on the same photographs, one at a time, in the folder `root`."""
+
+    def __init__(self, root: Path, sources: list[str], settings: list[str], device: str) -> None:
+        self._root, self._device, self._settings = root, device, settings
+        self._layers: dict[str, list[str]] = {}
+        for source in sources:
+            backbone, layer = source.split(".")
+            self._layers.setdefault(backbone, []).append(layer)
+        root.mkdir(parents=True, exist_ok=True)
+        shutil.copy("params.yaml", root)
+
+    def extract(self) -> None:
+        """All features that the experiments need."""
+        self._stage("prepare")
+        self._stage("prior")
+        for backbone in self._layers:
+            self._stage("extract", "--backbone", backbone, "--device", self._device)
+
+    def measure(self, source: str, decoder: str, extra: list[str]) -> dict[str, Any]:
+        """One row of the table: `decoder` on `source`, with the settings `extra` in params.yaml."""
+        backbone, layer = source.split(".")
+        chosen = [f"backbone={backbone}", f"layer={layer}", f"decoder={decoder}", *extra]
+        options = ["--device", self._device, *_sets(chosen)]
+        spent = seconds(lambda: self._stage("train", *options))
+        self._stage("evaluate", *options)
+        scores = json.loads((self._root / "metrics/metrics.json").read_text())
+        return {
+            "source": source,
+            "decoder": decoder,
+            "settings": " ".join(extra) or DEFAULTS,
+            "parameters": scores["decoder"]["parameters"],
+            "seconds": round(spent, 1),
+            "psnr": scores["psnr"]["mean"],
+            "low": scores["psnr"]["low"],
+            "high": scores["psnr"]["high"],
+            "ssim": scores["ssim"]["mean"],
+            "bicubic": scores["floors"]["bicubic"]["psnr"],
+        }
+
+    def _stage(self, name: str, *options: str) -> None:
+        layers = [f"backbones.{backbone}.layers=[{','.join(names)}]" for backbone, names in self._layers.items()]
+        subprocess.run(
+            [sys.executable, "-m", "stages", name, *_sets([*self._settings, *layers]), *options],
+            cwd=self._root,
+            env={**os.environ, "PYTHONPATH": os.getcwd()},
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+
+
+def _sets(settings: list[str]) -> list[str]:
+    return [part for setting in settings for part in ("--set", setting)]
+
+
+def markdown(rows: pd.DataFrame) -> str:
+    """The table, source by source, the best decoder first."""
+    order = {source: place for place, source in enumerate(dict.fromkeys([*SOURCES, *rows["source"]]))}
+    ordered = rows.sort_values("psnr", ascending=False).sort_values("source", key=lambda s: s.map(order), kind="stable")
+    lines = [HEADER, ["---"] * len(HEADER), *(_cells(row) for row in ordered.to_dict("records"))]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cells(row: dict[Any, Any]) -> list[str]:
+    settings = row["settings"] if row["settings"] == DEFAULTS else f"`{row['settings']}`"
+    psnr = f"{row['psnr']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+    return [
+        *(row["source"], f"`{row['decoder']}`", settings, f"{row['parameters']:,}", f"{row['seconds']:.0f}"),
+        *(psnr, f"{row['ssim']:.4f}", f"{row['bicubic']:.2f}"),
+    ]
+
+
+def run(options: argparse.Namespace) -> pd.DataFrame:
+    """Measure what `options.out` lacks, keeping each row as soon as it is there; the whole table."""
+    rows = pd.read_csv(options.out) if options.out.exists() else pd.DataFrame(columns=KEY)
+    present = {tuple(key) for key in rows[KEY].to_numpy()}
+    settings = " ".join(options.extra) or DEFAULTS
+    decoders = options.decoders or [*DECODERS.names()]
+    asked = [pair for pair in product(options.sources, decoders) if options.decoders or pair not in UNASKED]
+    missing = [pair for pair in asked if (*pair, settings) not in present]
+    with tempfile.TemporaryDirectory() as folder:
+        experiments = Experiments(options.root or Path(folder), options.sources, options.set, options.device)
+        if missing:
+            experiments.extract()
+        for source, decoder in missing:
+            row = experiments.measure(source, decoder, options.extra)
+            rows = pd.concat([rows, pd.DataFrame([row])], ignore_index=True) if len(rows) else pd.DataFrame([row])
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            rows.to_csv(options.out, index=False, float_format="%.6g")
+    return rows
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sources", nargs="+", default=list(SOURCES), metavar="BACKBONE.LAYER")
+    parser.add_argument(
+        "--decoders",
+        nargs="+",
+        choices=[*DECODERS.names()],
+        help="default: all, but on vgg16.block1 not attention and patch_transformer, which take hours there on a CPU",
+    )
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides for all: the photographs")
+    parser.add_argument("--with", nargs="*", default=[], dest="extra", metavar="KEY=VALUE", help="named in the table")
+    parser.add_argument("--out", type=Path, default=Path("docs/decoders.csv"))
+    parser.add_argument("--root", type=Path, help="keeps photographs and features here; default: a temporary folder")
+    parser.add_argument("--device", default="auto")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    print(markdown(run(parse())))

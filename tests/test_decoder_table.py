@@ -1,0 +1,69 @@
+"""`python -m benchmarks.decoders`, on a few crops."""
+
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from project import ROOT
+
+from benchmarks import decoders
+from benchmarks.decoders import markdown, parse, run
+
+TINY = ["prepare.size=72", "prepare.crop=64", "prepare.views=1", "protocols.fast.epochs=1"]
+
+
+@pytest.fixture(autouse=True)
+def _in_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def _options(out: Path, *arguments: str) -> list[str]:
+    return ["--sources", "resnet34.layer1", "--set", *TINY, "--out", str(out), "--device", "cpu", *arguments]
+
+
+@pytest.mark.slow
+def test_the_table_is_measured_row_by_row_and_never_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "table.csv"
+    first = run(parse(_options(out, "--decoders", "linear")))
+    both = run(parse(_options(out, "--decoders", "linear", "residual", "--root", str(tmp_path / "kept"))))
+    assert list(both["decoder"]) == ["linear", "residual"]
+    pd.testing.assert_frame_equal(both.head(1), first, rtol=1e-5)
+    assert both["parameters"].tolist() == [27_696, 314_784]
+    assert (both["psnr"] > both["low"]).all()
+    assert sorted(os.listdir(tmp_path / "kept/features/resnet34")) == ["layer1"]
+    pd.testing.assert_frame_equal(pd.read_csv(out), both, rtol=1e-5)
+    monkeypatch.setattr(decoders.Experiments, "_stage", lambda *_: pytest.fail("measured again"))
+    assert len(run(parse(_options(out, "--decoders", "linear", "residual")))) == 2
+
+
+def test_the_table_is_ordered_by_source_then_score() -> None:
+    rows = pd.DataFrame(
+        [
+            ("vgg16.block3", "linear", "defaults", 5, 1.4, 22.0, 21.0, 23.0, 0.5, 21.5),
+            ("vgg16.block1", "linear", "defaults", 6924, 1.6, 31.6, 31.1, 32.1, 0.9364, 28.18),
+            ("vgg16.block1", "residual", "train.protocol=thorough", 9, 2, 33.123, 32, 34, 0.95, 28.18),
+        ],
+        columns=["source", "decoder", "settings", "parameters", "seconds", "psnr", "low", "high", "ssim", "bicubic"],
+    )
+    assert markdown(rows).splitlines()[2:] == [
+        "| vgg16.block1 | `residual` | `train.protocol=thorough` | 9 | 2 | 33.12 [32.00, 34.00] | 0.9500 | 28.18 |",
+        "| vgg16.block1 | `linear` | defaults | 6,924 | 2 | 31.60 [31.10, 32.10] | 0.9364 | 28.18 |",
+        "| vgg16.block3 | `linear` | defaults | 5 | 1 | 22.00 [21.00, 23.00] | 0.5000 | 21.50 |",
+    ]
+
+
+def test_what_takes_hours_is_only_measured_when_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(decoders.Experiments, "_stage", lambda *_: None)
+
+    def note(self: decoders.Experiments, source: str, decoder: str, extra: list[str]) -> dict[str, object]:
+        asked.append(decoder)
+        return {"source": source, "decoder": decoder, "settings": "defaults"}
+
+    monkeypatch.setattr(decoders.Experiments, "measure", note)
+    block1 = ["--sources", "vgg16.block1", "--out", str(tmp_path / "table.csv")]
+    run(parse(block1))
+    assert asked == ["frequency_aware", "linear", "residual", "transposed_conv", "wavelet"]
+    run(parse([*block1, "--decoders", "attention"]))
+    assert asked[-1] == "attention"
