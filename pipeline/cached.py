@@ -23,6 +23,7 @@ from torch import Tensor
 from pipeline.errors import StoreError
 from pipeline.images import PreparedData
 from pipeline.ring import Rows, Slot, Stored, new_slots, prefetch
+from pipeline.rows import batched
 from pipeline.stores import FeatureStore
 from pipeline.stores.encoding import as_numpy, decode, rgb
 from pipeline.stores.manifest import remedy
@@ -189,15 +190,20 @@ def windowed_plan(
 ) -> Iterator[Rows]:
     """A plan for `CachedFeatures.batches`: an epoch over `rows` (n,), shuffled within windows of `shards` shards.
 
-    While a window is in use, the disk already reads the next one from end to end.
+    While a window is in use, the disk already reads the next one from end to end. What does not fill a batch goes
+    into the next window's first, so that an epoch has as many batches as one without windows.
     """
     shard_rows = max(store.layout.shard_rows for store in stores)
-    coming = windows(rows, shard_rows, shards, generator)
+    coming, left = windows(rows, shard_rows, shards, generator), rows[:0]
     for window, following in zip(coming, [*coming[1:], rows[:0]], strict=True):
         for store in stores:
             store.will_need(following)
-        for first in range(0, len(window), batch_size):
-            yield window[first : first + batch_size]
+        ready = np.concatenate([left, window])
+        full = len(ready) - len(ready) % batch_size
+        yield from batched(ready[:full], batch_size)
+        left = ready[full:]
+    if len(left):
+        yield left
 
 
 def memory_size() -> int:

@@ -31,6 +31,7 @@ from pipeline.pictures import ERROR_GAIN, comparison_tiles, require_folder, save
 from pipeline.preparation.decoding import decode
 from pipeline.progress import progress
 from pipeline.similarity import Lpips, load_lpips
+from pipeline.stores.encoding import as_stored
 from pipeline.two_stage import FirstStage, load_first_stage
 
 SCORES, RECONSTRUCTION = "scores.csv", "_reconstruction"
@@ -40,20 +41,21 @@ SCORES, RECONSTRUCTION = "scores.csv", "_reconstruction"
 class Encoder:
     """A trained decoder, the frozen networks it was trained behind, how its photographs were cut, and LPIPS.
 
-    In two stages `first_stage` makes the refined image of the features that the decoder works on.
+    `stored` is the type its features were stored as: here they are rounded like that, too. In two stages
+    `first_stage` makes the refined image of the features that the decoder works on.
     """
 
     inverter: Inverter
     networks: Networks
     rules: PrepareParams
+    stored: str
     perceptual: Lpips | None  # None without AlexNet's weights
     first_stage: FirstStage | None
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """(B, 3, crop, crop) RGB in [0, 1] → the same, seen through the inverted layers."""
-        features = self.networks(images)
+        features = [as_stored(each, self.stored) for each in self.networks(images)]
         if self.first_stage is not None:
-            features = [features[0].clone()]  # out of inference mode: the first stage differentiates
             features.append(self.first_stage(features[0]))
         with torch.inference_mode():
             return self.inverter(features)
@@ -127,7 +129,7 @@ def load_encoder(models: Path, params: Params, device: torch.device) -> Encoder:
             raise CheckpointError(
                 f"{models} inverts {source.backbone}, which params.yaml lacks; add it under backbones"
             )
-    # the stores of the training may be gone, so params.yaml tells their precision
+    # the stores of the training may be gone, so params.yaml tells their precision and type
     networks = Networks(params, inverter.sources, [params.extract.precision] * len(inverter.sources), device)
     for name, backbone in networks.backbones.items():
         _check_network(models, name, description["backbones"][name], backbone.describe())
@@ -136,7 +138,8 @@ def load_encoder(models: Path, params: Params, device: torch.device) -> Encoder:
     first_stage = None
     if inverter.blueprint.two_stage:
         first_stage = load_first_stage(description["first_stage"], networks, models, geometry["crop"], device)
-    return Encoder(inverter, networks, params.prepare.model_copy(update=geometry), perceptual, first_stage)
+    rules = params.prepare.model_copy(update=geometry)
+    return Encoder(inverter, networks, rules, params.store.dtype, perceptual, first_stage)
 
 
 def _check_network(models: Path, name: str, trained: dict[str, Any], now: dict[str, Any]) -> None:

@@ -188,6 +188,13 @@ def test_windows_mix() -> None:
     assert np.abs(np.diff(first // 50)).astype(bool).mean() > 0.5  # neighbours come from different shards
 
 
+@pytest.mark.parametrize("batch_size", [1, 4, 7, 40, 50])
+def test_a_windowed_epoch_has_no_more_batches_than_another(tmp_path: Path, batch_size: int) -> None:
+    plan = list(windowed_plan(make(tmp_path)[:1], np.arange(40), batch_size, 1, np.random.default_rng(1)))
+    assert [len(rows) for rows in plan[:-1]] == [batch_size] * (-(-40 // batch_size) - 1)
+    assert sorted(np.concatenate(plan)) == list(range(40))
+
+
 def test_a_windowed_epoch_reads_ahead_by_one_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, stores = SmallData(), make(tmp_path)
     asked: list[set[int]] = []

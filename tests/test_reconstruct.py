@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from pipeline.alexnet import ALEXNET_FILE
 from pipeline.backbones.normalization import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.errors import CheckpointError, DataError
+from pipeline.evaluation import evaluate
 from pipeline.inverter import load_inverter
 from pipeline.params import Params
 from pipeline.reconstruction import Result, find_photographs, reconstruct
@@ -61,6 +62,19 @@ def test_a_photograph_goes_through_the_real_network_and_decoder(photographs: Pat
     sheet = np.asarray(Image.open(tmp_path / "out/cat.png"))
     np.testing.assert_array_equal(sheet[20:84, 6:70], crop)
     np.testing.assert_array_equal(sheet[20:84, 76:140], saved)
+
+
+@pytest.mark.parametrize("stored", ["float16", "int8"])
+def test_a_test_photograph_gets_the_scores_of_evaluate(stored: str, tmp_path: Path) -> None:
+    """So its features are rounded as they were in the store."""
+    trained = experiment("linear", f"store.dtype={stored}")
+    where = (trained.data(), trained.features, trained.first_stage, trained.models, tmp_path, CPU)
+    evaluate(trained.params, *where)
+    expected = pd.read_csv(tmp_path / "per_image.csv").set_index("image")
+    root = Path(trained.params.datasets["folder"]["root"])
+    for image in expected.index[:3]:
+        result = reconstruct([str(root / image)], trained.models, trained.params, tmp_path / "out", CPU)
+        assert result.scores[0]["psnr"] == pytest.approx(expected.loc[image, "psnr"], abs=2e-3)
 
 
 def test_folders_files_and_patterns(photographs: Path) -> None:

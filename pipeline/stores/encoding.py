@@ -61,6 +61,12 @@ def decode(values: Tensor, scales: Tensor | None, dtype: str) -> Tensor:
     return values.to(torch.float32).add_(128).mul_(step).add_(minimum)
 
 
+def as_stored(features: Tensor, dtype: str) -> Tensor:
+    """Features (B, C, H, W) as they come back from a store of `dtype`: new float32 ones, on the same device."""
+    encoded = encode(features, dtype)
+    return decode(encoded.values, encoded.scales, dtype)
+
+
 def as_numpy(values: Tensor) -> NDArray[np.generic]:
     """Values on the CPU as the NumPy type that the store keeps, row-major: their own memory if that is so already."""
     values = row_major(values)
