@@ -11,6 +11,7 @@ from benchmarks import decoders
 from benchmarks.decoders import markdown, parse, run
 
 TINY = ["prepare.size=72", "prepare.crop=64", "prepare.views=1", "protocols.fast.epochs=1"]
+BOTH = "resnet34.layer1:linear", "resnet34.layer1:residual"
 
 
 @pytest.fixture(autouse=True)
@@ -25,8 +26,8 @@ def _options(out: Path, *arguments: str) -> list[str]:
 @pytest.mark.slow
 def test_the_table_is_measured_row_by_row_and_never_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "table.csv"
-    first = run(parse(_options(out, "--decoders", "linear")))
-    both = run(parse(_options(out, "--decoders", "linear", "residual", "--root", str(tmp_path / "kept"))))
+    first = run(parse(_options(out, "--only", BOTH[0])))
+    both = run(parse(_options(out, "--only", *BOTH, "--root", str(tmp_path / "kept"))))
     assert list(both["decoder"]) == ["linear", "residual"]
     pd.testing.assert_frame_equal(both.head(1), first, rtol=1e-5)
     assert both["parameters"].tolist() == [27_696, 314_784]
@@ -34,7 +35,7 @@ def test_the_table_is_measured_row_by_row_and_never_twice(tmp_path: Path, monkey
     assert sorted(os.listdir(tmp_path / "kept/features/resnet34")) == ["layer1"]
     pd.testing.assert_frame_equal(pd.read_csv(out), both, rtol=1e-5)
     monkeypatch.setattr(decoders.Experiments, "_stage", lambda *_: pytest.fail("measured again"))
-    assert len(run(parse(_options(out, "--decoders", "linear", "residual")))) == 2
+    assert len(run(parse(_options(out, "--only", *BOTH)))) == 2
 
 
 def test_the_table_is_ordered_by_source_then_score() -> None:
@@ -65,5 +66,5 @@ def test_what_takes_hours_is_only_measured_when_it_is_named(tmp_path: Path, monk
     block1 = ["--sources", "vgg16.block1", "--out", str(tmp_path / "table.csv")]
     run(parse(block1))
     assert asked == ["frequency_aware", "linear", "residual", "transposed_conv", "wavelet"]
-    run(parse([*block1, "--decoders", "attention"]))
+    run(parse([*block1, "--only", "vgg16.block1:attention"]))
     assert asked[-1] == "attention"
