@@ -1,4 +1,4 @@
-"""Small photographs on disk, laid out as the real data sets are: for the tests of everything that reads files."""
+"""Small photographs on disk, laid out as the real data sets are, and the data sets that list them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.datasets import DATASETS, Dataset, Photograph
 from pipeline.params import Params, load_params
+from pipeline.section import parse_section
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 
@@ -49,6 +51,16 @@ def imagenet_val(root: Path, count: int, classes: int = 0) -> Path:
 
 def celeba_hq(root: Path, count: int, digits: int = 1) -> Path:
     return save_all(root, (f"{i:0{digits}d}.jpg" for i in range(count)))
+
+
+def dataset(name: str, seed: int = 42, **options: object) -> Dataset:
+    schema = DATASETS.get(name)
+    options = {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
+    return schema(parse_section(schema.Options, options, f"datasets.{name}"), seed)
+
+
+def ids(photographs: list[Photograph]) -> list[str]:
+    return [photograph.id for photograph in photographs]
 
 
 def small_params(dataset: str, root: Path, *overrides: str) -> Params:

@@ -14,33 +14,17 @@ import torch
 import torchvision
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from small_evaluation import no_lpips_weights, scored  # noqa: F401  (autouse)
 from small_experiment import CPU, Experiment, experiment
 
 from pipeline.alexnet import ALEXNET_FILE
-from pipeline.backbones import Backbone, load_backbone
 from pipeline.backbones.normalization import IMAGENET_MEAN, IMAGENET_STD
-from pipeline.errors import CheckpointError, DataError, StoreError, WeightsError
 from pipeline.evaluation import evaluate
-from pipeline.evaluation.networks import Networks
 from pipeline.inverter import load_inverter
-from pipeline.params import BackboneParams, Params
 from pipeline.protocol import differences, identity
 from pipeline.report import write_report
 from pipeline.similarity import load_lpips
-from pipeline.sources import Source
 from pipeline.stores import open_store
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_lpips_weights(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """An empty cache of torchvision's, whatever this machine has."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("torch_home")))
-        yield
-
-
-def scored(made: Experiment, output: Path, params: Params | None = None) -> dict[str, Any]:
-    return evaluate(params or made.params, made.data(), made.features, made.first_stage, made.models, output, CPU)
 
 
 @pytest.fixture(scope="module")
@@ -262,62 +246,6 @@ def test_without_its_weights_lpips_is_null(metrics: dict[str, Any], per_image: p
     assert "lpips" not in per_image
 
 
-def test_without_its_networks_weights_consistency_is_null(
-    made: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def absent(*_: object) -> None:
-        raise WeightsError("vgg16-397923af.pth is not in the cache")
-
-    monkeypatch.setattr("pipeline.evaluation.networks.load_backbone", absent)
-    assert scored(made, tmp_path)["consistency"] is None
-    reason = json.loads((tmp_path / "protocol.json").read_text())["not_computed"]["consistency"]
-    assert reason == "the weights of vgg16 are not on this machine; see `python -m stages weights --help`"
-
-
-def test_another_network_than_the_stores_is_refused(
-    made: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Weights of the same name and other content, as a file that was replaced."""
-
-    def replaced(name: str, entry: BackboneParams, *rest: Any) -> Backbone:
-        return load_backbone(name, entry.model_copy(update={"seed": 1}), *rest)
-
-    monkeypatch.setattr("pipeline.evaluation.networks.load_backbone", replaced)
-    message = (
-        r"block1 was written with torchvision vgg16, random \(seed 0\) weights \w{12}…, params.yaml now gives "
-        r"torchvision vgg16, random \(seed 1\) weights \w{12}…; extract again: "
-    )
-    with pytest.raises(StoreError, match=message):
-        scored(made, tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("section", "update", "said"),
-    [("store", {"dtype": "int8"}, "float16"), ("extract", {"precision": "bf16"}, "precision is fp32, not bf16")],
-)
-def test_a_store_of_other_parameters_is_refused(
-    section: str, update: dict[str, str], said: str, made: Experiment, tmp_path: Path
-) -> None:
-    changed = getattr(made.params, section).model_copy(update=update)
-    with pytest.raises(StoreError, match=said):
-        scored(made, tmp_path, made.params.model_copy(update={section: changed}))
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("key", ["stores", "data"])
-def test_a_linear_model_of_another_training_is_no_floor(key: str, made: Experiment, tmp_path: Path) -> None:
-    shutil.copytree(made.models, tmp_path / "models")
-    path = tmp_path / "models/linear/model.json"
-    description = json.loads(path.read_text())
-    description[key] = {"vgg16.block1": "0" * 64} if key == "stores" else "0" * 64
-    path.write_text(json.dumps(description))
-    result = evaluate(
-        made.params, made.data(), made.features, made.first_stage, tmp_path / "models", tmp_path / "out", CPU
-    )
-    assert set(result["floors"]) == {"mean_colour", "bicubic"}
-
-
 def test_links_into_a_cache_keep_their_bytes(made: Experiment, output: Path, tmp_path: Path) -> None:
     """After `dvc repro` every file in metrics is a hard link, mode 0444, into DVC's cache."""
     metrics, cache = tmp_path / "metrics", tmp_path / "cache"
@@ -340,72 +268,12 @@ def test_links_into_a_cache_keep_their_bytes(made: Experiment, output: Path, tmp
     assert not [path for path in metrics.rglob("*") if path.name.endswith(".part")]
 
 
-def test_the_network_runs_in_the_precision_of_the_store_and_without_tf32(made: Experiment) -> None:
-    seen: list[tuple[torch.dtype, bool, bool]] = []
-    sources, image = (Source("vgg16", "block1"),), torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = True
-    try:
-        for precision in ("fp32", "bf16"):
-            networks = Networks(made.params, sources, [precision], CPU)
-            networks.backbones["vgg16"].register_forward_hook(
-                lambda _, __, out: seen.append(
-                    (out["block1"].dtype, torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
-                )
-            )
-            assert networks(image)[0].dtype == torch.float32
-        assert torch.backends.cudnn.allow_tf32
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
-    assert seen == [(torch.float32, False, False), (torch.bfloat16, False, False)]
-
-
 def test_other_lpips_weights_are_another_protocol(protocol: dict[str, Any]) -> None:
     one, two = ({**protocol, "lpips_weights": digit * 64} for digit in "12")
     assert differences(one, two) == ["lpips_weights (111111111111… against 222222222222…)"]
     assert identity(one) != identity(two)
     others = {"code": {}, "runtime": {}, "model": {}, "features": {}, "data": {}, "not_computed": {}}
     assert identity({**protocol, **others}) == identity(protocol)
-
-
-def test_a_model_of_another_layer_is_refused(made: Experiment, tmp_path: Path) -> None:
-    params = made.params.model_copy(update={"layer": "block2"})
-    message = r"holds a decoder of vgg16.block1, params.yaml asks for vgg16.block2; run: dvc repro$"
-    with pytest.raises(CheckpointError, match=message):
-        scored(made, tmp_path, params)
-
-
-def test_a_model_trained_on_other_features_is_refused(made: Experiment, tmp_path: Path) -> None:
-    shutil.copytree(made.models, tmp_path / "models")
-    description = json.loads((tmp_path / "models/model.json").read_text())
-    description["stores"]["vgg16.block1"] = "0" * 64
-    (tmp_path / "models/model.json").write_text(json.dumps(description))
-    with pytest.raises(
-        CheckpointError, match=r"models was trained on other features than .*block1 holds; run: dvc repro"
-    ):
-        evaluate(made.params, made.data(), made.features, made.first_stage, tmp_path / "models", tmp_path / "out", CPU)
-
-
-def test_no_test_images_is_refused(made: Experiment, tmp_path: Path) -> None:
-    data = made.data()
-    data._split[data._split == "test"] = "train"
-    with pytest.raises(DataError, match="has no test images; give the data set a test split"):
-        evaluate(made.params, data, made.features, made.first_stage, made.models, tmp_path, CPU)
-
-
-def test_an_ensemble_reports_its_source_weights(tmp_path: Path) -> None:
-    ensemble = experiment(
-        "residual",
-        "fusion=weighted",
-        "ensemble.second={backbone: resnet34, layer: layer1}",
-        "backbones.resnet34.layers=[layer1]",
-        "train.warm_start=none",
-    )
-    result = scored(ensemble, tmp_path)
-    assert set(result["fusion"]) == {"vgg16.block1", "resnet34.layer1"}
-    assert sum(result["fusion"].values()) == pytest.approx(1, abs=1e-5)
-    assert result["features"]["bits_per_pixel"] == 16 * (64 * 32 * 32 + 64 * 16 * 16) / 64**2
-    assert 0 < result["consistency"]["cosine"] <= 1
 
 
 @pytest.mark.gpu

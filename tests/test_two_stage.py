@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from project import small_project
+from small_evaluation import no_lpips_weights  # noqa: F401  (autouse)
 from small_experiment import CPU, PARAMS, VIT, Experiment, experiment, small_settings
 from typer.testing import CliRunner
 
@@ -36,14 +36,6 @@ TWO_STAGES = (
     "refiners.map.strengths=[1e-5]",
     "decoders.residual.blocks=1",
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_lpips_weights(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """An empty cache of torchvision's, whatever this machine has."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("torch_home")))
-        yield
 
 
 def made() -> Experiment:
@@ -289,16 +281,3 @@ def test_the_description_says_what_the_first_stage_was() -> None:
     description = load_model(made().models)[1]
     assert description["first_stage"]["source"] == "vgg16.block1"
     assert set(description["stores"]) == {"vgg16.block1", "refined image"}
-
-
-def test_dvc_refines_when_asked_and_only_then(tmp_path: Path) -> None:
-    project = small_project(tmp_path / "clone")
-    project.run("dvc", "repro")
-    assert (project.root / "data/first_stage/unused").is_file()
-    run = project.run(
-        "dvc", "exp", "run", "-S", "two_stage.refine=map", "-S", "two_stage.budget=2", "-S", "decoder=residual"
-    )
-    assert run.ran == ["refine", "train", "evaluate"]
-    metrics = json.loads((project.root / "metrics/metrics.json").read_text())
-    assert metrics["floors"]["first_stage"]["psnr"] > 10
-    assert not (project.root / "data/first_stage/unused").exists()

@@ -1,4 +1,4 @@
-"""Weights: from the libraries' caches without network, from files, and every way in which they cannot be had."""
+"""Published weights: from the libraries' caches without network, and every way in which they cannot be had."""
 
 from __future__ import annotations
 
@@ -6,92 +6,35 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-from urllib.error import URLError
 
 import pytest
-import timm
 import torch
-import torchvision
-from huggingface_hub import constants
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from typer.testing import CliRunner
+from weight_caches import (
+    HALF,
+    RESNET18,
+    VIT,
+    VIT_REPOSITORY,
+    entry,
+    fresh,
+    place_hub,
+    place_torch,
+    same_numbers,
+    use_empty_caches,
+)
 
-from pipeline.backbones import Backbone, load_backbone, published_weights
+from pipeline.backbones import load_backbone, published_weights
 from pipeline.backbones.caches import TorchHubFile
 from pipeline.errors import ParamsError, WeightsError
 from pipeline.params import BackboneParams
-from stages.__main__ import app
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[1]
-HALF = (0.5, 0.5, 0.5)
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-RESNET18 = {"library": "torchvision", "model": "resnet18", "layers": ["layer1"]}
-VIT = {"library": "timm", "model": "test_vit", "layers": ["block0"]}
-VIT_REPOSITORY = "timm/test_vit.r160_in1k"
-State = dict[str, Tensor]
 
 
 @pytest.fixture(autouse=True)
 def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Empty caches of torch and of the hub, and no network: TORCH_HOME is read at each use, HF_HOME at import."""
-    use_caches(tmp_path / "caches", monkeypatch)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
-    return tmp_path / "caches"
-
-
-def use_caches(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(folder / "torch"))
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "huggingface" / "hub"))
-
-
-def no_network(*_: object) -> None:
-    raise URLError("no route to host")
-
-
-def fresh(model: str, library: str = "torchvision", **options: Any) -> nn.Module:
-    """A model with numbers of its own, as the library makes it."""
-    torch.manual_seed(1234)
-    module = (
-        timm.create_model(model, **options) if library == "timm" else torchvision.models.get_model(model, **options)
-    )
-    return module.eval()
-
-
-def entry(values: Mapping[str, Any], **more: Any) -> BackboneParams:
-    return BackboneParams.model_validate({**values, **more})
-
-
-def place_torch(caches: Path, file: str, state: State) -> Path:
-    """Where torch.hub looks: $TORCH_HOME/hub/checkpoints."""
-    path = caches / "torch" / "hub" / "checkpoints" / file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(state, path)
-    return path
-
-
-def place_hub(caches: Path, repository: str, state: State, file: str = "model.safetensors") -> Path:
-    """Where huggingface_hub looks: the commit that refs/main names, below snapshots."""
-    folder = caches / "huggingface" / "hub" / f"models--{repository.replace('/', '--')}"
-    path = folder / "snapshots" / COMMIT / file
-    path.parent.mkdir(parents=True)
-    (folder / "refs").mkdir()
-    (folder / "refs" / "main").write_text(COMMIT)
-    if path.suffix == ".safetensors":
-        save_file(state, path)
-    else:
-        torch.save(state, path)
-    return path
-
-
-def same_numbers(backbone: Backbone, state: Mapping[str, Tensor]) -> bool:
-    own = backbone.network.model.state_dict()
-    return len(own) > 0 and all(torch.equal(own[key], state[key]) for key in own)
+    return use_empty_caches(tmp_path / "caches", monkeypatch)
 
 
 # --- published weights, from the caches --------------------------------------------------------------------------
@@ -282,217 +225,3 @@ def test_a_model_without_published_weights_says_so() -> None:
     assert str(error.value) == (
         "timm publishes no weights test_vit4; set backbones.mine.weights to random or to the path of a state dict"
     )
-
-
-# --- weights from a file -----------------------------------------------------------------------------------------
-
-
-def save(path: Path, state: Any) -> str:
-    if path.suffix == ".safetensors":
-        save_file(state, path)
-    else:
-        torch.save(state, path)
-    return str(path)
-
-
-@pytest.mark.parametrize("file", ["net.pth", "net.safetensors"])
-@pytest.mark.parametrize(("model", "library"), [("resnet18", "torchvision"), ("test_vit", "timm")])
-def test_a_file_of_weights(tmp_path: Path, file: str, model: str, library: str) -> None:
-    state = fresh(model, library).state_dict()
-    values = RESNET18 if library == "torchvision" else VIT
-    backbone = load_backbone("mine", entry(values, weights=save(tmp_path / file, state)), CPU)
-    assert same_numbers(backbone, state)
-    assert (backbone.weights.kind, backbone.weights.detail) == ("path", file)
-
-
-def test_both_formats_are_the_same_weights(tmp_path: Path) -> None:
-    state = fresh("test_vit", "timm").state_dict()
-    files = [save(tmp_path / name, state) for name in ("net.pth", "net.safetensors")]
-    first, second = (load_backbone("mine", entry(VIT, weights=file), CPU) for file in files)
-    assert first.weights.sha256 == second.weights.sha256
-
-
-def test_a_fine_tune_on_other_classes_has_the_same_trunk(tmp_path: Path) -> None:
-    state = fresh("test_vit", "timm", num_classes=10).state_dict()
-    assert same_numbers(load_backbone("mine", entry(VIT, weights=save(tmp_path / "tuned.pth", state)), CPU), state)
-    trunk = {key: value for key, value in state.items() if not key.startswith("head.")}
-    assert same_numbers(load_backbone("mine", entry(VIT, weights=save(tmp_path / "trunk.pth", trunk)), CPU), state)
-
-
-def test_a_file_is_normalised_like_the_published_weights_unless_the_entry_says_otherwise(tmp_path: Path) -> None:
-    file = save(tmp_path / "net.pth", fresh("test_vit", "timm").state_dict())
-    assert load_backbone("mine", entry(VIT, weights=file), CPU).normalization.mean == HALF
-    said = entry(VIT, weights=file, mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6])
-    normalization = load_backbone("mine", said, CPU).normalization
-    assert (normalization.mean, normalization.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-
-
-def broken(change: str) -> dict[str, Any]:
-    state: dict[str, Any] = dict(fresh("test_vit", "timm").state_dict())
-    match change:
-        case "missing":
-            del state["cls_token"]
-        case "shape":
-            state["norm.bias"] = torch.zeros(65)
-        case "extra":
-            state["blocks.6.norm1.weight"] = torch.zeros(64)
-        case "nan":
-            state["norm.weight"] = torch.full((64,), torch.nan)
-        case "text":
-            state["norm.weight"] = "ones"
-        case "many":
-            return {f"module.{key}": value for key, value in state.items()}
-    return state
-
-
-HINT = "; save the state dict of the library's own model, or change backbones.<name>.model"
-PROBLEMS = {
-    "missing": "'cls_token' is missing",
-    "shape": "'norm.bias' is 65, not 64",
-    "extra": "'blocks.6.norm1.weight' belongs to no part of it",
-    "nan": "'norm.weight' holds values that are not finite",
-    "text": "'norm.weight' is a str, not a tensor",
-    "many": "'cls_token' is missing; 'pos_embed' is missing; 'patch_embed.proj.weight' is missing, and 155 more",
-}
-
-
-@pytest.mark.parametrize("change", PROBLEMS)
-def test_every_key_and_shape_is_checked(tmp_path: Path, change: str) -> None:
-    file = save(tmp_path / "net.pth", broken(change))
-    with pytest.raises(WeightsError) as error:
-        load_backbone("mine", entry(VIT, weights=file), CPU)
-    assert str(error.value) == f"{file} does not hold the weights of this network: {PROBLEMS[change]}{HINT}"
-
-
-def test_a_path_that_is_no_file() -> None:
-    with pytest.raises(WeightsError) as error:
-        load_backbone("mine", entry(VIT, weights="weights/net.pth"), CPU)
-    assert str(error.value) == (
-        "params.yaml: backbones.mine.weights = 'weights/net.pth' is not a file; give imagenet, random, or the path of "
-        "a .pth or .safetensors file"
-    )
-
-
-@pytest.mark.parametrize("file", ["net.pth", "net.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"not weights at all, only text"], ids=["empty", "text"])
-def test_a_file_that_holds_something_else(tmp_path: Path, file: str, content: bytes) -> None:
-    (tmp_path / file).write_bytes(content)
-    with pytest.raises(WeightsError) as error:
-        load_backbone("mine", entry(VIT, weights=str(tmp_path / file)), CPU)
-    assert str(error.value).startswith(f"{tmp_path / file} cannot be read as weights (")
-    assert "\n" not in str(error.value)
-
-
-def test_a_list_is_not_a_state_dict(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"net\.pth holds a list, not a state dict; save model\.state_dict\(\)$"):
-        load_backbone("mine", entry(VIT, weights=save(tmp_path / "net.pth", [torch.zeros(1)])), CPU)
-
-
-def test_a_whole_checkpoint_is_not_a_state_dict(tmp_path: Path) -> None:
-    file = save(tmp_path / "net.pth", {"epoch": 3, "model": fresh("test_vit", "timm").state_dict()})
-    with pytest.raises(WeightsError) as error:
-        load_backbone("mine", entry(VIT, weights=file), CPU)
-    assert str(error.value) == f"{file} holds a whole checkpoint; save its part 'model' alone, as a state dict"
-
-
-class Malicious:
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (self.target,))
-
-
-def test_code_in_a_file_is_never_run(tmp_path: Path) -> None:
-    file = save(tmp_path / "net.pth", {"cls_token": Malicious(tmp_path / "ran")})
-    with pytest.raises(WeightsError, match=r"cannot be read as weights"):
-        load_backbone("mine", entry(VIT, weights=file), CPU)
-    assert not (tmp_path / "ran").exists()
-
-
-@pytest.mark.parametrize("weights", ["random", "imagenet"])
-def test_mean_and_std_belong_to_files(weights: str) -> None:
-    with pytest.raises(ParamsError) as error:
-        load_backbone("mine", entry(VIT, weights=weights, mean=[0.5] * 3, std=[0.5] * 3), CPU)
-    assert str(error.value) == (
-        "params.yaml: backbones.mine.mean and .std belong to weights from a file, and weights = "
-        f"'{weights}' bring their own; remove them"
-    )
-
-
-# --- python -m stages weights ------------------------------------------------------------------------------------
-
-TINY = ["--set", "backbones.tiny={library: timm, model: test_vit, layers: [block0]}"]
-
-
-def stage(*arguments: str) -> str:
-    """Output of the command; an error of the pipeline is raised, as `main` would catch it."""
-    result = CliRunner().invoke(app, ["weights", *arguments, "--params", str(ROOT / "params.yaml"), *TINY])
-    if result.exception is not None:
-        raise result.exception
-    return result.output
-
-
-def test_weights_are_carried_to_a_machine_without_network(
-    caches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    vit = place_hub(caches, VIT_REPOSITORY, fresh("test_vit", "timm").state_dict())
-    blob = vit.parents[2] / "blobs" / "abcd"  # the hub keeps contents apart and links to them
-    blob.parent.mkdir()
-    vit.rename(blob)
-    vit.symlink_to(blob)
-    alexnet = place_torch(caches, "alexnet-owt-7be5be79.pth", {"features.0.bias": torch.ones(64)})
-    stick = tmp_path / "stick"
-    output = stage("tiny", "lpips", "--to", str(stick))
-    assert output.count("wrote ") == 3  # two files, and the hub's note of which commit is main
-    assert not any(path.is_symlink() for path in stick.rglob("*"))
-
-    use_caches(tmp_path / "elsewhere", monkeypatch)
-    assert "tiny: test_vit.r160_in1k, missing: model.safetensors of timm/test_vit.r160_in1k in " in stage()
-    stage("tiny", "lpips", "--from", str(stick))
-    assert "tiny: test_vit.r160_in1k, present" in stage("tiny")
-    there = tmp_path / "elsewhere" / "torch" / "hub" / "checkpoints" / alexnet.name
-    assert there.read_bytes() == alexnet.read_bytes()
-    assert load_backbone("tiny", entry(VIT, weights="imagenet"), CPU).weights.detail == "test_vit.r160_in1k"
-
-
-def test_to_downloads_what_is_missing(caches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def download(url: str, target: str, prefix: str | None) -> None:
-        asked.append((url, prefix))
-        Path(target).write_bytes(b"weights")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    stage("lpips", "--to", str(tmp_path / "stick"))
-    stage("lpips", "--to", str(tmp_path / "stick"))  # the second time it is in the cache
-    assert asked == [("https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", "7be5be79")]
-    assert (tmp_path / "stick" / "checkpoints" / "alexnet-owt-7be5be79.pth").read_bytes() == b"weights"
-
-
-def test_from_a_folder_that_lacks_one_copies_nothing(caches: Path, tmp_path: Path) -> None:
-    (tmp_path / "stick" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "stick" / "checkpoints" / "alexnet-owt-7be5be79.pth").write_bytes(b"weights")
-    with pytest.raises(WeightsError) as error:
-        stage("lpips", "vgg16", "--from", str(tmp_path / "stick"))
-    assert str(error.value) == (
-        f"{tmp_path / 'stick'} does not hold vgg16-397923af.pth, the weights of VGG16_Weights.IMAGENET1K_V1; fill it "
-        "by `python -m stages weights vgg16 --to DIR` on a machine with network"
-    )
-    assert not caches.exists()
-
-
-def test_a_folder_that_cannot_be_written(caches: Path, tmp_path: Path) -> None:
-    place_torch(caches, "alexnet-owt-7be5be79.pth", {"x": torch.ones(1)})
-    (tmp_path / "stick").write_text("a file, not a folder")
-    with pytest.raises(WeightsError, match=r"stick/checkpoints/alexnet.*\.pth cannot be written \(.*\); free the disk"):
-        stage("lpips", "--to", str(tmp_path / "stick"))
-
-
-def test_the_command_says_how_it_is_used() -> None:
-    with pytest.raises(ParamsError, match=r"^weights: say which, for example `python -m stages weights vgg16 lpips"):
-        stage("--to", "somewhere")
-    with pytest.raises(ParamsError, match=r"^weights: --to and --from are for two machines; give one of them$"):
-        stage("lpips", "--to", "somewhere", "--from", "elsewhere")
-    with pytest.raises(ParamsError, match=r"^weights vgg: not in params.yaml; choose among: vgg16, .*, tiny, lpips$"):
-        stage("vgg", "--to", "somewhere")

@@ -1,0 +1,103 @@
+"""What stops an extraction: no room on disk or device, features that are not finite, a writer that fails."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from shards_of_nine import small_shards  # noqa: F401  (autouse)
+from small_stores import SmallBackbone, small_extraction, tree
+
+from pipeline.errors import StoreError
+from pipeline.extraction import run
+from pipeline.params import ExtractParams
+
+
+def test_too_small_a_disk_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "free_bytes", lambda path: 1000)
+    backbone = SmallBackbone()
+    with pytest.raises(StoreError) as error:
+        small_extraction(Path(), backbone=backbone)
+    assert str(error.value) == (
+        "the features of small need 0.00 GB and the disk that holds work has 0.00 GB free; free some space, list fewer "
+        "layers, or choose store.dtype: int8 or store.compression: zstd"
+    )
+    assert backbone.seen == 0
+    assert not list(Path("work").rglob("*.zarr"))
+
+
+def test_other_file_systems_are_refused_before_any_work(tmp_path: Path) -> None:
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("no second file system to try")
+    backbone = SmallBackbone()
+    with pytest.raises(
+        StoreError, match=r"are on different file systems.*; pass --work a directory on the file system"
+    ):
+        small_extraction(tmp_path, backbone=backbone, work=memory / "never-made")
+    assert backbone.seen == 0
+
+
+class HungryBackbone(SmallBackbone):
+    """Has memory for `room` images at a time."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room, self.sizes = room, []
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        self.sizes.append(len(images))
+        if len(images) > self.room:
+            raise torch.OutOfMemoryError("no room")
+        return super().forward(images)
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path: Path) -> None:
+    settings = ExtractParams(batch_size=9)
+    small_extraction(tmp_path / "roomy", settings=settings)
+    backbone = HungryBackbone(room=2)
+    small_extraction(tmp_path / "tight", settings=settings, backbone=backbone)
+    assert backbone.sizes[:8] == [9, 5, 3, 2, 2, 2, 2, 1]  # halved until it fits, then kept
+    assert max(backbone.sizes[4:]) == 2
+    assert tree(tmp_path / "tight") == tree(tmp_path / "roomy")
+
+
+def test_no_memory_for_one_image(tmp_path: Path) -> None:
+    with pytest.raises(StoreError) as error:
+        small_extraction(tmp_path, backbone=HungryBackbone(room=0))
+    assert str(error.value) == (
+        "cpu has no room for one image of 16 pixels in small; free its memory, or use --device cpu"
+    )
+
+
+def test_features_that_are_not_finite_name_the_layer(tmp_path: Path) -> None:
+    backbone = SmallBackbone()
+    backbone.second.weight.fill_(float("nan"))
+    with pytest.raises(StoreError, match=r"^small\.deep gives features that are not finite"):
+        small_extraction(tmp_path, backbone=backbone)
+    assert not (tmp_path / "features").exists()
+
+
+def test_an_error_of_the_writer_stops_the_extraction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: object, layer: str, piece: object) -> None:
+        raise OSError("the disk went away")
+
+    monkeypatch.setattr("pipeline.extraction.sink.Sink._append", broken)
+    with pytest.raises(OSError, match="the disk went away"):
+        small_extraction(tmp_path)
+    assert not list((tmp_path / "work").rglob("*.part"))
+
+
+def test_placeholder_of_an_unused_slot(tmp_path: Path) -> None:
+    run.write_nothing(tmp_path / "features/none")
+    cached = tmp_path / "cached"
+    os.link(tmp_path / "features/none/none/unused", cached)  # as DVC does where links are its way
+    cached.write_text("what the cache holds")
+    run.write_nothing(tmp_path / "features/none")
+    assert cached.read_text() == "what the cache holds"
+    cached.unlink()
+    assert list(tree(tmp_path)) == ["features/none/none/unused"]
