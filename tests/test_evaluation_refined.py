@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from small_evaluation import no_lpips_weights  # noqa: F401  (autouse)
 from small_experiment import CPU, VIT, Experiment, experiment
 
 from pipeline.backbones import load_backbone
@@ -28,14 +29,6 @@ def scored(made: Experiment, output: Path, **settings: Any) -> dict[str, Any]:
     changed = EvaluateParams.model_validate({**made.params.evaluate.model_dump(), **settings})
     params = made.params.model_copy(update={"evaluate": changed})
     return evaluate(params, made.data(), made.features, made.first_stage, made.models, output, CPU)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_lpips_weights(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """An empty cache of torchvision's, whatever this machine has."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("torch_home")))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import pytest
 from project import small_project
 from small_evaluation import no_lpips_weights  # noqa: F401  (autouse)
 
 
+@pytest.mark.slow
 def test_dvc_refines_when_asked_and_only_then(tmp_path: Path) -> None:
     project = small_project(tmp_path / "clone")
     project.run("dvc", "repro")
