@@ -22,6 +22,7 @@ import pandas as pd
 
 from benchmarks.bars import seconds
 from pipeline.decoders import DECODERS
+from pipeline.images import PreparedData
 
 SOURCES = ("vgg16.block1", "vit_small.block1", "resnet34.layer1", "vgg16.block3")
 # attention among 12,544 positions: hours on a CPU
@@ -43,12 +44,13 @@ class Experiments:
         root.mkdir(parents=True, exist_ok=True)
         shutil.copy("params.yaml", root)
 
-    def extract(self) -> None:
-        """All features that the experiments need."""
+    def extract(self) -> str:
+        """All features that the experiments need; the fingerprint of the photographs."""
         self._stage("prepare")
         self._stage("prior")
         for backbone in self._layers:
             self._stage("extract", "--backbone", backbone, "--device", self._device)
+        return PreparedData.open(self._root / "data/prepared").fingerprint[:12]
 
     def measure(self, source: str, decoder: str, extra: list[str]) -> dict[str, Any]:
         """One row of the table: `decoder` on `source`, with the settings `extra` in params.yaml."""
@@ -105,7 +107,7 @@ def _cells(row: dict[Any, Any]) -> list[str]:
 
 def run(options: argparse.Namespace) -> pd.DataFrame:
     """Measure what `options.out` lacks, keeping each row as soon as it is there; the whole table."""
-    rows = pd.read_csv(options.out) if options.out.exists() else pd.DataFrame(columns=KEY)
+    rows = pd.read_csv(options.out) if options.out.exists() else pd.DataFrame(columns=["data", *KEY])
     present = {tuple(key) for key in rows[KEY].to_numpy()}
     settings = " ".join(options.extra) or DEFAULTS
     asked = options.only or [pair for pair in product(options.sources, DECODERS.names()) if pair not in UNASKED]
@@ -113,10 +115,11 @@ def run(options: argparse.Namespace) -> pd.DataFrame:
     with tempfile.TemporaryDirectory() as folder:
         sources = list(dict.fromkeys([*options.sources, *(source for source, _ in asked)]))
         experiments = Experiments(options.root or Path(folder), sources, options.set, options.device)
-        if missing:
-            experiments.extract()
+        data = experiments.extract() if missing else ""
+        if missing and not set(rows["data"]) <= {data}:
+            sys.exit(f"{options.out} is of other photographs; give this table another file: --out")
         for source, decoder in missing:
-            row = experiments.measure(source, decoder, options.extra)
+            row = {"data": data, **experiments.measure(source, decoder, options.extra)}
             rows = pd.DataFrame([*rows.to_dict("records"), row])
             options.out.parent.mkdir(parents=True, exist_ok=True)
             rows.to_csv(options.out, index=False, float_format="%.6g")
@@ -143,7 +146,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides for all: the photographs")
     parser.add_argument("--with", nargs="*", default=[], dest="extra", metavar="KEY=VALUE", help="named in the table")
-    parser.add_argument("--out", type=Path, default=Path("docs/decoders.csv"))
+    parser.add_argument("--out", type=Path, default=Path(".work/decoders.csv"))
     parser.add_argument("--root", type=Path, help="keeps photographs and features here; default: a temporary folder")
     parser.add_argument("--device", default="auto")
     return parser.parse_args(arguments)

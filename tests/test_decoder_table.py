@@ -9,6 +9,7 @@ from project import ROOT
 
 from benchmarks import decoders
 from benchmarks.decoders import markdown, parse, run
+from pipeline.decoders import DECODERS
 
 TINY = ["prepare.size=72", "prepare.crop=64", "prepare.views=1", "protocols.fast.epochs=1"]
 BOTH = "resnet34.layer1:linear", "resnet34.layer1:residual"
@@ -38,6 +39,14 @@ def test_the_table_is_measured_row_by_row_and_never_twice(tmp_path: Path, monkey
     assert len(run(parse(_options(out, "--only", *BOTH)))) == 2
 
 
+def test_photographs_are_never_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "table.csv"
+    pd.DataFrame([{"data": "of others", **dict.fromkeys(decoders.KEY, "")}]).to_csv(out)
+    monkeypatch.setattr(decoders.Experiments, "extract", lambda self: "mine")
+    with pytest.raises(SystemExit, match=r"table\.csv is of other photographs; give this table another file: --out"):
+        run(parse(_options(out, "--only", *BOTH)))
+
+
 def test_the_table_is_ordered_by_source_then_score() -> None:
     rows = pd.DataFrame(
         [
@@ -56,7 +65,7 @@ def test_the_table_is_ordered_by_source_then_score() -> None:
 
 def test_what_takes_hours_is_only_measured_when_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(decoders.Experiments, "_stage", lambda *_: None)
+    monkeypatch.setattr(decoders.Experiments, "extract", lambda self: "mine")
 
     def note(self: decoders.Experiments, source: str, decoder: str, extra: list[str]) -> dict[str, object]:
         asked.append(decoder)
@@ -68,3 +77,17 @@ def test_what_takes_hours_is_only_measured_when_it_is_named(tmp_path: Path, monk
     assert asked == ["frequency_aware", "linear", "residual", "transposed_conv", "wavelet"]
     run(parse([*block1, "--only", "vgg16.block1:attention"]))
     assert asked[-1] == "attention"
+
+
+def test_the_documented_table_is_the_measured_one() -> None:
+    page, rows = (ROOT / "docs/results.md").read_text(), pd.read_csv(ROOT / "docs/decoders.csv")
+    assert markdown(rows) in page, "put the table of docs/decoders.csv, which the program prints, into docs/results.md"
+
+
+def test_the_documented_claims_are_those_of_the_table() -> None:
+    """Every trained decoder at its defaults is ahead of the linear one somewhere, as docs/results.md says."""
+    rows = pd.read_csv(ROOT / "docs/decoders.csv")
+    defaults = rows[rows["settings"] == decoders.DEFAULTS].pivot(index="source", columns="decoder", values="psnr")
+    assert set(defaults.columns) == set(DECODERS.names())
+    for decoder in set(defaults.columns) - {"linear"}:
+        assert (defaults[decoder] > defaults["linear"]).any(), decoder
