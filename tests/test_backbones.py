@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from devices import needs_gpu
 from known_backbones import CONVNEXT, CPU, SIZE, SMALL_VIT, SWIN, TABLE, Executed, photograph, whole
 from torch import Tensor, nn
 from torchvision.transforms.functional import normalize
@@ -225,8 +226,7 @@ def test_autocast_and_channels_last_give_the_same_features(entry: BackboneParams
     assert (low - plain).norm() / plain.norm() < 0.02
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_gpu
 @pytest.mark.parametrize("name", ["vgg16", "vit_small", "pvt_v2_b2"])
 @torch.inference_mode()
 def test_cuda_gives_the_features_of_the_cpu(name: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from devices import needs_gpu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_stores import CPU, SmallData, small_extraction, small_params
@@ -214,8 +215,7 @@ def test_a_windowed_epoch_reads_ahead_by_one_window(tmp_path: Path, monkeypatch:
     assert asked == [*(set(window // 9) for window in expected[1:]), set()]
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@needs_gpu
 @pytest.mark.parametrize("resident", ["never", "always"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
 def test_batches_on_the_gpu(tmp_path: Path, resident, dtype: str) -> None:

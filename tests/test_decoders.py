@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from decoder_shapes import FAST, SOURCE_SHAPES, shape_id
+from devices import needs_gpu
 from ruamel.yaml import YAML
 from safetensors.torch import load, save
 
@@ -227,8 +228,7 @@ def test_an_unknown_decoder_is_refused_with_the_list() -> None:
         build_decoder("unet", {}, SMALL, SMALL_IMAGE)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_gpu
 @pytest.mark.parametrize("name", NAMES)
 def test_cuda_agrees_with_the_cpu(name: str) -> None:
     decoder = _small(name).eval()

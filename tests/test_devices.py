@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from devices import DEVICES, no_gpu
+from devices import DEVICES, needs_gpu
 from safetensors.torch import load_file
 from small_experiment import VIT, Experiment, experiment, retrain, validation_scores
 from small_stores import SmallBackbone, SmallData, small_extraction, tree
@@ -125,8 +125,7 @@ def test_no_copy_overtakes_what_it_needs(device: str, batch: int, tmp_path: Path
         np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-3)
 
 
-@pytest.mark.gpu
-@no_gpu
+@needs_gpu
 def test_photographs_that_found_no_room_go_up_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_extraction(tmp_path / "roomy", device=torch.device("cuda"))
     monkeypatch.setattr(Link, "upload", lambda self, values: values)
@@ -134,8 +133,7 @@ def test_photographs_that_found_no_room_go_up_later(tmp_path: Path, monkeypatch:
     assert tree(tmp_path / "tight") == tree(tmp_path / "roomy")
 
 
-@pytest.mark.gpu
-@no_gpu
+@needs_gpu
 def test_real_exhaustion_of_memory_halves_the_batch(tmp_path: Path) -> None:
     """The device's own error, from a network that asks for more than there is when it gets more than two images."""
 

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import torchvision
+from devices import needs_gpu
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from small_evaluation import no_lpips_weights, scored  # noqa: F401  (autouse)
@@ -276,8 +277,7 @@ def test_other_lpips_weights_are_another_protocol(protocol: dict[str, Any]) -> N
     assert identity({**protocol, **others}) == identity(protocol)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_gpu
 def test_the_gpu_scores_alike(made: Experiment, metrics: dict[str, Any], tmp_path: Path) -> None:
     device = torch.device("cuda")
     result = evaluate(made.params, made.data(), made.features, made.first_stage, made.models, tmp_path, device)

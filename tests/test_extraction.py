@@ -8,6 +8,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from devices import needs_gpu
 from shards_of_nine import small_shards  # noqa: F401  (autouse)
 from small_stores import CPU, SmallBackbone, SmallData, small_extraction, small_params, tree
 from torch import nn
@@ -109,8 +110,7 @@ def test_photographs_that_were_passed_are_let_go(tmp_path: Path, monkeypatch: py
     assert data.forget.call_count == 3  # after 12, 24 and 36 of 40 rows
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@needs_gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_the_gpu_gives_the_cpus_features(tmp_path: Path, precision: str, dtype: str) -> None:

@@ -18,13 +18,6 @@ from pipeline.stores.workspace import Workspace, clean
 FORMATS = ["zarr", "hdf5"]
 
 
-@pytest.fixture
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    root = tmp_path_factory.mktemp("undisturbed")
-    small_extraction(root)
-    return tree(root / "features")
-
-
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
 def test_parts_make_the_same_bytes_as_one_process(tmp_path: Path, format: str, order: tuple[int, ...]) -> None:

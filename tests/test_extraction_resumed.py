@@ -20,13 +20,6 @@ from pipeline.stores.workspace import Workspace, clean
 FORMATS = ["zarr", "hdf5"]
 
 
-@pytest.fixture
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    root = tmp_path_factory.mktemp("undisturbed")
-    small_extraction(root)
-    return tree(root / "features")
-
-
 class Interrupted(Exception):
     """Stands for a killed process."""
 

@@ -4,6 +4,7 @@ import lpips as lpips_package
 import numpy as np
 import pytest
 import torch
+from devices import needs_gpu
 from skimage import data as photographs
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 
@@ -81,8 +82,7 @@ def test_ssim_of_too_small_images_is_refused() -> None:
         metrics.ssim(torch.zeros(1, 3, 10, 20), torch.zeros(1, 3, 10, 20))
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_gpu
 @pytest.mark.parametrize("name", PAIRS)
 def test_the_gpu_gives_the_same_scores(name: str) -> None:
     x, y = both_orders(name)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from devices import needs_gpu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
@@ -111,8 +112,7 @@ def test_images_smaller_than_the_window_are_refused() -> None:
     assert str(caught.value) == "SSIM needs images of at least 11×11 pixels, and these are 10×30"
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_gpu
 def test_ssim_on_cuda_uses_no_tf32() -> None:
     x, y = (image.float() for image in _pair(0.03))
     torch.set_float32_matmul_precision("high")
