@@ -66,6 +66,26 @@ class Rows(Dataset[torch.Tensor]):
         return torch.from_numpy(out)
 
 
+def through(store: FeatureStore, plan: list[NDArray[np.int64]], out: NDArray[np.float16]) -> Callable[[], object]:
+    """Our reader, one batch after the other into the same memory."""
+
+    def run() -> None:
+        for rows in plan:
+            store.read_into(rows, out)
+
+    return run
+
+
+def ring(store: FeatureStore, plan: list[NDArray[np.int64]]) -> Callable[[], object]:
+    """Our reader in the prefetching ring."""
+    slots = new_slots(4, [store], 1, torch.device("cpu"))
+
+    def read(slot: Slot, rows: NDArray[np.int64]) -> None:
+        store.read_into(rows, as_numpy(slot.reserve(rows).values[0]))
+
+    return lambda: [None for _ in prefetch(plan, read, slots, threads=2)]
+
+
 def readers(
     root: Path, features: NDArray[np.float16], plan: list[NDArray[np.int64]]
 ) -> dict[str, Callable[[], object]]:
@@ -100,35 +120,20 @@ def readers(
             for position, row in enumerate(rows):
                 dataset.read_direct(out, np.s_[row], np.s_[position])
 
-    def through(store: FeatureStore) -> Callable[[], object]:
-        def run() -> None:
-            for rows in plan:
-                store.read_into(rows, out)
-
-        return run
-
-    def ring(store: FeatureStore) -> Callable[[], object]:
-        slots = new_slots(4, [store], 1, torch.device("cpu"))
-
-        def read(slot: Slot, rows: NDArray[np.int64]) -> None:
-            store.read_into(rows, as_numpy(slot.reserve(rows).values[0]))
-
-        return lambda: [None for _ in prefetch(plan, read, slots, threads=2)]
-
     loader = DataLoader(Rows(stores["zarr", "none"], plan), batch_size=None, num_workers=2, persistent_workers=True)
     return {
         "np.memmap": memmap,
-        "zarr, our reader": through(stores["zarr", "none"]),
-        "hdf5, our reader": through(stores["hdf5", "none"]),
+        "zarr, our reader": through(stores["zarr", "none"], plan, out),
+        "hdf5, our reader": through(stores["hdf5", "none"], plan, out),
         "plain zarr, array[row]": zarr_rows,
         "plain zarr, array.oindex[rows]": zarr_oindex,
         "plain h5py, read_direct": h5py_rows,
-        "zarr lz4, our reader": through(stores["zarr", "lz4"]),
-        "zarr lz4, ring of 2 threads": ring(stores["zarr", "lz4"]),
-        "hdf5 lz4, our reader": through(stores["hdf5", "lz4"]),
-        "zarr zstd, our reader": through(stores["zarr", "zstd"]),
+        "zarr lz4, our reader": through(stores["zarr", "lz4"], plan, out),
+        "zarr lz4, ring of 2 threads": ring(stores["zarr", "lz4"], plan),
+        "hdf5 lz4, our reader": through(stores["hdf5", "lz4"], plan, out),
+        "zarr zstd, our reader": through(stores["zarr", "zstd"], plan, out),
         "DataLoader, 2 workers": lambda: [None for _ in loader],
-        "ring of 2 threads": ring(stores["zarr", "none"]),
+        "ring of 2 threads": ring(stores["zarr", "none"], plan),
     }
 
 
