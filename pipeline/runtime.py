@@ -9,6 +9,8 @@ import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,26 @@ def choose_device(name: str = "auto") -> torch.device:
         found = f"{count} CUDA devices are" if count else "no CUDA device is"
         raise DeviceError(f"--device {name}: {found} visible here; use --device auto or cpu")
     return torch.device(name)
+
+
+@contextmanager
+def float32_is_float32() -> Iterator[None]:
+    """fp32 means fp32 on the GPU as well: no TF32 inside, in matrix products or convolutions."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+@contextmanager
+def enough_memory(remedy: str) -> Iterator[None]:
+    """Raises DeviceError, with the `remedy`, where the GPU's memory runs out inside."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DeviceError(f"the GPU's memory ran out ({str(error).partition('. ')[0]}); {remedy}") from None
 
 
 def source_digest(library: Path = LIBRARY) -> str:

@@ -6,8 +6,6 @@ import hashlib
 import io
 import pickle
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.alexnet import lpips_available, lpips_weights_path
 from pipeline.errors import ShapeError, WeightsError
+from pipeline.runtime import float32_is_float32
 
 WINDOW = 11  # pixels
 SIGMA = 1.5  # pixels
@@ -51,7 +50,8 @@ def ssim_map(prediction: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h 
     if min(height, width) < WINDOW:
         raise ShapeError(f"SSIM needs images of at least {WINDOW}×{WINDOW} pixels, and these are {height}×{width}")
     dtype = torch.promote_types(torch.promote_types(prediction.dtype, target.dtype), torch.float32)
-    with torch.autocast(prediction.device.type, enabled=False), _full_float32():
+    # TF32's 10 bits would be too few for variances beside C2 = 0.0009
+    with torch.autocast(prediction.device.type, enabled=False), float32_is_float32():
         prediction, target = prediction.to(dtype), target.to(dtype)
         s, d = prediction + target - 1, prediction - target  # s centred on 0: its square keeps more digits
         mean_s, mean_d, square_s, square_d = _blur(torch.stack((s, d, s * s, d * d)))  # (4, B, C, H−10, W−10)
@@ -80,17 +80,6 @@ def _band(edge: int, like: Tensor) -> Tensor:
     tap = row - torch.arange(edge - WINDOW + 1, device=like.device)[None, :]  # (edge, edge − 10)
     inside = (tap >= 0) & (tap < WINDOW)
     return torch.where(inside, window[tap.clamp(0, WINDOW - 1)], torch.zeros((), dtype=like.dtype, device=like.device))
-
-
-@contextmanager
-def _full_float32() -> Iterator[None]:
-    """No TF32: its 10 bits are too few for variances beside C2 = 0.0009."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def load_lpips() -> Lpips:
@@ -146,6 +135,6 @@ class Lpips(nn.Module):
 
     def forward(self, prediction: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
         """Distance of each pair, (B,): 0 for equal images. Both are (B, 3, H, W) RGB in [0, 1]; in float32."""
-        with torch.autocast(prediction.device.type, enabled=False):
+        with torch.autocast(prediction.device.type, enabled=False), float32_is_float32():
             scaled = (2 * prediction.float() - 1, 2 * target.float() - 1)
             return self.network(*scaled).flatten()

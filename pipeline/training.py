@@ -179,6 +179,10 @@ def _describe(params: Params, data: PreparedData, stores: Sequence[FeatureStore]
         "blueprint": inverter.blueprint.plain(),
         "parameters": sum(p.numel() for p in inverter.parameters()),
         "stores": {name: store.fingerprint for name, store in zip(inverter.inputs, stores, strict=True)},
+        "stored": {
+            str(source): {"dtype": store.layout.dtype, "precision": store.manifest.facts["precision"]}
+            for source, store in zip(inverter.sources, stores[: len(inverter.sources)], strict=True)
+        },
         "backbones": {
             store.source.backbone: store.manifest.facts["backbone"] for store in stores[: len(inverter.sources)]
         },

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from pipeline.backbones import Backbone, load_backbone
-from pipeline.extraction.compute import AUTOCAST, float32_is_float32
+from pipeline.extraction.compute import AUTOCAST
 from pipeline.params import Params
 from pipeline.refinement import KnownLayer
+from pipeline.runtime import float32_is_float32
 from pipeline.sources import ImageSize, Source
 
 DETERMINES = ("library", "model", "mean", "std")  # with the weights' SHA-256; how weights are called changes nothing

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -17,6 +16,7 @@ from torch import Tensor
 from pipeline.errors import StoreError
 from pipeline.extraction.job import Job
 from pipeline.extraction.link import Link
+from pipeline.runtime import float32_is_float32
 from pipeline.stores.encoding import check_range, encode, rgb, row_major
 
 READ_AHEAD = 2  # batches of crops
@@ -153,14 +153,3 @@ def sums(features: Tensor) -> tuple[Tensor, Tensor]:
     # image by image, so that the squares never leave the processor's cache
     squares = [image.square().sum((1, 2)) for image in features]
     return features.sum((2, 3)), torch.stack(squares)
-
-
-@contextmanager
-def float32_is_float32() -> Iterator[None]:
-    """fp32 means fp32 on the GPU as well: no TF32 inside."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
