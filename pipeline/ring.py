@@ -79,6 +79,7 @@ class Slot:
         """Host memory for exactly these rows; allocated anew only when there are more than ever before."""
         if self.host is None or len(self.host) < len(rows):
             self.host, self.device = self.new(len(rows))
+            self.release()  # kernels that were queued on this memory under its earlier owner go first
         self.rows = rows
         return self.host.map(lambda t: t[: len(rows)])
 
@@ -99,7 +100,7 @@ class Slot:
         return self.device.map(lambda t: t[: len(self.rows)])
 
     def release(self) -> None:
-        """Say that everything which reads the slot has been queued on the current stream."""
+        """Say that everything which uses the slot's memory on the device has been queued on the current stream."""
         if self.consumed is not None and self.stream is not None:
             self.consumed.record(torch.cuda.current_stream(self.stream.device))
 

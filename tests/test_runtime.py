@@ -67,3 +67,9 @@ def test_the_source_commit_is_the_librarys_last_and_says_when_files_differ(tmp_p
     assert source_commit(library) == commit
     (library / "a.py").write_text("2")
     assert source_commit(library) == f"{commit} and edits"
+
+
+def test_deterministic_kernels_do_not_fill_memory_that_is_about_to_be_written() -> None:
+    seed_everything(3)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.utils.deterministic.fill_uninitialized_memory
