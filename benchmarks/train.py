@@ -17,13 +17,14 @@ from statistics import median
 from typing import get_args
 
 import torch
-from lightning_fabric import Fabric
 
 from benchmarks.bars import Bar, Line, against, markdown, seconds, side_by_side
 from pipeline.backbones import Backbone, load_backbone
 from pipeline.cached import Batch, CachedFeatures
 from pipeline.decoders import DECODERS
 from pipeline.extraction import extract
+from pipeline.fabric import build_fabric
+from pipeline.feed import SplitFeed
 from pipeline.fitting import Feed, Fitter
 from pipeline.images import PreparedData
 from pipeline.inverter import LINEAR
@@ -32,7 +33,7 @@ from pipeline.params import Params, TrainParams, load_params
 from pipeline.preparation import prepare
 from pipeline.runtime import choose_device, seed_everything
 from pipeline.stores import FeatureStore, open_store
-from pipeline.training import SplitFeed, build_inverter, fabric_precision
+from pipeline.training import build_inverter
 
 PRECISIONS = get_args(TrainParams.model_fields["precision"].annotation)
 RESIDENT = get_args(TrainParams.model_fields["resident"].annotation)
@@ -85,7 +86,7 @@ def build_fitter(params: Params, data: PreparedData, store: FeatureStore, device
     seed_everything(params.seed)
     inverter = build_inverter(params, data, [store.source], [store]).to(device)
     inverter.to(memory_format=torch.channels_last)
-    fabric = Fabric(accelerator=device.type, devices=1, precision=fabric_precision(params.train.precision, device))
+    fabric = build_fabric(params.train.precision, device)
     loss = Loss(params.losses[params.loss]).to(device)
     return Fitter(inverter, inverter.linear, loss, params.protocols[params.train.protocol], fabric)
 

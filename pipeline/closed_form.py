@@ -13,9 +13,7 @@ from pipeline.images import PreparedData
 from pipeline.inverter import Inverter
 from pipeline.progress import progress
 from pipeline.ridge import NormalEquations, RidgeSolution, solve
-from pipeline.rows import batched
-
-READ_BATCH = 16  # rows read at a time: no hyper-parameter
+from pipeline.rows import READ_BATCH, batched
 
 
 def solve_linear(inverter: Inverter, data: PreparedData, cached: CachedFeatures) -> RidgeSolution:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+READ_BATCH = 16  # rows read at a time: no hyper-parameter
+
 
 def batched(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
     """`rows` in order, `size` at a time."""

@@ -5,22 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-from lightning_fabric import Fabric
 
-from pipeline.cached import Batch, CachedFeatures, windowed_plan
+from pipeline.cached import CachedFeatures
 from pipeline.checkpoint import DESCRIPTION, LEARNED, LINEAR_FOLDER, copy_first_stage, require_first_stage, save_model
-from pipeline.closed_form import READ_BATCH, ridge_summary, solve_linear
+from pipeline.closed_form import ridge_summary, solve_linear
 from pipeline.errors import ShapeError, TrainingError
+from pipeline.fabric import build_fabric, fabric_precision
 from pipeline.features import first_stage_facts, open_inputs
+from pipeline.feed import SplitFeed
 from pipeline.fitting import Feed, Fitter, save_state, validate
 from pipeline.images import PreparedData
 from pipeline.inverter import LINEAR, Blueprint, Inverter
@@ -28,12 +28,11 @@ from pipeline.losses import Loss
 from pipeline.params import NONE, Params
 from pipeline.prior import FILE as PRIOR
 from pipeline.prior import load_prior
-from pipeline.rows import batched
+from pipeline.rows import READ_BATCH
 from pipeline.runtime import seed_everything, source_digest
 from pipeline.sources import ImageSize, Source
 from pipeline.stores import FeatureStore
 
-WINDOW = 8  # shards shuffled together where features exceed memory: 1 GB at the default shard size
 SPEED = ("samples_per_second", "waiting_share")
 RESCUED = "best"  # folder, within unfinished work, of the best epoch's model when training cannot go on
 
@@ -119,35 +118,6 @@ def _clear(output: Path) -> None:
     shutil.rmtree(output / LINEAR_FOLDER, ignore_errors=True)
     for name in (PRIOR, LEARNED):
         (output / name).unlink(missing_ok=True)
-
-
-class SplitFeed:
-    """Batches of the training and validation splits, in an order that depends on seed and epoch alone."""
-
-    def __init__(self, data: PreparedData, cached: CachedFeatures, batch_size: int, seed: int) -> None:
-        self.data, self.cached, self.batch_size, self.seed = data, cached, batch_size, seed
-        rows = data.rows("train")
-        images = data.image[rows]
-        starts = np.flatnonzero(np.r_[True, images[1:] != images[:-1]])
-        self.views = np.split(rows, starts[1:])  # the rows of each training image
-
-    @property
-    def waited(self) -> float:
-        return self.cached.waited
-
-    def training_images(self) -> int:
-        return len(self.views)
-
-    def training(self, epoch: int) -> Iterator[Batch]:
-        """Every training image once, in a random view and order (by windows of shards when they exceed memory)."""
-        random = np.random.default_rng((self.seed, epoch))
-        rows = np.array([random.choice(views) for views in self.views])
-        if self.cached.exceeds_memory:
-            return self.cached.batches(windowed_plan(self.cached.stores, rows, self.batch_size, WINDOW, random))
-        return self.cached.batches(batched(random.permutation(rows), self.batch_size))
-
-    def validation(self) -> Iterator[Batch]:
-        return self.cached.batches(batched(self.data.rows("validation"), READ_BATCH))
 
 
 def build_inverter(
@@ -240,7 +210,7 @@ def _fit_decoder(
     """
     protocol = params.protocols[params.train.protocol]
     device = inverter.device
-    fabric = Fabric(accelerator=device.type, devices=1, precision=fabric_precision(params.train.precision, device))
+    fabric = build_fabric(params.train.precision, device)
     inverter.to(memory_format=torch.channels_last)  # faster: docs/training.md
     fitter = Fitter(inverter, inverter.linear, Loss(params.losses[params.loss]).to(device), protocol, fabric)
     feed = SplitFeed(data, cached, protocol.batch_size, params.seed)
@@ -262,12 +232,6 @@ def _validation_row(inverter: Inverter, params: Params, feed: Feed) -> dict[str,
     """The one point on a closed-form model's curve."""
     scores = validate(inverter, Loss(params.losses[params.loss]).to(inverter.device), feed.validation())
     return {"epoch": 0, **{f"validation_{name}": value for name, value in scores.items()}}
-
-
-def fabric_precision(name: str, device: torch.device) -> Literal["bf16-mixed", "32-true"]:
-    """`auto`: bf16 autocast on CUDA, float32 on the CPU."""
-    mixed = name == "bf16" or (name == "auto" and device.type == "cuda")
-    return "bf16-mixed" if mixed else "32-true"
 
 
 def _write_curves(path: Path, history: list[dict[str, float]]) -> None:

@@ -8,11 +8,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 RANKS = {
     -1: "errors",
-    0: "alexnet descent files lock progress registry rows runtime section sources splits",
+    0: "alexnet descent fabric files lock progress registry rows runtime section sources splits",
     1: "datasets images params patches similarity stores wavelets",
     2: "backbones checkpoint decoders features fusion losses metrics optim pictures preparation prior ridge ring",
     3: "cached extraction fitting inverter protocol refinement",
-    4: "closed_form examples plots",
+    4: "closed_form examples feed plots",
     5: "evaluation report training",
     6: "comparison two_stage",
     7: "reconstruction study",

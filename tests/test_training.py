@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 
 from pipeline.cached import CachedFeatures
 from pipeline.errors import CheckpointError, ShapeError
+from pipeline.feed import SplitFeed
 from pipeline.images import PreparedData
 from pipeline.inverter import Blueprint, Inverter, load_inverter
 from pipeline.stores import open_store
-from pipeline.training import SplitFeed
 
 CPU = torch.device("cpu")
 

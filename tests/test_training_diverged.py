@@ -10,7 +10,7 @@ from small_experiment import Experiment, experiment, retrain, validation_scores
 
 from pipeline.cached import Batch
 from pipeline.errors import TrainingError
-from pipeline.training import SplitFeed
+from pipeline.feed import SplitFeed
 
 # a linear start that leaves something to be learned, so that the first epoch is better than it
 SETTINGS = (
