@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from pipeline.errors import CheckpointError, StoreError
+from pipeline.files import write_whole
 from pipeline.stores.manifest import REFINED_FOLDER
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
@@ -22,15 +22,17 @@ LEARNED = "refiner.safetensors"  # in two stages: what the first one learned
 
 
 def save_model(directory: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
-    """Write both files through temporary names, the description last: no description, no model."""
+    """Write both files through temporary names, the description last: no description, no model.
+
+    Raises:
+        OSError: the disk is full, or cannot be written.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / DESCRIPTION).unlink(missing_ok=True)  # new weights never stand under an old description
-    partial = directory / f"{WEIGHTS}.partial"
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
-    os.replace(partial, directory / WEIGHTS)
-    partial = directory / f"{DESCRIPTION}.partial"
-    partial.write_text(json.dumps(description, indent=2, sort_keys=True) + "\n")
-    os.replace(partial, directory / DESCRIPTION)
+    # as bytes: safetensors' own writing reports a full disk as an error of its format
+    contents = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    write_whole(directory / WEIGHTS, contents)
+    write_whole(directory / DESCRIPTION, (json.dumps(description, indent=2, sort_keys=True) + "\n").encode())
 
 
 def clear_first_stage(folder: Path) -> None:

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipeline.errors import TrainingError
+from pipeline.files import whole_file
 from pipeline.losses import Loss
 from pipeline.optim import build_optimizers, rate_factor
 from pipeline.params import ProtocolParams
@@ -224,11 +225,18 @@ def validate(module: nn.Module, loss: Loss, batches: Iterable[TrainingBatch]) ->
 
 
 def save_state(state: Mapping[str, Any], path: Path) -> None:
-    """torch.save through a temporary name: what is there under `path` is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
+    """torch.save through a temporary name, to the disk itself: what is there under `path` is whole.
+
+    Raises:
+        OSError: the disk is full, or cannot be written. For a path, torch would not say which of its errors it is.
+    """
+    with whole_file(path) as part, part.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # closing its archive fails after the disk did, and hides that
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+        file.flush()
+        os.fsync(file.fileno())  # or a power cut might leave the name without the bytes
 
 
 def _snapshot(module: nn.Module) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from pipeline.backbones import FrozenNetwork
@@ -29,7 +29,7 @@ from pipeline.evaluation.networks import Networks
 from pipeline.examples import SplitExamples
 from pipeline.extraction import extract
 from pipeline.features import REFINED_IMAGES, first_stage_facts, open_features
-from pipeline.files import whole_file
+from pipeline.files import write_whole
 from pipeline.images import PreparedData
 from pipeline.inverter import LINEAR, RGB, Blueprint, Inverter, load_inverter
 from pipeline.metrics import psnr
@@ -73,8 +73,7 @@ def refine_photographs(
     settings = params.extract.model_copy(update={"precision": "fp32"})  # of the images; the network keeps its own
     kept = params.store.model_copy(update={"shard_megabytes": SHARD_MEGABYTES})
     extract(network, data, output / REFINED_IMAGES.parent, kept, settings, device, work)
-    with whole_file(output / LEARNED) as part:
-        save_file(stage.refiner.state(), part)
+    write_whole(output / LEARNED, save(stage.refiner.state()))
     save_model(output / LINEAR_FOLDER, start.state_dict(), _describe(start, store, ridge) | {"first_stage": facts})
     return warning
 

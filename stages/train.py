@@ -48,6 +48,8 @@ def train(
     from pipeline import training
     from pipeline.images import PreparedData
     from pipeline.runtime import choose_device
+    from pipeline.stores.files import disk_errors
 
     prepared, place = PreparedData.open(data), choose_device(device)
-    training.train(settings, prepared, features, first_stage, prior, models, curves, work, place)
+    with disk_errors(f"{work} or {models}", "from what was saved"):
+        training.train(settings, prepared, features, first_stage, prior, models, curves, work, place)

@@ -66,16 +66,19 @@ def record_of(path: Path) -> FileRecord:
 
 
 @contextmanager
-def disk_errors(work: Path) -> Iterator[None]:
-    """Turn "no space left" and its like, raised below, into one sentence about the directory `work`."""
+def disk_errors(place: Path | str, goes_on: str = "with the shards that are missing") -> Iterator[None]:
+    """Turn "no space left" and its like, raised below, into one sentence about the directory `place`.
+
+    `goes_on` completes what the same command does when it is run again: "it goes on …".
+    """
     try:
         yield
     except OSError as error:
         if not _means_full(error):
             raise
         raise StoreError(
-            f"the disk that holds {work} is full; free some space, then run the same command again: it goes on "
-            "with the shards that are missing"
+            f"the disk that holds {place} is full; free some space, then run the same command again: it goes on "
+            f"{goes_on}"
         ) from error
 
 
