@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -195,7 +196,7 @@ class Fitter:
         save_state(state, path)
 
     def _restore(self, path: Path) -> None:
-        state: Mapping[str, Any] = torch.load(path, map_location=self.fabric.device, weights_only=True)
+        state = load_state(path, self.fabric.device)
         self.raw.load_state_dict(state["module"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
@@ -237,6 +238,23 @@ def save_state(state: Mapping[str, Any], path: Path) -> None:
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
         file.flush()
         os.fsync(file.fileno())  # or a power cut might leave the name without the bytes
+
+
+def load_state(path: Path, device: torch.device) -> Mapping[str, Any]:
+    """What `save_state` wrote, its tensors on `device`.
+
+    Raises:
+        TrainingError: the file is damaged. torch itself compares no checksum.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            broken = file.testzip()
+    except zipfile.BadZipFile as error:
+        broken = str(error)
+    if broken is not None:
+        raise TrainingError(f"{path} is damaged ({broken}); delete it and run again")
+    state: Mapping[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    return state
 
 
 def _snapshot(module: nn.Module) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from pipeline.errors import ShapeError, TrainingError
 from pipeline.fabric import build_fabric, fabric_precision
 from pipeline.features import first_stage_facts, open_inputs
 from pipeline.feed import SplitFeed
-from pipeline.fitting import Feed, Fitter, save_state, validate
+from pipeline.fitting import Feed, Fitter, load_state, save_state, validate
 from pipeline.images import PreparedData
 from pipeline.inverter import LINEAR, Blueprint, Inverter
 from pipeline.losses import Loss
@@ -174,7 +174,7 @@ def _fit_linear(inverter: Inverter, data: PreparedData, cached: CachedFeatures, 
     linear = inverter.linear
     assert linear is not None
     if saved.is_file():
-        state = torch.load(saved, map_location=inverter.device, weights_only=True)
+        state = load_state(saved, inverter.device)
     else:
         solution = solve_linear(inverter, data, cached)
         state = {"weight": solution.weight, "summary": ridge_summary(solution)}
