@@ -6,7 +6,7 @@ import math
 import os
 import time
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,6 +44,9 @@ class Feed(Protocol):
     def training_images(self) -> int: ...
 
 
+Report = Callable[[list[dict[str, float]]], None]  # takes a history: a row for each epoch
+
+
 @dataclass
 class Progress:
     """What a resumed run must know besides weights and optimiser states."""
@@ -79,14 +82,17 @@ class Fitter:
         self.progress = Progress()
         self._warm = linear is not None  # then no epoch may end worse than the start
 
-    def run(self, feed: Feed, state: Path, label: str) -> Progress:
+    def run(self, feed: Feed, state: Path, label: str, report: Report = lambda history: None) -> Progress:
         """Train to the last epoch or to early stopping; `state`, if it exists, is continued, and saved each epoch.
+
+        `report` gets the history after each epoch, and before the first when a state is continued.
 
         Raises:
             TrainingError: a loss that is not finite.
         """
         if state.is_file():
             self._restore(state)
+            report(self.progress.history)
         elif self._warm:
             self.progress.best_loss = self._validate(feed)["total"]
         epochs, images = self.protocol.epochs, feed.training_images()
@@ -94,6 +100,7 @@ class Fitter:
             while self.progress.epoch < epochs and not self.progress.stopped(self.protocol.early_stopping):
                 self._epoch(feed, advance)
                 self._save(state)
+                report(self.progress.history)
         return self.progress
 
     def _epoch(self, feed: Feed, advance: Advance) -> None:

@@ -21,14 +21,14 @@ from pipeline.errors import ShapeError, TrainingError
 from pipeline.fabric import build_fabric, fabric_precision
 from pipeline.features import first_stage_facts, open_inputs
 from pipeline.feed import SplitFeed
-from pipeline.fitting import Feed, Fitter, load_state, save_state, validate
+from pipeline.files import whole_file
+from pipeline.fitting import Feed, Fitter, Report, load_state, save_state, validate
 from pipeline.images import PreparedData
 from pipeline.inverter import LINEAR, Blueprint, Inverter
 from pipeline.losses import Loss
 from pipeline.params import NONE, Params
 from pipeline.prior import FILE as PRIOR
 from pipeline.prior import load_prior
-from pipeline.rows import READ_BATCH
 from pipeline.runtime import seed_everything, source_digest
 from pipeline.sources import ImageSize, Source
 from pipeline.stores import FeatureStore
@@ -56,6 +56,8 @@ def train(
     Beside `curves`, training_speed.csv says how fast each epoch was: a file of its own, because it differs from
     run to run and nothing else here does.
 
+    Both are written after each epoch, so that a run that ends in an error leaves its curves.
+
     Returns the model's description. A run that was killed continues at its last finished epoch.
 
     Raises:
@@ -75,6 +77,7 @@ def train(
     description = _describe(params, data, stores, inverter)
     workspace = work / "train" / _work_key(description, fabric_precision(params.train.precision, device), device)
     with CachedFeatures(data, stores, device, params.train.resident) as cached:
+        feed = SplitFeed(data, cached, params.protocols[params.train.protocol].batch_size, params.seed)
         floor = None
         if inverter.linear is not None:
             description["ridge"] = _fit_linear(inverter, data, cached, workspace / "linear.pt")
@@ -83,11 +86,11 @@ def train(
         save = partial(
             _save, inverter=inverter, floor=floor, description=description, prior=prior, first_stage=first_stage
         )
+        report = partial(_write_curves, curves)
         if inverter.decoder is None:
-            history = [_validation_row(inverter, params, SplitFeed(data, cached, READ_BATCH, params.seed))]
+            report([_validation_row(inverter, params, feed)])
         else:
-            history = _fit_decoder(inverter, params, data, cached, workspace, save)
-    _write_curves(curves, history)
+            _fit_decoder(inverter, params, feed, workspace, save, report)
     save(output)
     shutil.rmtree(workspace, ignore_errors=True)
     return description
@@ -198,12 +201,12 @@ def _linear_alone(inverter: Inverter) -> Inverter:
 def _fit_decoder(
     inverter: Inverter,
     params: Params,
-    data: PreparedData,
-    cached: CachedFeatures,
+    feed: Feed,
     workspace: Path,
     save: Callable[[Path], None],
-) -> list[dict[str, float]]:
-    """Gradient descent; leaves the best epoch's weights in `inverter` and returns a row for each epoch.
+    report: Report,
+) -> None:
+    """Gradient descent; leaves the best epoch's weights in `inverter`. `report` gets the history after each epoch.
 
     Raises:
         TrainingError: the loss is not finite. The best epoch, if there is one, is saved first and named.
@@ -213,9 +216,8 @@ def _fit_decoder(
     fabric = build_fabric(params.train.precision, device)
     inverter.to(memory_format=torch.channels_last)  # faster: docs/training.md
     fitter = Fitter(inverter, inverter.linear, Loss(params.losses[params.loss]).to(device), protocol, fabric)
-    feed = SplitFeed(data, cached, protocol.batch_size, params.seed)
     try:
-        history = fitter.run(feed, workspace / "state.pt", f"train {params.decoder}").history
+        fitter.run(feed, workspace / "state.pt", f"train {params.decoder}", report)
     except TrainingError as error:
         if not fitter.progress.best_epoch:
             raise
@@ -225,7 +227,6 @@ def _fit_decoder(
         kept = f"the model of epoch {fitter.progress.best_epoch}, the best so far, is in {workspace / RESCUED}"
         raise TrainingError(f"{error} ({kept})") from None
     inverter.load_state_dict(fitter.best)
-    return history
 
 
 def _validation_row(inverter: Inverter, params: Params, feed: Feed) -> dict[str, float]:
@@ -237,7 +238,6 @@ def _validation_row(inverter: Inverter, params: Params, feed: Feed) -> dict[str,
 def _write_curves(path: Path, history: list[dict[str, float]]) -> None:
     table = pd.DataFrame(history).set_index("epoch")
     speed = [column for column in SPEED if column in table]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for place, part in ((path, table.drop(columns=speed)), (path.with_name("training_speed.csv"), table[speed])):
-        place.unlink(missing_ok=True)  # a link into DVC's cache is replaced, never written through
-        part.to_csv(place, float_format="%.6g")
+    for place, columns in ((path, table.drop(columns=speed)), (path.with_name("training_speed.csv"), table[speed])):
+        with whole_file(place) as part:
+            columns.to_csv(part, float_format="%.6g")

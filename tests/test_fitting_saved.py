@@ -43,3 +43,17 @@ def test_a_damaged_state_is_one_sentence(tmp_path: Path, damage: str) -> None:
     assert "\n" not in str(caught.value)
     path.unlink()
     assert toy_fitter().run(ToyFeed(), path, "toy").epoch == 6
+
+
+def test_the_history_is_reported_after_each_epoch_and_when_a_state_is_continued(tmp_path: Path) -> None:
+    epochs: list[list[float]] = []
+
+    def report(history: list[dict[str, float]]) -> None:
+        epochs.append([row["epoch"] for row in history])
+
+    with pytest.raises(KeyboardInterrupt):
+        toy_fitter().run(ToyFeed(fail_in_epoch=2), tmp_path / "state.pt", "toy", report)
+    assert epochs == [[1], [1, 2]]
+    epochs.clear()
+    toy_fitter(epochs=4).run(ToyFeed(), tmp_path / "state.pt", "toy", report)
+    assert epochs == [[1, 2], [1, 2, 3], [1, 2, 3, 4]]
