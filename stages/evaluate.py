@@ -35,11 +35,11 @@ def evaluate(
 
     from pipeline import evaluation, report
     from pipeline.images import PreparedData
-    from pipeline.runtime import choose_device
+    from pipeline.runtime import choose_device, enough_memory
 
-    evaluation.evaluate(
-        settings, PreparedData.open(data), features, first_stage, models, metrics, choose_device(device)
-    )
+    prepared, place = PreparedData.open(data), choose_device(device)
+    with enough_memory("lower evaluate.batch_size or pass --device cpu"):
+        evaluation.evaluate(settings, prepared, features, first_stage, models, metrics, place)
     report.write_report(metrics)
 
     from stages.summary import summary

@@ -26,9 +26,11 @@ def reconstruct(
     settings = load_checked(params, overrides)
 
     from pipeline.reconstruction import reconstruct as run
-    from pipeline.runtime import choose_device
+    from pipeline.runtime import choose_device, enough_memory
 
-    result = run(images, model, settings, out, choose_device(device))
+    place = choose_device(device)
+    with enough_memory("lower evaluate.batch_size or pass --device cpu"):
+        result = run(images, model, settings, out, place)
     for row in result.scores:
         perceptual = f", LPIPS {row['lpips']:.4f}" if "lpips" in row else ""
         typer.echo(f"{out / row['picture']}: {row['psnr']:.2f} dB, SSIM {row['ssim']:.4f}{perceptual}")

@@ -47,9 +47,10 @@ def train(
 
     from pipeline import training
     from pipeline.images import PreparedData
-    from pipeline.runtime import choose_device
+    from pipeline.runtime import choose_device, enough_memory
     from pipeline.stores.files import disk_errors
 
     prepared, place = PreparedData.open(data), choose_device(device)
-    with disk_errors(f"{work} or {models}", "from what was saved"):
+    remedy = f"set train.resident: never, lower protocols.{settings.train.protocol}.batch_size, or pass --device cpu"
+    with disk_errors(f"{work} or {models}", "from what was saved"), enough_memory(remedy):
         training.train(settings, prepared, features, first_stage, prior, models, curves, work, place)
