@@ -25,6 +25,7 @@ from pipeline.files import whole_file
 from pipeline.fitting import Feed, Fitter, Report, load_state, save_state, validate
 from pipeline.images import PreparedData
 from pipeline.inverter import LINEAR, Blueprint, Inverter
+from pipeline.lock import locked
 from pipeline.losses import Loss
 from pipeline.params import NONE, Params
 from pipeline.prior import FILE as PRIOR
@@ -64,6 +65,7 @@ def train(
         DataError: the image prior is missing, or of other data.
         StoreError: a feature store or the first stage is missing, stale or damaged.
         ShapeError: the decoder cannot work on these features.
+        LockedError: another process is training the same model in `work`.
         TrainingError: the loss is not finite. The message names the folder where the best epoch's model was saved, in
             the form of `output`, if there was such an epoch.
     """
@@ -76,7 +78,10 @@ def train(
     inverter = build_inverter(params, data, sources, stores).to(device)
     description = _describe(params, data, stores, inverter)
     workspace = work / "train" / _work_key(description, fabric_precision(params.train.precision, device), device)
-    with CachedFeatures(data, stores, device, params.train.resident) as cached:
+    with (
+        locked(workspace, "training the same model"),
+        CachedFeatures(data, stores, device, params.train.resident) as cached,
+    ):
         feed = SplitFeed(data, cached, params.protocols[params.train.protocol].batch_size, params.seed)
         floor = None
         if inverter.linear is not None:
@@ -91,8 +96,8 @@ def train(
             report([_validation_row(inverter, params, feed)])
         else:
             _fit_decoder(inverter, params, feed, workspace, save, report)
-    save(output)
-    shutil.rmtree(workspace, ignore_errors=True)
+        save(output)
+        shutil.rmtree(workspace, ignore_errors=True)
     return description
 
 
