@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from pipeline.feed import SplitFeed
 from pipeline.files import whole_file
 from pipeline.fitting import Feed, Fitter, Report, load_state, save_state, validate
 from pipeline.images import PreparedData
-from pipeline.inverter import LINEAR, Blueprint, Inverter
+from pipeline.inverter import LINEAR, RGB, Blueprint, Inverter
 from pipeline.lock import locked
 from pipeline.losses import Loss
 from pipeline.params import NONE, Params
@@ -64,7 +65,7 @@ def train(
     Raises:
         DataError: the image prior is missing, or of other data.
         StoreError: a feature store or the first stage is missing, stale or damaged.
-        ShapeError: the decoder cannot work on these features.
+        ShapeError: the decoder cannot work on these features, or not on a batch of one image that is left over.
         LockedError: another process is training the same model in `work`.
         TrainingError: the loss is not finite. The message names the folder where the best epoch's model was saved, in
             the form of `output`, if there was such an epoch.
@@ -83,6 +84,7 @@ def train(
         CachedFeatures(data, stores, device, params.train.resident) as cached,
     ):
         feed = SplitFeed(data, cached, params.protocols[params.train.protocol].batch_size, params.seed)
+        check_batches(inverter, params, feed.training_images())
         floor = None
         if inverter.linear is not None:
             description["ridge"] = _fit_linear(inverter, data, cached, workspace / "linear.pt")
@@ -143,6 +145,25 @@ def build_inverter(
         raise ShapeError(f"decoder {params.decoder} on {' + '.join(map(str, sources))}: {error}") from None
     inverter.fit_statistics([(torch.from_numpy(store.mean), torch.from_numpy(store.std)) for store in stores])
     return inverter
+
+
+def check_batches(inverter: Inverter, params: Params, images: int) -> None:
+    """Raise ShapeError when the `images` for training leave a batch of one that batch normalisation cannot take.
+
+    That is one whose features have a single position, too: known by trying, because fusions and decoders differ.
+    """
+    size = params.protocols[params.train.protocol].batch_size
+    if inverter.decoder is None or (images % size or size) > 1:
+        return
+    shapes = [*inverter.blueprint.shapes, *[(RGB, *inverter.blueprint.image)] * inverter.blueprint.two_stage]
+    try:
+        with torch.no_grad():
+            deepcopy(inverter).train()([torch.zeros(1, *shape, device=inverter.device) for shape in shapes])
+    except ValueError as error:  # how torch's batch normalisation refuses
+        raise ShapeError(
+            f"{images} training images in batches of {size} leave a batch of one, on which decoder {params.decoder} "
+            f"cannot be trained here ({error}); change protocols.{params.train.protocol}.batch_size"
+        ) from None
 
 
 def _describe(params: Params, data: PreparedData, stores: Sequence[FeatureStore], inverter: Inverter) -> dict[str, Any]:
