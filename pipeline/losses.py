@@ -63,6 +63,11 @@ class Loss(nn.Module):
         # registered so that `.to(device)` reaches terms with weights of their own
         self._modules_of_terms = nn.ModuleList(term for term in self._terms.values() if isinstance(term, nn.Module))
 
+    @property
+    def weights_sha256(self) -> dict[str, str]:
+        """SHA-256 of the file behind each term that has weights of its own."""
+        return {name: term.distance.sha256 for name, term in self._terms.items() if isinstance(term, _LpipsTerm)}
+
     def forward(self, prediction: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
         """Scalars: every term unweighted under its name, and their weighted sum under "total".
 

@@ -65,6 +65,7 @@ def train(
     Raises:
         DataError: the image prior is missing, or of other data.
         StoreError: a feature store or the first stage is missing, stale or damaged.
+        WeightsError: the loss needs weights that are missing or damaged.
         ShapeError: the decoder cannot work on these features, or not on a batch of one image that is left over.
         LockedError: another process is training the same model in `work`.
         TrainingError: the loss is not finite. The message names the folder where the best epoch's model was saved, in
@@ -77,7 +78,8 @@ def train(
     if params.two_stage.refine != NONE:
         require_first_stage(first_stage, first_stage_facts(params, stores[0]))
     inverter = build_inverter(params, data, sources, stores).to(device)
-    description = _describe(params, data, stores, inverter)
+    loss = Loss(params.losses[params.loss]).to(device)
+    description = _describe(params, data, stores, inverter, loss)
     workspace = work / "train" / _work_key(description, fabric_precision(params.train.precision, device), device)
     with (
         locked(workspace, "training the same model"),
@@ -95,9 +97,9 @@ def train(
         )
         report = partial(_write_curves, curves)
         if inverter.decoder is None:
-            report([_validation_row(inverter, params, feed)])
+            report([_validation_row(inverter, loss, feed)])
         else:
-            _fit_decoder(inverter, params, feed, workspace, save, report)
+            _fit_decoder(inverter, loss, params, feed, workspace, save, report)
         save(output)
         shutil.rmtree(workspace, ignore_errors=True)
     return description
@@ -166,11 +168,14 @@ def check_batches(inverter: Inverter, params: Params, images: int) -> None:
         ) from None
 
 
-def _describe(params: Params, data: PreparedData, stores: Sequence[FeatureStore], inverter: Inverter) -> dict[str, Any]:
+def _describe(
+    params: Params, data: PreparedData, stores: Sequence[FeatureStore], inverter: Inverter, loss: Loss
+) -> dict[str, Any]:
     """Everything that determines the fitted weights: saved with the model, and the identity of unfinished work."""
     chosen = {
         "seed": params.seed,
         "loss": {params.loss: params.losses[params.loss]},
+        **({"loss_weights": loss.weights_sha256} if loss.weights_sha256 else {}),
         "train": params.train.model_dump(exclude={"resident"}),
         "protocol": params.protocols[params.train.protocol].model_dump(),
     }
@@ -226,6 +231,7 @@ def _linear_alone(inverter: Inverter) -> Inverter:
 
 def _fit_decoder(
     inverter: Inverter,
+    loss: Loss,
     params: Params,
     feed: Feed,
     workspace: Path,
@@ -238,10 +244,9 @@ def _fit_decoder(
         TrainingError: the loss is not finite. The best epoch, if there is one, is saved first and named.
     """
     protocol = params.protocols[params.train.protocol]
-    device = inverter.device
-    fabric = build_fabric(params.train.precision, device)
+    fabric = build_fabric(params.train.precision, inverter.device)
     inverter.to(memory_format=torch.channels_last)  # faster: docs/training.md
-    fitter = Fitter(inverter, inverter.linear, Loss(params.losses[params.loss]).to(device), protocol, fabric)
+    fitter = Fitter(inverter, inverter.linear, loss, protocol, fabric)
     try:
         fitter.run(feed, workspace / "state.pt", f"train {params.decoder}", report)
     except TrainingError as error:
@@ -255,9 +260,9 @@ def _fit_decoder(
     inverter.load_state_dict(fitter.best)
 
 
-def _validation_row(inverter: Inverter, params: Params, feed: Feed) -> dict[str, float]:
+def _validation_row(inverter: Inverter, loss: Loss, feed: Feed) -> dict[str, float]:
     """The one point on a closed-form model's curve."""
-    scores = validate(inverter, Loss(params.losses[params.loss]).to(inverter.device), feed.validation())
+    scores = validate(inverter, loss, feed.validation())
     return {"epoch": 0, **{f"validation_{name}": value for name, value in scores.items()}}
 
 

@@ -10,11 +10,11 @@ from pipeline.params import Params, load_params
 def load_checked(path: Path, overrides: Iterable[str] | None) -> Params:
     """Params whose every section is valid, chosen or not.
 
-    Names, types, ranges and the weights of the loss come first and need no torch, so that they fail within a second.
+    Names, types, ranges and missing weights of the loss come first and need no torch: they fail within a second.
 
     Raises:
         ParamsError: all problems found, a line each. ShapeError: choices that do not go together.
-        WeightsError: weights of the loss, or of a network, are missing.
+        WeightsError: weights of the loss, or of a network, are missing or damaged.
     """
     params = load_params(path, overrides or ())
     check_loss(params)
@@ -24,12 +24,18 @@ def load_checked(path: Path, overrides: Iterable[str] | None) -> Params:
 
 
 def check_loss(params: Params) -> None:
-    """Raise WeightsError when the chosen loss needs weights that are not on this machine."""
+    """Raise WeightsError when the chosen loss needs weights that are missing on this machine, or damaged."""
     from pipeline.alexnet import lpips_available
     from pipeline.errors import WeightsError
 
-    if params.losses[params.loss].get("lpips") and (reason := lpips_available()):
+    if not params.losses[params.loss].get("lpips"):
+        return
+    if reason := lpips_available():
         raise WeightsError(f"params.yaml: loss = {params.loss!r} cannot be computed here: {reason}")
+
+    from pipeline.similarity import load_lpips
+
+    load_lpips()  # whole: nothing but reading it tells a damaged file
 
 
 def check_options(params: Params) -> None:

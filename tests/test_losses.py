@@ -1,5 +1,6 @@
 """Every loss term against an independent computation; how terms are weighed."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from skimage.metrics import structural_similarity
 from pipeline.errors import ParamsError, WeightsError
 from pipeline.losses import TERMS, Loss
 from pipeline.similarity import load_lpips
+from stages.loading import load_checked
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 
@@ -135,3 +137,25 @@ def test_a_loss_without_terms_is_refused(terms: dict[str, float]) -> None:
 def test_an_unknown_term_is_refused() -> None:
     with pytest.raises(ParamsError, match="unknown loss term 'huber'; choose one of: l1, lpips, mse, ssim"):
         Loss({"huber": 1.0})
+
+
+@pytest.mark.usefixtures("lpips_weights")
+def test_a_loss_names_the_files_behind_it(torch_home: Path) -> None:
+    (file,) = torch_home.rglob("*.pth")
+    assert Loss({"mse": 1.0, "lpips": 1.0}).weights_sha256 == {"lpips": hashlib.sha256(file.read_bytes()).hexdigest()}
+    assert Loss({"mse": 1.0, "lpips": 0.0}).weights_sha256 == {}
+
+
+def test_a_damaged_file_is_found_when_params_are_read(
+    torch_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (whole,) = torch_home.rglob("*.pth")
+    damaged = tmp_path / whole.relative_to(torch_home)
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(whole.read_bytes()[:-1000])
+    with pytest.raises(WeightsError, match=rf"^{damaged} is not the state dict of torchvision's AlexNet .*; replace"):
+        load_checked(PARAMS, ["loss=hybrid"])
+    load_checked(PARAMS, ["loss=mse"])
+    damaged.write_bytes(whole.read_bytes())
+    load_checked(PARAMS, ["loss=hybrid"])

@@ -1,5 +1,6 @@
 """What `train` saves: the best epoch's weights, under another loss, in bfloat16, from features that exceed memory."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -41,7 +42,8 @@ def test_a_loss_with_lpips_trains_and_leaves_its_network_out_of_the_model(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     (tmp_path / "hub/checkpoints").mkdir(parents=True)
     torch.manual_seed(0)
-    torch.save(torchvision.models.AlexNet().state_dict(), tmp_path / "hub/checkpoints" / ALEXNET_FILE)
+    alexnet = tmp_path / "hub/checkpoints" / ALEXNET_FILE
+    torch.save(torchvision.models.AlexNet().state_dict(), alexnet)
     curves = retrain(made, tmp_path, "loss=hybrid", "protocols.fast.epochs=2", "train.warm_start=none")
     for split in ("train", "validation"):
         expected = 0.5 * curves[f"{split}_mse"] + 0.5 * curves[f"{split}_lpips"]
@@ -49,6 +51,8 @@ def test_a_loss_with_lpips_trains_and_leaves_its_network_out_of_the_model(
     assert curves["train_lpips"][1] < curves["train_lpips"][0]
     scores = validation_scores(made, tmp_path / "models", {"mse": 0.5, "lpips": 0.5})
     assert scores["total"] == pytest.approx(curves["validation_total"].min(), rel=1e-4)
+    description = json.loads((tmp_path / "models/model.json").read_text())
+    assert description["loss_weights"] == {"lpips": hashlib.sha256(alexnet.read_bytes()).hexdigest()}
     parts = {name.partition(".")[0] for name in load_file(tmp_path / "models/model.safetensors")}
     assert parts == {"standardise", "decoder"}
 
