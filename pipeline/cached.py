@@ -33,6 +33,7 @@ ROOM = 0.5  # share of the free memory that resident features may take
 LOADED_AT_ONCE = 64 << 20  # bytes of features in one batch while they are loaded
 MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container, where there is one
 MEMORY_USED = Path("/sys/fs/cgroup/memory.current")
+MEMORY_STAT = Path("/sys/fs/cgroup/memory.stat")
 
 
 @dataclass(frozen=True)
@@ -219,8 +220,14 @@ def free_memory(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0]
     free: int = psutil.virtual_memory().available
     if MEMORY_LIMIT.is_file() and (limit := MEMORY_LIMIT.read_text().strip()) != "max":
-        free = min(free, int(limit) - int(MEMORY_USED.read_text()))
+        free = min(free, int(limit) - int(MEMORY_USED.read_text()) + _page_cache())
     return free
+
+
+def _page_cache() -> int:
+    """Bytes of a container's used memory that hold files not read of late: the kernel gives them up when asked."""
+    stat = dict(line.split() for line in MEMORY_STAT.read_text().splitlines()) if MEMORY_STAT.is_file() else {}
+    return int(stat.get("inactive_file", 0))
 
 
 def _stays(resident: Resident, size: int, device: torch.device) -> bool:

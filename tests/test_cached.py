@@ -133,9 +133,12 @@ def test_free_memory_is_within_the_machine() -> None:
 
 
 def test_free_memory_respects_a_containers_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, text in (("MEMORY_LIMIT", "5000000\n"), ("MEMORY_USED", "1000000\n")):
+    files = {"MEMORY_LIMIT": "5000000\n", "MEMORY_USED": "1000000\n", "MEMORY_STAT": "anon 1\ninactive_file 300000\n"}
+    for name, text in files.items():
         (tmp_path / name).write_text(text)
         monkeypatch.setattr(module, name, tmp_path / name)
+    assert module.free_memory(CPU) == 4_300_000  # files that were read are no use of memory that lasts
+    (tmp_path / "MEMORY_STAT").unlink()
     assert module.free_memory(CPU) == 4_000_000
 
 
