@@ -25,7 +25,7 @@ from pipeline.decoders import DECODERS
 from pipeline.images import PreparedData
 
 SOURCES = ("vgg16.block1", "vit_small.block1", "resnet34.layer1", "vgg16.block3")
-# attention among 12,544 positions: hours on a CPU
+# attention among 12,544 positions: hours of training on a CPU, minutes a step
 UNASKED = {("vgg16.block1", "attention"), ("vgg16.block1", "patch_transformer")}
 DEFAULTS = "defaults"
 KEY = ["source", "decoder", "settings"]
@@ -54,11 +54,8 @@ class Experiments:
 
     def measure(self, source: str, decoder: str, extra: list[str]) -> dict[str, Any]:
         """One row of the table: `decoder` on `source`, with the settings `extra` in params.yaml."""
-        backbone, layer = source.split(".")
-        chosen = [f"backbone={backbone}", f"layer={layer}", f"decoder={decoder}", *extra]
-        options = ["--device", self._device, *_sets(chosen)]
-        spent = seconds(lambda: self._stage("train", *options))
-        self._stage("evaluate", *options)
+        spent = self.train(source, decoder, extra)
+        self._stage("evaluate", *self._options(source, decoder, extra))
         scores = json.loads((self._root / "metrics/metrics.json").read_text())
         return {
             "source": source,
@@ -72,6 +69,15 @@ class Experiments:
             "ssim": scores["ssim"]["mean"],
             "bicubic": scores["floors"]["bicubic"]["psnr"],
         }
+
+    def train(self, source: str, decoder: str, extra: list[str]) -> float:
+        """Seconds of the command from start to end."""
+        return seconds(lambda: self._stage("train", *self._options(source, decoder, extra)))
+
+    def _options(self, source: str, decoder: str, extra: list[str]) -> list[str]:
+        backbone, layer = source.split(".")
+        chosen = [f"backbone={backbone}", f"layer={layer}", f"decoder={decoder}", *extra]
+        return ["--device", self._device, *_sets(chosen)]
 
     def _stage(self, name: str, *options: str) -> None:
         layers = [f"backbones.{backbone}.layers=[{','.join(names)}]" for backbone, names in self._layers.items()]

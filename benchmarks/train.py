@@ -1,8 +1,9 @@
 """`python -m benchmarks.train`: how fast decoders train from the store, against steps that wait for nothing.
 
 For each decoder the same optimiser step is timed on batches from the store, on one batch that lies ready in memory
-(the floor: no reading at all), and on features that the backbone computes anew for every batch; with --compile also
-through torch.compile. Ratios are taken within a round, in which all take turns. Exit code 1 when a bar does not hold.
+(the floor: no reading at all), and on features that the backbone computes anew for every batch, from photographs alone
+and in the step's own precision. --compare times the step once more with one thing changed. Ratios are taken within a
+round, in which all take turns. Exit code 1 when a bar does not hold.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -19,6 +21,7 @@ from typing import get_args
 import torch
 
 from benchmarks.bars import Bar, Line, against, markdown, seconds, side_by_side
+from benchmarks.decoders import UNASKED
 from pipeline.backbones import Backbone, load_backbone
 from pipeline.cached import Batch, CachedFeatures
 from pipeline.decoders import DECODERS
@@ -68,17 +71,24 @@ class Ready(Shortened):
 
 
 class EncoderInTheLoop(Shortened):
-    """The same batches, their features computed from the photographs each time."""
+    """The features of each batch computed from its photographs. `feed` reads no features, `autocast` is the step's."""
 
-    def __init__(self, feed: Feed, batches: int, backbone: Backbone, layer: str) -> None:
+    def __init__(
+        self,
+        feed: Feed,
+        batches: int,
+        backbone: Backbone,
+        layer: str,
+        autocast: Callable[[], AbstractContextManager[None]],
+    ) -> None:
         super().__init__(feed, batches)
-        self.backbone, self.layer = backbone, layer
+        self.backbone, self.layer, self._autocast = backbone, layer, autocast
 
     def training(self, epoch: int) -> Iterator[Batch]:
         for batch in super().training(epoch):
-            with torch.inference_mode():
+            with torch.no_grad(), self._autocast():
                 features = self.backbone(batch.targets)[self.layer]
-            yield Batch(batch.rows, (features.clone(),), batch.targets)
+            yield Batch(batch.rows, (features.float(),), batch.targets)
 
 
 def build_fitter(params: Params, data: PreparedData, store: FeatureStore, device: torch.device) -> Fitter:
@@ -89,6 +99,22 @@ def build_fitter(params: Params, data: PreparedData, store: FeatureStore, device
     fabric = build_fabric(params.train.precision, device)
     loss = Loss(params.losses[params.loss]).to(device)
     return Fitter(inverter, inverter.linear, loss, params.protocols[params.train.protocol], fabric)
+
+
+def compiled(fitter: Fitter) -> None:
+    """Through torch.compile; compiling itself falls into the round that warms up."""
+    fitter.module = torch.compile(fitter.module)
+
+
+def other_adam(fitter: Fitter) -> None:
+    """torch's own choice where `train` takes the fused Adam, and the fused one where it does not."""
+    for optimizer in fitter.raw_optimizers:
+        for group in optimizer.param_groups:
+            if "fused" in group:  # Muon has none
+                group["fused"] = None if group["fused"] else True
+
+
+CHANGES: dict[str, Callable[[Fitter], None]] = {"compiled": compiled, "other_adam": other_adam}
 
 
 def decoder_lines(
@@ -105,20 +131,21 @@ def decoder_lines(
         waiting.append(share)
         return speed
 
-    with CachedFeatures(data, [store], device, params.train.resident) as cached:
-        feed = SplitFeed(data, cached, protocol.batch_size, params.seed)
+    resident = params.train.resident
+    with CachedFeatures(data, [store], device, resident) as cached, CachedFeatures(data, [], device, resident) as crops:
+        feed, photographs = (SplitFeed(data, each, protocol.batch_size, params.seed) for each in (cached, crops))
         feeds: dict[str, Feed] = {
             "ready": Ready(feed, batches),
-            "encoder": EncoderInTheLoop(feed, batches, backbone, params.layer),
+            "encoder": EncoderInTheLoop(photographs, batches, backbone, params.layer, fitter.fabric.autocast),
             "store": Shortened(feed, batches),  # last of a round: `waiting` below
         }
         runs: dict[str, Callable[[], float]] = {name: (lambda feed=feed: timed(feed)) for name, feed in feeds.items()}  # type: ignore[misc]
         found = side_by_side(runs, options.rounds)
-        compiled = []
-        if options.compile:
-            quick = build_fitter(params, data, store, device)
-            quick.module = torch.compile(quick.module)
-            compiled.append(compiled_line(fitter, quick, feeds["ready"], options.rounds))
+        changed = []
+        for name in options.compare:
+            other = build_fitter(params, data, store, device)
+            CHANGES[name](other)
+            changed.append(changed_line(name, fitter, other, feeds["ready"], options.rounds))
     speeds = {name: f"{median(values):.1f}" for name, values in found.items()}
     label = f"{params.decoder}, batch {protocol.batch_size}, {device.type}"
     from_store = found["store"]
@@ -135,7 +162,7 @@ def decoder_lines(
             against(from_store, found["encoder"]),
         ),
         Line(f"{label}: share of the time spent waiting", "", median(waiting[5::3]), Bar(at_most=0.05)),
-        *compiled,
+        *changed,
     ]
 
 
@@ -150,39 +177,22 @@ def timed_epoch(fitter: Fitter, feed: Feed) -> tuple[float, float]:
     def epoch() -> None:
         fitter.train_epoch(feed, advance)
         if fitter.fabric.device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(fitter.fabric.device)
 
     spent = seconds(epoch)
     return images / spent, (feed.waited - waited) / spent
 
 
-def compiled_line(eager: Fitter, compiled: Fitter, feed: Feed, rounds: int) -> Line:
-    """The same step through torch.compile; compiling itself falls into the round that warms up."""
-    runs = {"eager": lambda: timed_epoch(eager, feed)[0], "compiled": lambda: timed_epoch(compiled, feed)[0]}
+def changed_line(name: str, usual: Fitter, changed: Fitter, feed: Feed, rounds: int) -> Line:
+    """The same step with one of CHANGES."""
+    runs = {"usual": lambda: timed_epoch(usual, feed)[0], "changed": lambda: timed_epoch(changed, feed)[0]}
     found = side_by_side(runs, rounds)
-    speeds = f"{median(found['compiled']):.1f} of {median(found['eager']):.1f} images/s"
-    return Line("the same step: compiled / eager", speeds, against(found["compiled"], found["eager"]))
+    speeds = f"{median(found['changed']):.1f} of {median(found['usual']):.1f} images/s"
+    return Line(f"the same step: {name} / as train does it", speeds, against(found["changed"], found["usual"]))
 
 
-def main() -> None:
-    trained = [name for name in DECODERS.names() if name != LINEAR]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", default="vgg16.block1")
-    parser.add_argument(
-        "--decoders",
-        nargs="+",
-        choices=trained,
-        default=[name for name in trained if name != "attention"],
-        help="attention is left out unless named: it takes minutes a step where features have many positions",
-    )
-    parser.add_argument("--resident", choices=RESIDENT, default="never", help="never: every batch is read from disk")
-    parser.add_argument("--compile", action="store_true", help="time torch.compile too; compiling takes a minute each")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto")
-    parser.add_argument("--batches", type=int, default=6, help="optimiser steps of one measurement")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each measurement is repeated")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further overrides of params.yaml")
-    parser.add_argument("--device", default="auto")
-    options = parser.parse_args()
+def measure(options: argparse.Namespace) -> list[Line]:
+    """Photographs and features of `options.source` in a temporary folder, and all lines measured on them."""
     device, (backbone_name, layer) = choose_device(options.device), options.source.split(".")
     changes = [f"backbone={backbone_name}", f"layer={layer}", f"backbones.{backbone_name}.layers=[{layer}]"]
     changes += [f"train.precision={options.precision}", f"train.resident={options.resident}", *options.set]
@@ -199,6 +209,41 @@ def main() -> None:
         for decoder in options.decoders:
             chosen = load_params(overrides=[*changes, f"decoder={decoder}"])
             lines += decoder_lines(chosen, data, store, backbone, options)
+    return lines
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    trained = [name for name in DECODERS.names() if name != LINEAR]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", default="vgg16.block1")
+    parser.add_argument(
+        "--decoders",
+        nargs="+",
+        choices=trained,
+        help="default: all that are trained; on vgg16.block1 without attention and patch_transformer, a step of which "
+        "takes minutes on a CPU",
+    )
+    parser.add_argument("--resident", choices=RESIDENT, default="never", help="never: every batch is read from disk")
+    parser.add_argument(
+        "--compare",
+        nargs="+",
+        choices=CHANGES,
+        default=[],
+        help="time the step changed as well: compiled (which takes a minute each), or with the other one of Adam's "
+        "fused and default forms (--set train.protocol=published: Muon leaves it little)",
+    )
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto")
+    parser.add_argument("--batches", type=int, default=6, help="optimiser steps of one measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each measurement is repeated")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further overrides of params.yaml")
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args(arguments)
+    options.decoders = options.decoders or [name for name in trained if (options.source, name) not in UNASKED]
+    return options
+
+
+def main() -> None:
+    lines = measure(parse())
     print(markdown(lines))
     if not all(line.bar is None or line.bar.holds(line.ratio) for line in lines):
         sys.exit("a bar does not hold")
