@@ -7,17 +7,19 @@ from typing import Any
 from pipeline.params import Params, load_params
 
 
-def load_checked(path: Path, overrides: Iterable[str] | None) -> Params:
+def load_checked(path: Path, overrides: Iterable[str] | None, loss: bool = True) -> Params:
     """Params whose every section is valid, chosen or not.
 
     Names, types, ranges and the weights of the loss come first and need no torch, so that they fail within a second.
+    `loss` is False for what computes none, and so needs no weights of it.
 
     Raises:
         ParamsError: all problems found, a line each. ShapeError: choices that do not go together.
         WeightsError: weights of the loss, or of a network, are missing.
     """
     params = load_params(path, overrides or ())
-    check_loss(params)
+    if loss:
+        check_loss(params)
     check_options(params)
     check_experiment(params)
     return params

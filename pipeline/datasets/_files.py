@@ -11,6 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from pipeline.datasets.base import Photograph
 from pipeline.errors import DataError
+from pipeline.files import printable
 from pipeline.section import Count, Fraction, Section
 from pipeline.splits import Split, seeded_order
 
@@ -88,8 +89,7 @@ def subset(photographs: Sequence[Photograph], count: int | None, seed: int, key:
 
 
 def _photograph(root: Path, path: Path, split: Split | None) -> Photograph:
-    name = path.relative_to(root).as_posix()
-    name = os.fsencode(name).decode("utf-8", "backslashreplace")  # names that are not UTF-8 stay writable
+    name = printable(path.relative_to(root).as_posix())
     return Photograph(id=name, path=path, file=name, split=split, scene=name)
 
 
