@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from pipeline.backbones.base import FrozenNetwork, Library, Network, Published
+from pipeline.backbones.base import FrozenNetwork, Library, Network, Published, reason
 from pipeline.backbones.normalization import Normalize
 from pipeline.backbones.table import NetworkSpec, check_layers, resolve
 from pipeline.backbones.timm_networks import Timm
@@ -146,7 +146,8 @@ def _shapes(name: str, spec: NetworkSpec, layers: Sequence[str], image: ImageSiz
         with torch.no_grad():
             found = network(torch.empty(1, 3, image.height, image.width, device="meta"), depths)
     except (AssertionError, RuntimeError, ValueError) as error:  # how the libraries refuse a size
-        reason = str(error).strip().splitlines()[0]
-        raise ShapeError(f"{name} cannot take images of {image} pixels ({reason}); change prepare.crop") from None
+        raise ShapeError(
+            f"{name} cannot take images of {image} pixels ({reason(error)}); change prepare.crop"
+        ) from None
     by_layer = {network.layer_names[depth]: features.shape for depth, features in zip(depths, found, strict=True)}
     return {layer: FeatureShape(*by_layer[layer][1:]) for layer in wanted}
