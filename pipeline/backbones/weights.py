@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pipeline.backbones.base import Library, Network, Published, reason
-from pipeline.backbones.caches import TorchHubFile
+from pipeline.backbones.caches import TorchHubFile, hub_offline
 from pipeline.backbones.checking import check_state
 from pipeline.backbones.normalization import Normalization
 from pipeline.errors import WeightsError
@@ -139,7 +139,7 @@ def obtain(name: str, published: Published) -> None:
 
 def _published(name: str, library: Library, model: str, published: Published) -> Network:
     obtain(name, published)
-    with _readable(published), torch.random.fork_rng(devices=[]), torch.device("cpu"):
+    with hub_offline(), _readable(published), torch.random.fork_rng(devices=[]), torch.device("cpu"):
         return library.build_published(model, published)
 
 
@@ -147,7 +147,7 @@ def _published(name: str, library: Library, model: str, published: Published) ->
 def _readable(published: Published) -> Iterator[None]:
     try:
         yield
-    except (*UNREADABLE, HTTPError) as error:
+    except UNREADABLE as error:
         raise WeightsError(
             f"{published.file.name} in {published.file.folder} cannot be loaded as {published.label} "
             f"({reason(error)}); delete it so that it is fetched again"
