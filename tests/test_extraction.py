@@ -110,6 +110,21 @@ def test_photographs_that_were_passed_are_let_go(tmp_path: Path, monkeypatch: py
     assert data.forget.call_count == 3  # after 12, 24 and 36 of 40 rows
 
 
+def test_fp32_is_without_tf32(tmp_path: Path) -> None:
+    """The flags hold on any machine; what they do shows on a GPU alone."""
+    seen: set[tuple[bool, bool]] = set()
+    backbone, (matmul, cudnn) = SmallBackbone(), (torch.backends.cuda.matmul, torch.backends.cudnn)
+    backbone.register_forward_hook(lambda *_: seen.add((matmul.allow_tf32, cudnn.allow_tf32)))
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = True
+    try:
+        small_extraction(tmp_path, backbone=backbone)
+        assert (matmul.allow_tf32, cudnn.allow_tf32) == (True, True)
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+    assert seen == {(False, False)}
+
+
 @needs_gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("dtype", ["float32", "int8"])

@@ -16,6 +16,7 @@ from pipeline.backbones.torchvision_networks import Torchvision
 from pipeline.backbones.weights import Loaded, load_network, weights_file
 from pipeline.errors import ShapeError
 from pipeline.params import BackboneParams
+from pipeline.runtime import enough_memory
 from pipeline.sources import FeatureShape, ImageSize
 
 LIBRARIES: dict[str, Library] = {"torchvision": Torchvision(), "timm": Timm()}
@@ -82,11 +83,14 @@ def load_backbone(
 
     Raises:
         ParamsError: unknown network, layer or tag. WeightsError: weights that cannot be had or do not fit.
+        DeviceError: the GPU has no room for it.
     """
     spec, library = _spec(name, entry)
     wanted = check_layers(name, entry.layers if layers is None else layers, _outline(library, spec).layer_names)
     with torch.inference_mode(False):  # parameters made in inference mode could never carry a gradient to the images
-        return Backbone(name, spec, wanted, load_network(name, entry, library, spec.model)).to(device)
+        backbone = Backbone(name, spec, wanted, load_network(name, entry, library, spec.model))
+        with enough_memory("free it, or use --device cpu"):
+            return backbone.to(device)
 
 
 def feature_shapes(
