@@ -61,7 +61,7 @@ class Computer:
         with enough_memory("free it, or use --device cpu"):
             self._backbone = job.backbone.to(device=job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._link = Link(job.device)
-        self._limit = job.settings.batch_size  # rows in one pass; halved when the device runs out of memory
+        self._limit = job.batch_size  # rows in one pass; halved when the device runs out of memory
         self._read = 0  # bytes of crops since photographs were last let go
 
     def pieces(self, batches: Sequence[Rows]) -> Iterator[Piece]:
