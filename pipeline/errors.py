@@ -33,5 +33,9 @@ class TrainingError(PipelineError):
     """Training cannot go on: a loss that is not finite."""
 
 
+class LockedError(PipelineError):
+    """Another process is doing the same work at this moment."""
+
+
 class DeviceError(PipelineError):
-    """The device that was asked for is not there."""
+    """The device that was asked for is not there, or its memory does not suffice."""

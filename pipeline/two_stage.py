@@ -67,7 +67,7 @@ def refine_photographs(
         start, ridge = _closed_form(params, data, store, cached)
         stage = FirstStage(start, build_first_stage(facts, networks, data.crop), store.dtype)
         read_prior = partial(load_prior, prior, data)
-        stage.refiner.learn(SplitExamples(data, cached, params.extract.batch_size, read_prior))
+        stage.refiner.learn(SplitExamples(data, cached, params.extract.cpu_batch_size, read_prior))
         warning = _warning(stage, facts, data, cached)
     network = RefinedLayer(networks, stage, facts)
     settings = params.extract.model_copy(update={"precision": "fp32"})  # of the images; the network keeps its own

@@ -21,6 +21,7 @@ def load_checked(path: Path, overrides: Iterable[str] | None, loss: bool = True)
     if loss:
         check_loss(params)
     check_options(params)
+    check_dataset(params)
     check_experiment(params)
     return params
 
@@ -66,6 +67,21 @@ def check_options(params: Params) -> None:
         problems += [unknown_name(f"losses.{name}", term, TERMS.names()) for term in unknown]
     if problems:
         raise ParamsError("\n".join(problems))
+
+
+def check_dataset(params: Params) -> None:
+    """Raise ParamsError when the data set is known to hold what `prepare` would refuse after decoding all of it."""
+    from pipeline.datasets import DATASETS
+    from pipeline.errors import ParamsError
+
+    whole = params.datasets[params.dataset].get("images") is None  # a subset may hold none
+    stops = params.prepare.non_rgb == "refuse" and params.prepare.on_bad_image == "stop"
+    if DATASETS.get(params.dataset).holds_non_rgb and whole and stops:
+        raise ParamsError(
+            f"params.yaml: dataset = {params.dataset!r} holds grayscale and CMYK photographs, and prepare.non_rgb = "
+            "'refuse' stops at them; set prepare.non_rgb: convert to turn them into RGB, or prepare.on_bad_image: skip "
+            "to leave them out"
+        )
 
 
 def check_networks(params: Params) -> None:

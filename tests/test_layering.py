@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 RANKS = {
     -1: "errors",
-    0: "alexnet descent files progress registry rows runtime section sources splits",
+    0: "alexnet descent files lock progress registry rows runtime section sources splits",
     1: "datasets images params patches similarity stores wavelets",
     2: "backbones checkpoint decoders features fusion losses metrics optim pictures preparation prior ridge ring",
     3: "cached extraction fitting inverter protocol refinement",

@@ -15,10 +15,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from pipeline.errors import StoreError
 from pipeline.files import can_rename, existing, write_whole
+from pipeline.lock import LOCK, try_lock
 from pipeline.stores.files import FileRecord, record_of
 from pipeline.stores.manifest import fingerprint
 from pipeline.stores.moments import Moments
@@ -55,8 +55,8 @@ class Workspace:
             StoreError: another process is working on one of them.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("a+b") as file:
-            if shards and not _try_lock(file, shards.start, len(shards)):  # a length of 0 would mean all
+        with (self.path / LOCK).open("a+b") as file:
+            if shards and not try_lock(file, shards.start, len(shards)):  # a length of 0 would mean all
                 raise StoreError(
                     f"another process is extracting {self.backbone} in {self.path}; wait for it, or give each "
                     "process shards of its own (--shards 0/2 and --shards 1/2)"
@@ -67,7 +67,7 @@ class Workspace:
     def publishing(self) -> Iterator[None]:
         """Wait until no other process is renaming this store into place."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("a+b") as file:
+        with (self.path / LOCK).open("a+b") as file:
             fcntl.lockf(file, fcntl.LOCK_EX, 1, PUBLISH)
             yield
 
@@ -155,17 +155,8 @@ def free_bytes(path: Path) -> int:
 
 def _remove_unused(path: Path) -> bool:
     """Whether no process was computing or publishing in the workspace `path`, so that it is gone now."""
-    with (path / "lock").open("a+b") as file:
-        unused = _try_lock(file, 0, PUBLISH + 1)
+    with (path / LOCK).open("a+b") as file:
+        unused = try_lock(file, 0, PUBLISH + 1)
         if unused:
             shutil.rmtree(path)
     return unused
-
-
-def _try_lock(file: IO[bytes], start: int, length: int) -> bool:
-    # POSIX locks on byte ranges: they end with their process, and shards that overlap exclude each other
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
-    except (BlockingIOError, PermissionError):  # EAGAIN or EACCES: held by another process
-        return False
-    return True
