@@ -23,6 +23,7 @@ from pipeline.report import read_protocol, read_scores, title, weights
 
 Metric = Literal["psnr", "ssim", "lpips", "mse", "mae"]
 METRICS_FOLDER, WORKSPACE = "metrics", "workspace"  # DVC calls the files as they are now `workspace`
+STRIP = "strip.png"
 NEEDED = ("metrics.json", "protocol.json", "per_image.csv", "reconstructions")
 RESAMPLES, SEED = 10_000, 0
 FEW = 30  # photographs: with fewer, resampling them says too little of how others would differ
@@ -53,7 +54,7 @@ class Experiment:
             name,
             metrics,
             protocol,
-            pd.read_csv(folder / "per_image.csv", index_col="image", converters={"photograph": str}),
+            pd.read_csv(folder / "per_image.csv", index_col="image", converters={"image": str, "photograph": str}),
             folder / "reconstructions",
         )
 
@@ -106,7 +107,8 @@ def compare(names: Sequence[str], output: Path, metric: Metric = "psnr") -> str:
     """Write leaderboard.md, leaderboard.csv and strip.png into `output`; returns the leaderboard as Markdown.
 
     Best first by the mean of `metric`; each line says by how much it leads the next one, on the same photographs.
-    Experiments of another protocol than the first are named, and never tested against the others.
+    Experiments of another protocol than the first are named, and never tested against the others. No strip where
+    the experiments saved no photograph in common.
 
     Raises:
         DataError: an experiment cannot be found or was not scored by `metric`, or its per_image.csv names no
@@ -121,8 +123,9 @@ def compare(names: Sequence[str], output: Path, metric: Metric = "psnr") -> str:
         text = "\n".join([markdown(table), *(f"\n{note}" for note in notes)]) + "\n"
         write_whole(output / "leaderboard.md", text.encode())
         picture = strip(experiments)
+        (output / STRIP).unlink(missing_ok=True)  # of an earlier comparison
         if picture is not None:
-            save_png(picture, output / "strip.png")
+            save_png(picture, output / STRIP)
     return text
 
 

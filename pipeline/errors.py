@@ -38,4 +38,4 @@ class LockedError(PipelineError):
 
 
 class DeviceError(PipelineError):
-    """The device that was asked for is not there."""
+    """The device that was asked for is not there, or its memory does not suffice."""

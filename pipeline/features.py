@@ -26,10 +26,7 @@ def open_features(
         StoreError: a store is missing, unfinished or damaged, or was made with other parameters or other data;
             the message says which.
     """
-    return tuple(
-        open_store(root / source.backbone / source.layer, expected_facts(source, params, data), verify)
-        for source in sources
-    )
+    return tuple(_open(root, source, params, data, verify) for source in sources)
 
 
 def open_inputs(
@@ -77,10 +74,28 @@ def expected_facts(source: Source, params: Params, data: PreparedData) -> dict[s
     weights = {"kind": entry.weights if entry.weights in ("random", "imagenet") else "path"}
     if entry.weights == "random":
         weights["detail"] = f"seed {entry.seed}"
+    elif entry.weights != "imagenet":
+        weights["detail"] = Path(entry.weights).name
+    described = entry.model_dump(include={"library", "model"}, exclude_none=True)  # what its name does not say
     return {
-        "backbone": {"name": source.backbone, "weights": weights},
+        "backbone": {"name": source.backbone, "weights": weights} | described,
         "layer": source.layer,
         "data": data.fingerprint,
         "precision": params.extract.precision,
         "store": {"format": store.format, "dtype": store.dtype, "compression": store.compression},
     }
+
+
+def _open(root: Path, source: Source, params: Params, data: PreparedData, verify: Verify) -> FeatureStore:
+    store = open_store(root / source.backbone / source.layer, expected_facts(source, params, data), verify)
+    tag, found = params.backbones[source.backbone].tag, store.manifest.facts["backbone"]["weights"]
+    if tag is not None and found["kind"] == "imagenet" and _tag(found["detail"]) != tag:
+        raise StoreError(
+            f"{store.path} is stale: its weights are {found['detail']}, not those called {tag}; {remedy(store.path)}"
+        )
+    return store
+
+
+def _tag(detail: str) -> str:
+    """`V2` of `Network_Weights.V2` and of `Network_Weights.V2 (altered file)`."""
+    return detail.partition(" ")[0].partition(".")[2]

@@ -14,6 +14,11 @@ from pathlib import Path
 PART = ".part"  # ending of a file that is still being written; hidden by a leading dot as well
 
 
+def printable(path: Path | str) -> str:
+    """`path` as text that any file or terminal takes: bytes of a name that are not UTF-8 are spelt out (`\\xe9`)."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def existing(path: Path) -> Path:
     """`path`, or the nearest folder above it that is there."""
     path = path.absolute()

@@ -59,8 +59,14 @@ class BackboneParams(Section):
 
 
 class ExtractParams(Section):
+    """`batch_size` counts the images of one pass; null: on a GPU a whole shard, halved until it fits, else 16."""
+
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    batch_size: Count = 16
+    batch_size: Count | None = 16
+
+    @property
+    def cpu_batch_size(self) -> int:
+        return self.batch_size or 16
 
 
 class StoreParams(Section):

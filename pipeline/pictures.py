@@ -86,8 +86,10 @@ def sheet(rows: Sequence[Sequence[Picture]], captions: Sequence[Sequence[str]]) 
     return np.concatenate(padded)
 
 
-def require_folder(path: Path) -> None:
+def require_folder(path: Path, option: str = "--out") -> None:
     """Refuse, before any work, a place for pictures that is no folder and cannot become one.
+
+    `option` is what the user named it by.
 
     Raises:
         DataError: a file is in the way.
@@ -96,7 +98,7 @@ def require_folder(path: Path) -> None:
         if place.is_dir():
             return
         if place.exists():
-            raise DataError(f"--out {path}: {place} is a file; name a folder, it is made when missing")
+            raise DataError(f"{option} {path}: {place} is a file; name a folder, it is made when missing")
 
 
 def save_png(picture: Picture, path: Path) -> None:

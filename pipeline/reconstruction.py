@@ -23,7 +23,7 @@ from pipeline.datasets import Photograph
 from pipeline.datasets._files import photographs_in
 from pipeline.errors import CheckpointError, DataError
 from pipeline.evaluation.networks import Networks, network_title, same_network
-from pipeline.files import whole_file
+from pipeline.files import printable, whole_file
 from pipeline.inverter import Inverter, load_inverter
 from pipeline.metrics import score
 from pipeline.params import Params, PrepareParams
@@ -41,20 +41,21 @@ SCORES, RECONSTRUCTION = "scores.csv", "_reconstruction"
 class Encoder:
     """A trained decoder, the frozen networks it was trained behind, how its photographs were cut, and LPIPS.
 
-    `stored` is the type its features were stored as: here they are rounded like that, too. In two stages
-    `first_stage` makes the refined image of the features that the decoder works on.
+    `stored` are the types that the features of its sources were stored as: here they are rounded like that, too. In
+    two stages `first_stage` makes the refined image of the features that the decoder works on.
     """
 
     inverter: Inverter
     networks: Networks
     rules: PrepareParams
-    stored: str
+    stored: tuple[str, ...]
     perceptual: Lpips | None  # None without AlexNet's weights
     first_stage: FirstStage | None
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """(B, 3, crop, crop) RGB in [0, 1] → the same, seen through the inverted layers."""
-        features = [as_stored(each, self.stored) for each in self.networks(images)]
+        pairs = zip(self.networks(images), self.stored, strict=True)
+        features = [as_stored(each, dtype) for each, dtype in pairs]
         if self.first_stage is not None:
             features.append(self.first_stage(features[0]))
         with torch.inference_mode():
@@ -73,7 +74,8 @@ def reconstruct(inputs: Sequence[str], models: Path, params: Params, output: Pat
     """Reconstruct every photograph that `inputs` (files, folders, patterns) name.
 
     `output` gets, for each, `<name>.png` (original, reconstruction, error, local SSIM) and
-    `<name>_reconstruction.png`, and one scores.csv. Good photographs are finished whatever the others are.
+    `<name>_reconstruction.png`, and one scores.csv. Good photographs are finished whatever the others are, and no
+    photograph of `inputs` is replaced by a picture of it.
 
     Raises:
         DataError: nothing to read, `output` is a file, no photograph that can be used, or bad files (all are listed)
@@ -84,15 +86,17 @@ def reconstruct(inputs: Sequence[str], models: Path, params: Params, output: Pat
     photographs = find_photographs(inputs)
     encoder = load_encoder(models, params, device)
     result = Result()
-    names = _unique_names(photographs)
-    with progress("reconstruct", len(photographs), "photographs") as advance:
-        for start in range(0, len(photographs), params.evaluate.batch_size):
-            part = slice(start, start + params.evaluate.batch_size)
-            _reconstruct_batch(photographs[part], names[part], encoder, output, result)
-            advance(len(photographs[part]))
-    if result.scores:
-        with whole_file(output / SCORES) as table:
-            pd.DataFrame(result.scores).to_csv(table, index=False, float_format="%.6g", lineterminator="\n")
+    names = _free_names(photographs, output)
+    try:
+        with progress("reconstruct", len(photographs), "photographs") as advance:
+            for start in range(0, len(photographs), params.evaluate.batch_size):
+                part = slice(start, start + params.evaluate.batch_size)
+                _reconstruct_batch(photographs[part], names[part], encoder, output, result)
+                advance(len(photographs[part]))
+    finally:  # whatever stops the rest, the pictures that are there have their scores
+        if result.scores:
+            with whole_file(output / SCORES) as table:
+                pd.DataFrame(result.scores).to_csv(table, index=False, float_format="%.6g", lineterminator="\n")
     if result.bad and (params.prepare.on_bad_image == "stop" or not result.scores):
         raise DataError(_bad_files(result, len(photographs), output))
     return result
@@ -105,7 +109,7 @@ def find_photographs(inputs: Sequence[str]) -> list[Path]:
         DataError: something names no file at all.
     """
     found: dict[Path, None] = {}
-    for text in inputs:
+    for text in map(os.path.expanduser, inputs):  # a quoted ~ comes here as it was typed
         path = Path(text)
         if path.is_dir():
             found |= dict.fromkeys(photograph.path for photograph in photographs_in(path, path, text))
@@ -120,7 +124,8 @@ def load_encoder(models: Path, params: Params, device: torch.device) -> Encoder:
     """The decoder in `models`, and the networks that params.yaml describes, proved to be those of its training.
 
     Raises:
-        CheckpointError: no model there, or the networks have other weights now. WeightsError: they cannot be had.
+        CheckpointError: no model there, or one that does not say how its features were stored, or the networks have
+        other weights now. WeightsError: they cannot be had.
     """
     inverter = load_inverter(models, device)
     description = load_model(models)[1]
@@ -129,8 +134,12 @@ def load_encoder(models: Path, params: Params, device: torch.device) -> Encoder:
             raise CheckpointError(
                 f"{models} inverts {source.backbone}, which params.yaml lacks; add it under backbones"
             )
-    # the stores of the training may be gone, so params.yaml tells their precision and type
-    networks = Networks(params, inverter.sources, [params.extract.precision] * len(inverter.sources), device)
+    if "stored" not in description:
+        raise CheckpointError(
+            f"{models} is of an older version, which did not say how features were stored; train again"
+        )
+    stored = [description["stored"][str(source)] for source in inverter.sources]
+    networks = Networks(params, inverter.sources, [each["precision"] for each in stored], device)
     for name, backbone in networks.backbones.items():
         _check_network(models, name, description["backbones"][name], backbone.describe())
     geometry = {key: description["prepare"][key] for key in ("resize", "interpolation", "size", "crop")}
@@ -139,7 +148,7 @@ def load_encoder(models: Path, params: Params, device: torch.device) -> Encoder:
     if inverter.blueprint.two_stage:
         first_stage = load_first_stage(description["first_stage"], networks, models, geometry["crop"], device)
     rules = params.prepare.model_copy(update=geometry)
-    return Encoder(inverter, networks, rules, params.store.dtype, perceptual, first_stage)
+    return Encoder(inverter, networks, rules, tuple(each["dtype"] for each in stored), perceptual, first_stage)
 
 
 def _check_network(models: Path, name: str, trained: dict[str, Any], now: dict[str, Any]) -> None:
@@ -179,11 +188,16 @@ def _reconstruct_batch(
     for place, (path, name, _) in enumerate(good):
         own = {metric: values[place] for metric, values in scores.items()}
         _write(output, name, path, reconstructions[place].cpu(), originals[place].cpu(), own)
-        result.scores.append({"file": str(path), "picture": f"{name}.png", **own})
+        result.scores.append({"file": printable(path), "picture": f"{name}.png", **own})
 
 
 def _write(output: Path, name: str, path: Path, prediction: Tensor, target: Tensor, scores: dict[str, float]) -> None:
-    captions = [path.name, f"{scores['psnr']:.2f} dB  SSIM {scores['ssim']:.3f}", f"error × {ERROR_GAIN}", "local SSIM"]
+    captions = [
+        printable(path.name),
+        f"{scores['psnr']:.2f} dB  SSIM {scores['ssim']:.3f}",
+        f"error × {ERROR_GAIN}",
+        "local SSIM",
+    ]
     save_png(sheet([comparison_tiles(prediction, target)], [captions]), output / f"{name}.png")
     save_png(to_picture(prediction), output / f"{name}{RECONSTRUCTION}.png")
 
@@ -193,23 +207,29 @@ def _to_tensor(crops: NDArray[np.uint8]) -> Tensor:
 
 
 def _photograph(path: Path) -> Photograph:
-    return Photograph(id=path.name, path=path, file=str(path), split=None, scene=path.name)
+    return Photograph(id=path.name, path=path, file=printable(path), split=None, scene=path.name)
 
 
-def _unique_names(paths: Sequence[Path]) -> list[str]:
-    """File names without their endings, numbered where two pictures would get the same name."""
-    taken: set[str] = set()
+def _free_names(paths: Sequence[Path], output: Path) -> list[str]:
+    """File names without their endings, numbered where a picture would get another's name or replace a photograph."""
+    taken = {path.resolve() for path in paths}
     names = []
     for path in paths:
-        candidates = (path.stem if number == 1 else f"{path.stem}-{number}" for number in count(1))
-        name = next(name for name in candidates if not taken & {name, f"{name}{RECONSTRUCTION}"})
-        taken |= {name, f"{name}{RECONSTRUCTION}"}
+        stem = printable(path.stem)
+        candidates = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
+        name = next(name for name in candidates if taken.isdisjoint(_pictures(output, name)))
+        taken |= _pictures(output, name)
         names.append(name)
     return names
 
 
+def _pictures(output: Path, name: str) -> set[Path]:
+    """The two files that are written for a photograph."""
+    return {(output / f"{each}.png").resolve() for each in (name, f"{name}{RECONSTRUCTION}")}
+
+
 def _bad_files(result: Result, total: int, output: Path) -> str:
-    lines = "".join(f"\n  {path}: {reason}" for path, reason in result.bad)
+    lines = "".join(f"\n  {printable(path)}: {reason}" for path, reason in result.bad)
     if not result.scores:  # skipping them would leave nothing
         return f"{total} of {total} photographs cannot be used; give others, or repair these:{lines}"
     return (

@@ -22,6 +22,11 @@ from pipeline.errors import DeviceError
 
 LIBRARY = Path(__file__).parent
 RECORDED_PACKAGES = ("torch", "torchvision", "timm", "zarr", "h5py", "numpy", "pillow", "lpips")
+_NO_WORKSPACE = (
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "find an engine to execute this computation",
+)
 
 
 def seed_everything(seed: int) -> None:
@@ -59,12 +64,19 @@ def choose_device(name: str = "auto") -> torch.device:
 @contextmanager
 def float32_is_float32() -> Iterator[None]:
     """fp32 means fp32 on the GPU as well: no TF32 inside, in matrix products or convolutions."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
+
+
+def memory_ran_out(error: RuntimeError) -> bool:
+    """Whether torch says so: by its own error, or in the words of a library that found no memory for its workspace."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _NO_WORKSPACE)
 
 
 @contextmanager
@@ -72,7 +84,9 @@ def enough_memory(remedy: str) -> Iterator[None]:
     """Raises DeviceError, with the `remedy`, where the GPU's memory runs out inside."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not memory_ran_out(error):
+            raise
         raise DeviceError(f"the GPU's memory ran out ({str(error).partition('. ')[0]}); {remedy}") from None
 
 

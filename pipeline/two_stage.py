@@ -32,7 +32,7 @@ from pipeline.features import REFINED_IMAGES, first_stage_facts, open_features
 from pipeline.files import write_whole
 from pipeline.images import PreparedData
 from pipeline.inverter import LINEAR, RGB, Blueprint, Inverter, load_inverter
-from pipeline.metrics import psnr
+from pipeline.metrics import capped_psnr
 from pipeline.params import Params, TwoStageParams
 from pipeline.prior import load_prior
 from pipeline.refinement import VALIDATION_IMAGES, Refiner, Step, build_refiner, misleading
@@ -67,7 +67,7 @@ def refine_photographs(
         start, ridge = _closed_form(params, data, store, cached)
         stage = FirstStage(start, build_first_stage(facts, networks, data.crop), store.dtype)
         read_prior = partial(load_prior, prior, data)
-        stage.refiner.learn(SplitExamples(data, cached, params.extract.batch_size, read_prior))
+        stage.refiner.learn(SplitExamples(data, cached, params.extract.cpu_batch_size, read_prior))
         warning = _warning(stage, facts, data, cached)
     network = RefinedLayer(networks, stage, facts)
     settings = params.extract.model_copy(update={"precision": "fp32"})  # of the images; the network keeps its own
@@ -190,7 +190,7 @@ def _warning(stage: FirstStage, facts: Mapping[str, Any], data: PreparedData, ca
     (batch,) = cached.batches([rows])
     steps = list(stage.steps(*batch.features))
     images = (stage.start_of(*batch.features), steps[-1].images)
-    before, after = (float(psnr(each, batch.targets).mean()) for each in images)
+    before, after = (float(capped_psnr(each, batch.targets).mean()) for each in images)
     errors = (float(steps[0].feature_error.mean()), float(steps[-1].feature_error.mean()))
     advice = stage.refiner.advice.format(refine="two_stage.refine", budget="two_stage.budget")
     return misleading(facts["refiner"], (before, after), errors, len(rows), advice)

@@ -16,7 +16,11 @@ Metric = Annotated[Literal["psnr", "ssim", "lpips", "mse", "mae"], typer.Option(
 
 def compare(experiments: Experiments, out: Out = WORK / "comparison", metric: Metric = "psnr") -> None:
     """Print a leaderboard, with significance by photograph; save it, and a strip of the same photographs from each."""
+    from pipeline.comparison import STRIP
     from pipeline.comparison import compare as run
 
     typer.echo(run(experiments, out, metric))
-    typer.echo(f"pictures: {out / 'strip.png'}")
+    if (out / STRIP).is_file():
+        typer.echo(f"pictures: {out / STRIP}")
+    else:
+        typer.echo("no pictures: the experiments saved no photograph in common")

@@ -31,7 +31,7 @@ def evaluate(
     """Score the decoder on the test split: metrics.json, per_image.csv, plots, pictures and report.html."""
     from stages.loading import load_checked
 
-    settings = load_checked(params, overrides)
+    settings = load_checked(params, overrides, loss=False)
 
     from pipeline import evaluation, report
     from pipeline.images import PreparedData

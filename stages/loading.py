@@ -7,18 +7,21 @@ from typing import Any
 from pipeline.params import Params, load_params
 
 
-def load_checked(path: Path, overrides: Iterable[str] | None) -> Params:
+def load_checked(path: Path, overrides: Iterable[str] | None, loss: bool = True) -> Params:
     """Params whose every section is valid, chosen or not.
 
     Names, types, ranges and missing weights of the loss come first and need no torch: they fail within a second.
+    `loss` is False for what computes none, and so needs no weights of it.
 
     Raises:
         ParamsError: all problems found, a line each. ShapeError: choices that do not go together.
         WeightsError: weights of the loss, or of a network, are missing or damaged.
     """
     params = load_params(path, overrides or ())
-    check_loss(params)
+    if loss:
+        check_loss(params)
     check_options(params)
+    check_dataset(params)
     check_experiment(params)
     return params
 
@@ -70,6 +73,21 @@ def check_options(params: Params) -> None:
         problems += [unknown_name(f"losses.{name}", term, TERMS.names()) for term in unknown]
     if problems:
         raise ParamsError("\n".join(problems))
+
+
+def check_dataset(params: Params) -> None:
+    """Raise ParamsError when the data set is known to hold what `prepare` would refuse after decoding all of it."""
+    from pipeline.datasets import DATASETS
+    from pipeline.errors import ParamsError
+
+    whole = params.datasets[params.dataset].get("images") is None  # a subset may hold none
+    stops = params.prepare.non_rgb == "refuse" and params.prepare.on_bad_image == "stop"
+    if DATASETS.get(params.dataset).holds_non_rgb and whole and stops:
+        raise ParamsError(
+            f"params.yaml: dataset = {params.dataset!r} holds grayscale and CMYK photographs, and prepare.non_rgb = "
+            "'refuse' stops at them; set prepare.non_rgb: convert to turn them into RGB, or prepare.on_bad_image: skip "
+            "to leave them out"
+        )
 
 
 def check_networks(params: Params) -> None:

@@ -23,8 +23,9 @@ def reconstruct(
     """Save each photograph beside its reconstruction, with its scores; cut and resized as in training."""
     from stages.loading import load_checked
 
-    settings = load_checked(params, overrides)
+    settings = load_checked(params, overrides, loss=False)
 
+    from pipeline.files import printable
     from pipeline.reconstruction import reconstruct as run
     from pipeline.runtime import choose_device, enough_memory
 
@@ -35,4 +36,4 @@ def reconstruct(
         perceptual = f", LPIPS {row['lpips']:.4f}" if "lpips" in row else ""
         typer.echo(f"{out / row['picture']}: {row['psnr']:.2f} dB, SSIM {row['ssim']:.4f}{perceptual}")
     for path, reason in result.bad:
-        typer.echo(f"left out {path}: {reason}", err=True)
+        typer.echo(f"left out {printable(path)}: {reason}", err=True)

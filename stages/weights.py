@@ -45,3 +45,5 @@ def weights(
         return
     for path in written:
         typer.echo(f"wrote {path}")
+    if source is not None and transfer.LPIPS in (names or ()):
+        typer.echo("scores that were written without LPIPS stay so until: dvc repro --force --single-item evaluate")

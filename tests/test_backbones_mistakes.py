@@ -64,6 +64,16 @@ def test_a_timm_model_without_feature_maps_is_refused() -> None:
         load_backbone("mine", entry, CPU)
 
 
+def test_a_timm_model_refused_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(model: str) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("pipeline.backbones.timm_networks.outline", refuse)
+    entry = BackboneParams(library="timm", model="test_vit", layers=("block1",))
+    with pytest.raises(ParamsError, match=r"forward_intermediates \(AssertionError\); choose another model$"):
+        load_backbone("mine", entry, CPU)
+
+
 def test_an_entry_is_checked_without_reading_weights() -> None:
     check_backbone("vgg16", BackboneParams(weights="imagenet", layers=("block1",)), SIZE)
     with pytest.raises(ParamsError, match=r"backbones\.vgg16\.tag = 'V9' is unknown"):

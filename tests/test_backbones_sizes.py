@@ -75,3 +75,11 @@ def test_sizes_that_do_not_go_are_refused_before_anything_is_computed(name: str,
         whole(name)(photograph(edge, edge))
     assert str(error.value) == REFUSED[name, edge]
     assert not calls
+
+
+@pytest.mark.parametrize("model", ["botnet26t_256", "halonet26t"])
+def test_a_refusal_of_the_library_without_a_word_is_a_sentence_too(model: str) -> None:
+    """Their attention is built for one grid, and asserts it with an empty message."""
+    with pytest.raises(ShapeError) as error:
+        feature_shapes("mine", BackboneParams(library="timm", model=model), ["stage5"], SIZE)
+    assert str(error.value) == "mine cannot take images of 224×224 pixels (AssertionError); change prepare.crop"

@@ -1,10 +1,7 @@
-"""Leaderboards: order, paired significance against scipy, protocols, and experiments read from DVC."""
+"""Leaderboards: order, paired significance against scipy, protocols."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from itertools import product
 from pathlib import Path
 
@@ -13,51 +10,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 from scipy import stats
+from small_comparison import three_experiments, write_experiment
 
 from pipeline.comparison import compare, lead, leaderboard, opened
 from pipeline.errors import DataError
-from pipeline.protocol import CONVENTIONS
-
-IMAGES = 40
-
-
-def write_experiment(
-    folder: Path, shift: float, seed: int = 0, pixels: str = "a" * 64, lpips: bool = True, photographs: int = IMAGES
-) -> Path:
-    """An evaluation whose PSNR is that of `seed` 0 plus `shift` plus noise of 0.1 dB."""
-    base = np.random.default_rng(100).normal(30, 4, IMAGES)
-    psnr = base + shift + np.random.default_rng(seed).normal(0, 0.1, IMAGES)
-    names = [f"photograph_{k:02}.png" for k in range(IMAGES)]
-    table = {"psnr": psnr, "ssim": psnr / 50, "mse": 10 ** (-psnr / 10), "mae": 1 / psnr}
-    if lpips:
-        table["lpips"] = 10 / psnr
-    (folder / "reconstructions").mkdir(parents=True)
-    shown = [f"{k * photographs // IMAGES:02}" for k in range(IMAGES)]
-    pd.DataFrame({"image": names, "photograph": shown, **table}).to_csv(folder / "per_image.csv", index=False)
-    metrics = {name: {"mean": float(values.mean())} for name, values in table.items()}
-    metrics = {"lpips": None, **metrics, "decoder": {"parameters": 1234}}
-    weights = {"kind": "random", "detail": "seed 0", "sha256": "0"}
-    protocol = {
-        "conventions": CONVENTIONS,
-        "test_images": IMAGES,
-        "test_pixels": pixels,
-        "model": {"blueprint": {"decoder": folder.name, "fusion": "none"}},
-        "features": {"vgg16.block1": {"backbone": {"weights": weights}}},
-        "data": {"dataset": "folder"},
-        "reconstructions": names[:2],
-    }
-    (folder / "metrics.json").write_text(json.dumps(metrics))
-    (folder / "protocol.json").write_text(json.dumps(protocol))
-    for number in range(2):
-        for kind, level in (("original", 40 * number), ("reconstruction", 40 * number + int(10 * shift))):
-            Image.new("RGB", (100, 80), (level, 0, 0)).save(folder / f"reconstructions/{number:02}_{kind}.png")
-    return folder
 
 
 @pytest.fixture
 def three(tmp_path: Path) -> list[str]:
-    shifts = {"good": 2.0, "middle": 1.0, "close": 0.995}
-    return [str(write_experiment(tmp_path / name, shift, seed)) for seed, (name, shift) in enumerate(shifts.items())]
+    return three_experiments(tmp_path)
 
 
 def test_best_first_and_only_real_leads_are_significant(three: list[str]) -> None:
@@ -227,71 +188,3 @@ def test_an_experiment_that_is_not_all_here(absent: str, three: list[str], tmp_p
         f"{three[0]} lacks {absent}; fetch what DVC has cached of it (dvc pull, or dvc repro), or evaluate again: "
         "python -m stages evaluate"
     )
-
-
-def test_a_file_where_the_comparison_should_go(three: list[str], tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("kept")
-    with pytest.raises(DataError, match=r"^--out .*deeper: .*out is a file; name a folder, it is made when missing$"):
-        compare(three, tmp_path / "out/deeper")
-    assert (tmp_path / "out").read_text() == "kept"
-
-
-def test_a_second_comparison_writes_no_file_through_its_links(three: list[str], tmp_path: Path) -> None:
-    compare(three, tmp_path / "out")
-    for path in sorted((tmp_path / "out").iterdir()):
-        os.link(path, tmp_path / path.name)
-    before = {path.name: (tmp_path / path.name).read_bytes() for path in (tmp_path / "out").iterdir()}
-    compare(three[:2], tmp_path / "out")
-    assert {name: (tmp_path / name).read_bytes() for name in before} == before
-    assert all((tmp_path / "out" / name).read_bytes() != content for name, content in before.items())
-
-
-DVC_YAML = """
-stages:
-  evaluate:
-    cmd: cp -r source/. metrics/
-    deps: [source]
-    metrics: [metrics/metrics.json: {cache: false}]
-    plots: [metrics/per_image.csv: {cache: false}]
-    outs: [metrics/protocol.json, metrics/reconstructions]
-"""
-
-
-@pytest.mark.slow
-def test_dvc_experiments_and_the_workspace(three: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    repository = tmp_path / "repository"
-    repository.mkdir()
-    monkeypatch.chdir(repository)
-
-    def run(command: str) -> None:
-        dvc = f"{sys.executable} -m dvc"
-        subprocess.run(command.replace("dvc ", f"{dvc} ", 1).split(), check=True, capture_output=True)
-
-    for command in ("git init --quiet", "git config user.name Test", "git config user.email test@example.org"):
-        run(command)
-    run("dvc init --quiet")
-    (repository / "dvc.yaml").write_text(DVC_YAML)
-    (repository / "metrics").mkdir()
-    shutil.copytree(three[0], "source")
-    run("git add --all")
-    run("git commit --quiet --message start")
-    for name, experiment in zip(("exp-good", "exp-middle"), three, strict=False):
-        shutil.rmtree("source")
-        shutil.copytree(experiment, "source")
-        run(f"dvc exp run --name {name}")
-    with opened(["exp-good", "exp-middle", "workspace"]) as experiments:
-        table = leaderboard(experiments, "psnr")
-        np.testing.assert_array_equal(experiments[0].picture("photograph_01.png", "reconstruction")[0, 0], [60, 0, 0])
-    assert list(table["experiment"]) == ["exp-good", "exp-middle", "workspace"]
-    assert table["lead_p"][0] < 0.001
-    assert table["lead_p"][1] == 1  # the workspace is exp-middle
-    with pytest.raises(DataError, match=r"^'nosuch' is no folder with metrics.json, no DVC experiment and no Git rev"):
-        compare(["nosuch"], tmp_path / "out")
-    shutil.rmtree(".dvc/cache")  # a fresh clone
-    message = (
-        r"^the evaluation of '{}' cannot be read \(.*\); metrics/protocol.json and reconstructions are in DVC's cache: "
-        r"run dvc pull --all-commits, or dvc repro on that revision$"
-    )
-    for revision in ("HEAD", "exp-good"):  # nothing was ever evaluated in the first
-        with pytest.raises(DataError, match=message.format(revision)):
-            compare([revision], tmp_path / "out")

@@ -168,6 +168,28 @@ def test_celeba_hq(tmp_path: Path, digits: int) -> None:
     }
 
 
+def test_more_photographs_than_the_data_set_has_are_not_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CelebAMask-HQ's folder above: masks lie beside the faces, and a subset would be drawn from both."""
+    monkeypatch.setattr(DATASETS.get("celeba_hq"), "expected", 20)
+    celeba_hq(tmp_path / "CelebA-HQ-img", 20)
+    save(tmp_path / "CelebAMask-HQ-mask-anno/0/00000_hair.png", 100)
+    assert len(dataset("celeba_hq", root=tmp_path / "CelebA-HQ-img").photographs()) == 20
+    with pytest.raises(DataError) as error:
+        dataset("celeba_hq", root=tmp_path, images=5).photographs()
+    assert str(error.value) == (
+        f"datasets.celeba_hq.root: '{tmp_path}' holds 21 photographs, more than the 20 of the data set; set "
+        "datasets.celeba_hq.root to where these lie alone, or use dataset: folder"
+    )
+    monkeypatch.setattr(DATASETS.get("imagenet_val"), "expected", 3)
+    with pytest.raises(DataError, match="holds 4 photographs, more than the 3 of the data set"):
+        dataset("imagenet_val", root=imagenet_val(tmp_path / "val", 4)).photographs()
+
+
+def test_div2k_has_no_more_than_a_hundred_test_photographs(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"DIV2K_valid_HR' holds 101 photographs, more than the 100 of the data set"):
+        dataset("div2k", root=div2k(tmp_path, 1, 101)).photographs()
+
+
 # --- options
 
 
@@ -178,6 +200,9 @@ def test_options_are_held_against_their_rules() -> None:
         "params.yaml: datasets.folder.test_fraction = 0.5: must leave photographs for training, but with "
         "validation_fraction it takes 100%"
     )
+    for name in ("folder", "celeba_hq"):  # with the test fraction that it has by default
+        with pytest.raises(ParamsError, match=rf"datasets.{name}.test_fraction = 0.1: must leave .* it takes 100%$"):
+            dataset(name, root="x", validation_fraction=0.9)
     with pytest.raises(ParamsError, match=r"^params.yaml: datasets.div2k.validation_fraction = 1.0: must be below 1"):
         dataset("div2k", root="x", validation_fraction=1.0)
     with pytest.raises(ParamsError, match=r"^params.yaml: datasets.imagenet_val.images = 0: must be at least 1$"):

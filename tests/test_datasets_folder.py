@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import unicodedata
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from photo_trees import dataset, ids, save, save_all
 
 from pipeline.errors import DataError, ParamsError
+from pipeline.params import PrepareParams
+from pipeline.preparation.decoding import decode
 
 # --- which files are photographs
 
@@ -27,6 +31,38 @@ def test_listing_takes_photographs_by_ending_or_content(tmp_path: Path) -> None:
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
     found = ids(dataset("folder", root=tmp_path).photographs())
     assert found == ["a.JPEG", "c", "d.dat", "deep/er/b.Png", "gone.png", "really_text.jpg"]
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_all(tmp_path, ["a.jpg", "locked/b.jpg"])
+
+    def scandir(place: str, inner: Callable[[str], object] = os.scandir) -> object:
+        if str(place).endswith("locked"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(place))
+        return inner(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)  # mode bits do not stop root
+    with pytest.raises(DataError) as error:
+        dataset("folder", root=tmp_path).photographs()
+    assert str(error.value) == (
+        f"'{tmp_path}/locked' cannot be listed (Permission denied), and its photographs would be missing; make it "
+        "readable or move it elsewhere"
+    )
+
+
+def test_a_file_that_cannot_be_read_may_be_a_photograph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It becomes a bad file, listed with all the others."""
+    save_all(tmp_path, ["a.jpg", "b.jpg"])
+    (tmp_path / "b.jpg").rename(tmp_path / "b")
+
+    def denied(self: Path, *_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "open", denied)
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    (_, unreadable) = dataset("folder", root=tmp_path).photographs()
+    assert unreadable.id == "b"
+    assert decode(unreadable, PrepareParams()).reason == "cannot be read (Permission denied)"
 
 
 def test_linked_folders_are_followed_and_never_twice(tmp_path: Path) -> None:
@@ -73,6 +109,14 @@ def test_folders_and_fractions(photographs: Path) -> None:
     everything = {"train": "train", "validation": "more", "test": "./train/../val"}
     assert splits(photographs, **everything) == ({"train": 20, "validation": 3, "test": 10}, {})
     assert splits(photographs, validation="more", test="val") == ({"train": 20, "validation": 3, "test": 10}, {})
+
+
+def test_the_fraction_of_a_split_with_a_folder_is_not_counted(photographs: Path) -> None:
+    halves = {"validation_fraction": 0.5, "test_fraction": 0.5}
+    assert dataset("folder", root=photographs, test="val", **halves).fractions() == {"validation": 0.5}
+    assert dataset("folder", root=photographs, validation="more", **halves).fractions() == {"test": 0.5}
+    with pytest.raises(ParamsError, match=r"datasets\.folder\.test_fraction = 0\.5: must leave photographs"):
+        dataset("folder", root=photographs, train="train", **halves)
 
 
 def test_folders_are_checked(photographs: Path) -> None:

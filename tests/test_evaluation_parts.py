@@ -18,6 +18,7 @@ from pipeline.evaluation.gallery import extremes, spread
 from pipeline.evaluation.records import histogram, octave_table, rounded
 from pipeline.evaluation.scoring import Energies, References, Tally
 from pipeline.evaluation.spectrum import octave_energy, octaves
+from pipeline.metrics import PSNR_CAP
 
 EDGE = 64
 
@@ -60,6 +61,17 @@ def test_right_colours_pass_and_so_do_grey_images() -> None:
         count = tally()
         count.add(noisy(as_targets(each)), as_targets(each), each)
         assert "swapped_psnr" not in count.columns()
+
+
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_an_image_of_one_colour_has_numbers_for_all_its_floors(level: int) -> None:
+    """Black survives the thumbnail, and any grey the JPEG, exactly."""
+    pixels = np.full((2, EDGE, EDGE, 3), level, np.uint8)
+    count = tally()
+    count.add(as_targets(pixels), as_targets(pixels), pixels)
+    columns = count.columns()
+    assert all(np.isfinite(values).all() for values in columns.values())
+    assert columns["psnr"].tolist() == columns["jpeg_psnr"].tolist() == [PSNR_CAP, PSNR_CAP]
 
 
 @pytest.mark.parametrize(

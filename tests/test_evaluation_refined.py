@@ -174,6 +174,7 @@ def test_map_needs_the_prior_of_the_same_photographs(made: Experiment, tmp_path:
     params = made.params.model_copy(update={"evaluate": settings})
     with pytest.raises(DataError, match=r"the image prior, is missing; train again: python -m stages train$"):
         evaluate(params, made.data(), made.features, made.first_stage, tmp_path / "models", tmp_path / "out", CPU)
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_refiner_sees_the_test_split_while_it_learns(made: Experiment, tmp_path: Path, monkeypatch: Any) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_evaluation import no_lpips_weights, scored  # noqa: F401  (autouse)
@@ -66,3 +67,26 @@ def test_no_test_images_is_refused(made: Experiment, tmp_path: Path) -> None:
     data._split[data._split == "test"] = "train"
     with pytest.raises(DataError, match="has no test images; give the data set a test split"):
         evaluate(made.params, data, made.features, made.first_stage, made.models, tmp_path, CPU)
+
+
+def test_a_file_where_the_scores_should_go_is_refused_before_any_work(made: Experiment, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("kept")
+    with pytest.raises(DataError, match=r"^--metrics .*out: .*out is a file; name a folder"):
+        evaluate(made.params, made.data(), made.features, made.first_stage, tmp_path / "nowhere", tmp_path / "out", CPU)
+    assert (tmp_path / "out").read_text() == "kept"
+
+
+def test_no_old_scores_stand_beside_new_pictures(
+    made: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the evaluation is killed while it draws."""
+    scored(made, tmp_path)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.evaluation.run.write_tables", killed)
+    with pytest.raises(KeyboardInterrupt):
+        scored(made, tmp_path)
+    assert (tmp_path / "plots/images/best.png").is_file()
+    assert not (tmp_path / "metrics.json").exists()

@@ -16,6 +16,7 @@ from torchvision.models import vgg16
 
 from pipeline.backbones import load_backbone
 from pipeline.extraction import compute
+from pipeline.extraction.job import Job
 from pipeline.params import BackboneParams, ExtractParams
 from pipeline.stores import open_store
 
@@ -108,6 +109,33 @@ def test_photographs_that_were_passed_are_let_go(tmp_path: Path, monkeypatch: py
     data.forget = Mock()
     small_extraction(tmp_path, data=data)
     assert data.forget.call_count == 3  # after 12, 24 and 36 of 40 rows
+
+
+def test_a_batch_size_that_is_found_is_a_shard_on_a_gpu_and_the_usual_one_on_a_cpu() -> None:
+    def job(device: str, batch_size: int | None) -> Job:
+        settings = ExtractParams(batch_size=batch_size)
+        return Job(SmallBackbone(), SmallData(), small_params(), settings, torch.device(device))
+
+    found = job("cuda", None)
+    assert [len(rows) for shard in range(found.shards) for rows in found.batches(shard)] == [9, 9, 9, 9, 4]
+    assert {facts["batch_size"] for facts in found.facts.values()} == {9}
+    assert job("cuda", 4).facts["deep"]["batch_size"] == 4
+    assert job("cpu", None).facts == job("cpu", 16).facts
+
+
+def test_fp32_is_without_tf32(tmp_path: Path) -> None:
+    """The flags hold on any machine; what they do shows on a GPU alone."""
+    seen: set[tuple[bool, bool]] = set()
+    backbone, (matmul, cudnn) = SmallBackbone(), (torch.backends.cuda.matmul, torch.backends.cudnn)
+    backbone.register_forward_hook(lambda *_: seen.add((matmul.allow_tf32, cudnn.allow_tf32)))
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = True
+    try:
+        small_extraction(tmp_path, backbone=backbone)
+        assert (matmul.allow_tf32, cudnn.allow_tf32) == (True, True)
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+    assert seen == {(False, False)}
 
 
 @needs_gpu

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from shards_of_nine import small_shards  # noqa: F401  (autouse)
-from small_stores import SmallBackbone, small_extraction, tree
+from small_stores import CPU, SmallBackbone, small_extraction, tree
 
-from pipeline.errors import StoreError
+from pipeline.backbones import load_backbone
+from pipeline.errors import DeviceError, StoreError
 from pipeline.extraction import run
-from pipeline.params import ExtractParams
+from pipeline.params import BackboneParams, ExtractParams
 
 
 def test_too_small_a_disk_is_refused_before_anything_is_written(
@@ -43,23 +44,32 @@ def test_other_file_systems_are_refused_before_any_work(tmp_path: Path) -> None:
 
 
 class HungryBackbone(SmallBackbone):
-    """Has memory for `room` images at a time."""
+    """Has memory for `room` images at a time, and says `refusal` to more."""
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, room: int, refusal: RuntimeError | None = None) -> None:
         super().__init__()
         self.room, self.sizes = room, []
+        self.refusal = refusal or torch.OutOfMemoryError("no room. Tried to allocate much")
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         self.sizes.append(len(images))
         if len(images) > self.room:
-            raise torch.OutOfMemoryError("no room")
+            raise self.refusal
         return super().forward(images)
 
 
-def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path: Path) -> None:
+WORDS = (
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    "GET was unable to find an engine to execute this computation",
+)
+
+
+@pytest.mark.parametrize("refusal", [torch.OutOfMemoryError("no room"), *map(RuntimeError, WORDS)])
+def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path: Path, refusal: RuntimeError) -> None:
     settings = ExtractParams(batch_size=9)
     small_extraction(tmp_path / "roomy", settings=settings)
-    backbone = HungryBackbone(room=2)
+    backbone = HungryBackbone(2, refusal)
     small_extraction(tmp_path / "tight", settings=settings, backbone=backbone)
     assert backbone.sizes[:8] == [9, 5, 3, 2, 2, 2, 2, 1]  # halved until it fits, then kept
     assert max(backbone.sizes[4:]) == 2
@@ -70,8 +80,28 @@ def test_no_memory_for_one_image(tmp_path: Path) -> None:
     with pytest.raises(StoreError) as error:
         small_extraction(tmp_path, backbone=HungryBackbone(room=0))
     assert str(error.value) == (
-        "cpu has no room for one image of 16 pixels in small; free its memory, or use --device cpu"
+        "cpu has no room for one image of 16 pixels in small (no room); free its memory, or use --device cpu"
     )
+    assert isinstance(error.value.__cause__, torch.OutOfMemoryError)
+
+
+def test_no_other_error_of_the_network_is_taken_for_it(tmp_path: Path) -> None:
+    backbone = HungryBackbone(2, RuntimeError("shapes do not match"))
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        small_extraction(tmp_path, backbone=backbone)
+    assert len(backbone.sizes) == 1
+
+
+def test_a_gpu_without_room_for_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
+
+    sentence = r"^the GPU's memory ran out \(CUDA out of memory\); free it, or use --device cpu$"
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(DeviceError, match=sentence):
+        small_extraction(tmp_path)
+    with pytest.raises(DeviceError, match=sentence):
+        load_backbone("resnet34", BackboneParams(layers=("layer1",)), CPU)
 
 
 def test_features_that_are_not_finite_name_the_layer(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ParamsError
+from pipeline.errors import ParamsError, WeightsError
 from pipeline.params import load_params
 from pipeline.sources import Source
 from stages.loading import check_networks, load_checked
@@ -139,6 +139,13 @@ def test_a_typo_fails_fast_and_changes_nothing(tmp_path: Path) -> None:
     assert "torch" not in run.stderr
     assert time.perf_counter() - start < 30  # a hang, not a bar: benchmarks measure
     assert sorted(p.name for p in tmp_path.iterdir()) == ["params.yaml"]
+
+
+def test_scoring_needs_no_weights_of_the_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(WeightsError, match="cannot be computed here"):
+        load_checked(ROOT / "params.yaml", ["loss=hybrid"])
+    assert load_checked(ROOT / "params.yaml", ["loss=hybrid"], loss=False).loss == "hybrid"
 
 
 @pytest.mark.parametrize("stage", ["prepare", "train"])

@@ -19,7 +19,7 @@ from pipeline.datasets import Photograph
 from pipeline.errors import DataError, ParamsError
 from pipeline.images import PreparedData
 from pipeline.params import load_params
-from pipeline.preparation import prepare
+from pipeline.preparation import prepare, shards
 from pipeline.preparation.splitting import Good, image_table
 from pipeline.preparation.views import draw_views
 
@@ -195,7 +195,8 @@ def test_the_copy_in_the_test_folder_is_the_one_that_is_kept(tmp_path: Path) -> 
     assert data.manifest["images"] == {"train": 6, "validation": 2, "test": 3, "duplicate": 2}
 
 
-def test_a_split_without_images_is_an_error(tmp_path: Path) -> None:
+def test_a_split_without_images_is_said_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "decode", None)
     root = save_all(tmp_path / "photographs", ["a.png", "b.png", "c.png"])
     with pytest.raises(DataError) as error:
         run(tmp_path, "folder", root)
@@ -203,6 +204,16 @@ def test_a_split_without_images_is_an_error(tmp_path: Path) -> None:
         "folder gives no images for validation and test (3 train, 0 validation, 0 test); every split needs at least "
         "one: add photographs or change the fractions or folders in datasets.folder"
     )
+    save_all(root, (f"{i}.png" for i in range(20)), first_seed=10)
+    with pytest.raises(DataError, match=r"^folder gives no images for validation \(21 train, 0 validation, 2 test\)"):
+        run(tmp_path, "folder", root, "datasets.folder.validation_fraction=0.0")
+
+
+def test_a_split_whose_images_are_all_bad_is_an_error_too(tmp_path: Path) -> None:
+    root = save_all(tmp_path / "photographs", (f"{i}.png" for i in range(20)))
+    save(root / "val/grey.png", 30, "L")
+    with pytest.raises(DataError, match=r"^folder gives no images for validation \(18 train, 0 validation, 2 test\)"):
+        run(tmp_path, "folder", root, "datasets.folder.validation=val", "prepare.on_bad_image=skip")
 
 
 # --- what is recorded

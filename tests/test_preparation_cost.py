@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from photo_trees import save, save_all, small_params
 from PIL import Image
 
+from pipeline import preparation
 from pipeline.preparation import prepare, shards
 
 TESTS = Path(__file__).parent
@@ -30,6 +34,21 @@ def test_two_workers_decode_at_the_same_time(tmp_path: Path, monkeypatch: pytest
     params = small_params("folder", save_all(tmp_path / "photographs", (f"{i:02d}.png" for i in range(30))))
     prepare(params, tmp_path / "prepared", tmp_path / "work", workers=2)
     assert not together.broken
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which cores a process may use")
+def test_a_thread_for_each_core_that_the_process_may_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def write_shards(*arguments: Any, inner: Callable[..., Any] = preparation.write_shards) -> Any:
+        asked.append(arguments[-1])
+        return inner(*arguments)
+
+    monkeypatch.setattr(preparation, "write_shards", write_shards)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 2, 5})
+    params = small_params("folder", save_all(tmp_path / "photographs", (f"{i:02d}.png" for i in range(30))))
+    prepare(params, tmp_path / "prepared", tmp_path / "work")
+    assert asked == [3]
 
 
 MEMORY = """

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import random
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from photo_trees import picture, png, save
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
 from pipeline.datasets import Box, Photograph
@@ -96,6 +97,49 @@ def _jpeg(seed: int = 0, **options: object) -> bytes:
     data = io.BytesIO()
     Image.fromarray(picture(seed, 200, 200)).save(data, "JPEG", **options)
     return data.getvalue()
+
+
+def _exif(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """EXIF put together by hand, with what Pillow would not write: (tag, type, count, value in four bytes)."""
+    directory = b"".join(struct.pack("<HHL4s", *entry) for entry in entries)
+    return b"Exif\0\0II*\0" + struct.pack("<LH", 8, len(entries)) + directory + bytes(4)
+
+
+TURNED = (0x0112, 3, 1, b"\6\0\0\0")
+WIDTH_AS_TEXT = (0x0100, 2, 4, b"abc\0")  # read without trouble, but nothing that can be written again
+
+
+def test_odd_exif_does_not_spoil_a_good_photograph(tmp_path: Path) -> None:
+    data = _jpeg(exif=_exif(WIDTH_AS_TEXT, TURNED))
+    with pytest.raises(struct.error):
+        ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    result = decoded(_file(tmp_path, "odd.jpg", data))
+    upright = Image.open(io.BytesIO(_jpeg())).transpose(Image.Transpose.ROTATE_270)
+    assert result.reason == ""
+    assert np.array_equal(result.pixels[0], plain(np.asarray(upright)))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("exif", [b"Exif\0\0XX", b"Exif\0\0II*\0\xff", _exif((0x0112, 5, 1, b"\xff" * 4))])
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
+def test_where_exif_is_damaged_the_photograph_is_as_it_is_stored(tmp_path: Path, name: str, exif: bytes) -> None:
+    without = decoded(save(tmp_path / name, 1)).pixels
+    result = decoded(save(tmp_path / name, 1, exif=exif))
+    assert result.reason == ""
+    assert np.array_equal(result.pixels, without)
+
+
+@pytest.mark.parametrize("error", [AttributeError, KeyError, TypeError, ZeroDivisionError])
+def test_whatever_reading_exif_raises_stays_inside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    path = save(tmp_path / "a.png", 1)
+
+    def raises(self: Image.Image) -> None:
+        raise error
+
+    monkeypatch.setattr(Image.Image, "getexif", raises)
+    assert np.array_equal(decoded(path).pixels, plain(picture(1))[None])
 
 
 def test_content_decides_not_the_name(tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from other_process import holding
 from photo_trees import save, save_all, small_params, tree_bytes
 from small_preparation import run
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, LockedError
 from pipeline.preparation import prepare, shards
 
 TESTS = Path(__file__).parent
@@ -82,6 +83,32 @@ def test_unfinished_work_on_another_root_is_not_mixed_in(
     data = run(tmp_path, "folder", tmp_path / "other")
     fresh = run(tmp_path / "fresh", "folder", tmp_path / "other")
     assert tree_bytes(data.root) == tree_bytes(fresh.root)
+
+
+def test_unfinished_work_of_other_code_is_not_mixed_in(
+    tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(photographs / "zz.png", 7, "L")
+    with pytest.raises(DataError, match=r"zz\.png: "):
+        run(tmp_path, "folder", photographs)
+    monkeypatch.setattr("pipeline.preparation._PIXEL_CODE", ("decoding.py",))  # stands for an edit
+    with pytest.raises(DataError, match=r"zz\.png: "):
+        run(tmp_path, "folder", photographs)
+    assert len(list((tmp_path / "work/prepare").iterdir())) == 2
+
+
+def test_a_second_run_at_the_same_time_is_refused_and_touches_nothing(tmp_path: Path, photographs: Path) -> None:
+    save(photographs / "zz.png", 7, "L")
+    with pytest.raises(DataError, match=r"zz\.png: "):
+        run(tmp_path, "folder", photographs)
+    (photographs / "zz.png").unlink()
+    (unfinished,) = (tmp_path / "work/prepare").iterdir()
+    before = tree_bytes(unfinished)
+    with holding(unfinished), pytest.raises(LockedError) as error:
+        run(tmp_path, "folder", photographs)
+    assert str(error.value).startswith(f"another process is preparing folder in {unfinished}; wait until it ends")
+    assert tree_bytes(unfinished) == before
+    run(tmp_path, "folder", photographs)
 
 
 def test_other_file_systems_are_refused_before_any_work(

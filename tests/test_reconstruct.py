@@ -10,10 +10,12 @@ import pandas as pd
 import pytest
 import torch
 import torchvision
+from matplotlib import colormaps
 from PIL import Image
 from skimage import data
-from skimage.metrics import peak_signal_noise_ratio
-from small_experiment import CPU, PARAMS, Experiment, experiment
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from small_experiment import CPU, PARAMS, experiment
+from small_reconstruction import made, run, three_photographs
 from typer.testing import CliRunner
 
 from pipeline.alexnet import ALEXNET_FILE
@@ -21,27 +23,13 @@ from pipeline.backbones.normalization import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.errors import CheckpointError, DataError
 from pipeline.evaluation import evaluate
 from pipeline.inverter import load_inverter
-from pipeline.params import Params
-from pipeline.reconstruction import Result, find_photographs, reconstruct
+from pipeline.reconstruction import reconstruct
 from pipeline.similarity import load_lpips
-
-
-def made() -> Experiment:
-    return experiment("linear")
 
 
 @pytest.fixture
 def photographs(tmp_path: Path) -> Path:
-    folder = tmp_path / "photographs"
-    (folder / "deeper").mkdir(parents=True)
-    Image.fromarray(data.chelsea()).save(folder / "cat.png")
-    Image.fromarray(data.coffee()).save(folder / "tasse à café.png")
-    Image.fromarray(data.rocket()).save(folder / "deeper" / "cat.jpg", quality=95)
-    return folder
-
-
-def run(*inputs: object, output: Path, params: Params | None = None) -> Result:
-    return reconstruct([str(each) for each in inputs], made().models, params or made().params, output, CPU)
+    return three_photographs(tmp_path)
 
 
 def test_a_photograph_goes_through_the_real_network_and_decoder(photographs: Path, tmp_path: Path) -> None:
@@ -59,9 +47,16 @@ def test_a_photograph_goes_through_the_real_network_and_decoder(photographs: Pat
     assert result.scores[0]["psnr"] == pytest.approx(
         peak_signal_noise_ratio(crop / 255.0, expected, data_range=1), abs=1e-3
     )
-    sheet = np.asarray(Image.open(tmp_path / "out/cat.png"))
-    np.testing.assert_array_equal(sheet[20:84, 6:70], crop)
-    np.testing.assert_array_equal(sheet[20:84, 76:140], saved)
+    original, decoded, error, similarity = (
+        np.asarray(Image.open(tmp_path / "out/cat.png"))[20:84, left : left + 64] for left in (6, 76, 146, 216)
+    )
+    np.testing.assert_array_equal(original, crop)
+    np.testing.assert_array_equal(decoded, saved)
+    np.testing.assert_allclose(error, np.clip(5 * np.abs(255 * expected - crop), 0, 255), atol=2)
+    settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1}
+    local = structural_similarity(crop / 255, expected.astype(float), channel_axis=2, full=True, **settings)[1]
+    colours = 255 * colormaps["cividis"](local.mean(axis=2)[5:-5, 5:-5].clip(0, 1))[..., :3]
+    np.testing.assert_allclose(similarity[5:-5, 5:-5], colours, atol=4)  # a step of the colour map
 
 
 @pytest.mark.parametrize("stored", ["float16", "int8"])
@@ -72,32 +67,11 @@ def test_a_test_photograph_gets_the_scores_of_evaluate(stored: str, tmp_path: Pa
     evaluate(trained.params, *where)
     expected = pd.read_csv(tmp_path / "per_image.csv").set_index("image")
     root = Path(trained.params.datasets["folder"]["root"])
+    other = {"dtype": "bfloat16"}  # what params.yaml says by now is of no matter
+    now = trained.params.model_copy(update={"store": trained.params.store.model_copy(update=other)})
     for image in expected.index[:3]:
-        result = reconstruct([str(root / image)], trained.models, trained.params, tmp_path / "out", CPU)
+        result = reconstruct([str(root / image)], trained.models, now, tmp_path / "out", CPU)
         assert result.scores[0]["psnr"] == pytest.approx(expected.loc[image, "psnr"], abs=2e-3)
-
-
-def test_folders_files_and_patterns(photographs: Path) -> None:
-    everything = {photographs / "cat.png", photographs / "deeper/cat.jpg", photographs / "tasse à café.png"}
-    assert set(find_photographs([str(photographs)])) == everything
-    assert find_photographs([str(photographs / "*.png")]) == [photographs / "cat.png", photographs / "tasse à café.png"]
-    assert set(find_photographs([str(photographs / "**/cat.*")])) == {
-        photographs / "cat.png",
-        photographs / "deeper/cat.jpg",
-    }
-    twice = find_photographs([str(photographs / "cat.png"), str(photographs)])
-    assert len(twice) == 3
-    assert twice[0] == photographs / "cat.png"
-
-
-def test_equal_names_get_pictures_of_their_own(photographs: Path, tmp_path: Path) -> None:
-    result = run(photographs, output=tmp_path / "out")
-    names = {path.name for path in (tmp_path / "out").iterdir()}
-    stems = ("cat", "cat-2", "tasse à café")
-    assert names == {f"{stem}{end}.png" for stem in stems for end in ("", "_reconstruction")} | {"scores.csv"}
-    table = pd.read_csv(tmp_path / "out/scores.csv")
-    assert list(table["file"]) == [str(path) for path in find_photographs([str(photographs)])]
-    assert table["psnr"].tolist() == pytest.approx([row["psnr"] for row in result.scores], rel=1e-5)
 
 
 def test_bad_files_are_all_listed_and_good_ones_finished(photographs: Path, tmp_path: Path) -> None:
@@ -155,11 +129,6 @@ def test_nothing_found(name: str, photographs: Path, tmp_path: Path) -> None:
     )
 
 
-def test_a_folder_without_photographs(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no photographs"):
-        run(tmp_path, output=tmp_path / "out")
-
-
 def test_other_weights_than_in_training_are_refused(photographs: Path, tmp_path: Path) -> None:
     entry = made().params.backbones["vgg16"].model_copy(update={"seed": 7})
     params = made().params.model_copy(update={"backbones": {**made().params.backbones, "vgg16": entry}})
@@ -178,6 +147,15 @@ def test_a_network_that_params_lack_is_refused(photographs: Path, tmp_path: Path
         run(photographs, output=tmp_path / "out", params=params)
 
 
+def test_a_model_that_does_not_say_how_its_features_were_stored(photographs: Path, tmp_path: Path) -> None:
+    shutil.copytree(made().models, tmp_path / "models")
+    description = json.loads((tmp_path / "models/model.json").read_text())
+    del description["stored"]
+    (tmp_path / "models/model.json").write_text(json.dumps(description))
+    with pytest.raises(CheckpointError, match=r"of an older version, .* how features were stored; train again$"):
+        reconstruct([str(photographs)], tmp_path / "models", made().params, tmp_path / "out", CPU)
+
+
 def test_photographs_are_cut_as_in_training_whatever_params_say_now(photographs: Path, tmp_path: Path) -> None:
     rules = made().params.prepare.model_copy(update={"size": 256, "crop": 224, "resize": "short_side"})
     now = run(
@@ -185,13 +163,6 @@ def test_photographs_are_cut_as_in_training_whatever_params_say_now(photographs:
     )
     then = run(photographs / "cat.png", output=tmp_path / "b")
     assert now.scores[0]["psnr"] == then.scores[0]["psnr"]
-
-
-def test_a_file_as_output_is_refused_before_any_work(photographs: Path, tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("kept")
-    with pytest.raises(DataError, match=r"^--out .*out: .*out is a file; name a folder, it is made when missing$"):
-        reconstruct([str(photographs)], tmp_path / "no model", made().params, tmp_path / "out", CPU)
-    assert (tmp_path / "out").read_text() == "kept"
 
 
 def test_lpips_where_its_weights_are(photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

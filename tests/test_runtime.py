@@ -7,7 +7,7 @@ import torch
 from project import Project
 
 from pipeline.errors import DeviceError
-from pipeline.runtime import choose_device, seed_everything, source_commit, source_digest
+from pipeline.runtime import choose_device, enough_memory, seed_everything, source_commit, source_digest
 
 
 @pytest.mark.parametrize("name", ["gpu", "meta", "cuda:x", "CPU", ""])
@@ -73,3 +73,21 @@ def test_deterministic_kernels_do_not_fill_memory_that_is_about_to_be_written() 
     seed_everything(3)
     assert torch.are_deterministic_algorithms_enabled()
     assert not torch.utils.deterministic.fill_uninitialized_memory
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79 GiB"),
+        RuntimeError("CUDA out of memory: CUBLAS_STATUS_ALLOC_FAILED. The rest"),
+    ],
+)
+def test_a_gpu_whose_memory_ran_out(error: RuntimeError) -> None:
+    with pytest.raises(DeviceError) as caught, enough_memory("use --device cpu"):
+        raise error
+    assert str(caught.value) == f"the GPU's memory ran out ({str(error).split('. ')[0]}); use --device cpu"
+
+
+def test_other_errors_are_not_taken_for_it() -> None:
+    with pytest.raises(RuntimeError, match="shapes do not match"), enough_memory("use --device cpu"):
+        raise RuntimeError("shapes do not match")

@@ -191,6 +191,24 @@ def test_lpips_is_computed_in_float32_under_autocast() -> None:
 
 
 @pytest.mark.usefixtures("cached")
+def test_lpips_is_computed_without_tf32() -> None:
+    distance, seen = load_lpips(), []
+    distance.network.net.slice1.register_forward_hook(
+        lambda *_: seen.append((torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()))
+    )
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    torch.backends.cudnn.allow_tf32 = True
+    torch.set_float32_matmul_precision("medium")
+    try:
+        distance(torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 64, 64))
+        assert (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()) == (True, "medium")
+    finally:
+        torch.backends.cudnn.allow_tf32 = before[0]
+        torch.set_float32_matmul_precision(before[1])
+    assert set(seen) == {(False, "highest")}
+
+
+@pytest.mark.usefixtures("cached")
 def test_the_weights_can_be_named_by_their_hash() -> None:
     assert load_lpips().sha256 == hashlib.sha256(lpips_weights_path().read_bytes()).hexdigest()
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
+from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 from weight_caches import (
     HALF,
     RESNET18,
@@ -24,7 +26,7 @@ from weight_caches import (
 )
 
 from pipeline.backbones import load_backbone, published_weights
-from pipeline.backbones.caches import TorchHubFile
+from pipeline.backbones.caches import HubFile, TorchHubFile
 from pipeline.errors import ParamsError, WeightsError
 from pipeline.params import BackboneParams
 
@@ -92,6 +94,30 @@ def test_timm_weights_come_from_the_hub_cache_with_their_own_normalisation(cache
     assert (backbone.normalization.mean, backbone.normalization.std) == (HALF, HALF)
     assert backbone.describe()["mean"] == [0.5, 0.5, 0.5]
     assert torch.equal(backbone.normalize(torch.ones(1, 3, 2, 2)), torch.ones(1, 3, 2, 2))
+
+
+def test_weights_that_are_here_need_no_network(caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a proxy that refuses the hub: its library asks there for newer files, unless it is held offline."""
+
+    def refusing_proxy(*_: object, **__: object) -> None:
+        if constants.HF_HUB_OFFLINE:
+            raise OfflineModeIsEnabled("what the hub's library says to itself")
+        raise HTTPError("403 Forbidden")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.file_download.get_hf_file_metadata", refusing_proxy)
+    state = fresh("test_vit", "timm").state_dict()
+    place_hub(caches, VIT_REPOSITORY, state)
+    assert same_numbers(load_backbone("mine", entry(VIT, weights="imagenet"), CPU), state)
+    assert not constants.HF_HUB_OFFLINE
+
+
+def test_another_librarys_file_of_the_same_repository_is_not_the_weights(caches: Path) -> None:
+    file = HubFile("timm/clip", "open_clip_pytorch_model.bin")
+    path = place_hub(caches, "timm/clip", {"x": torch.zeros(1)}, "model.safetensors")
+    assert not file.present()
+    path.rename(path.with_name("open_clip_model.safetensors"))
+    assert file.present()
 
 
 def test_random_weights_are_normalised_as_imagenet_whatever_the_published_ones_need() -> None:

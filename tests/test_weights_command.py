@@ -49,7 +49,7 @@ def test_weights_are_carried_to_a_machine_without_network(
 
     use_caches(tmp_path / "elsewhere", monkeypatch)
     assert "tiny: test_vit.r160_in1k, missing: model.safetensors of timm/test_vit.r160_in1k in " in stage()
-    stage("tiny", "lpips", "--from", str(stick))
+    assert "without LPIPS stay so until: dvc repro --force" in stage("tiny", "lpips", "--from", str(stick))
     assert "tiny: test_vit.r160_in1k, present" in stage("tiny")
     there = tmp_path / "elsewhere" / "torch" / "hub" / "checkpoints" / alexnet.name
     assert there.read_bytes() == alexnet.read_bytes()

@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from pipeline.backbones.base import FrozenNetwork, Library, Network, Published
+from pipeline.backbones.base import FrozenNetwork, Library, Network, Published, reason
 from pipeline.backbones.normalization import Normalize
 from pipeline.backbones.table import NetworkSpec, check_layers, resolve
 from pipeline.backbones.timm_networks import Timm
@@ -16,6 +16,7 @@ from pipeline.backbones.torchvision_networks import Torchvision
 from pipeline.backbones.weights import Loaded, load_network, weights_file
 from pipeline.errors import ShapeError
 from pipeline.params import BackboneParams
+from pipeline.runtime import enough_memory
 from pipeline.sources import FeatureShape, ImageSize
 
 LIBRARIES: dict[str, Library] = {"torchvision": Torchvision(), "timm": Timm()}
@@ -82,11 +83,14 @@ def load_backbone(
 
     Raises:
         ParamsError: unknown network, layer or tag. WeightsError: weights that cannot be had or do not fit.
+        DeviceError: the GPU has no room for it.
     """
     spec, library = _spec(name, entry)
     wanted = check_layers(name, entry.layers if layers is None else layers, _outline(library, spec).layer_names)
     with torch.inference_mode(False):  # parameters made in inference mode could never carry a gradient to the images
-        return Backbone(name, spec, wanted, load_network(name, entry, library, spec.model)).to(device)
+        backbone = Backbone(name, spec, wanted, load_network(name, entry, library, spec.model))
+        with enough_memory("free it, or use --device cpu"):
+            return backbone.to(device)
 
 
 def feature_shapes(
@@ -146,7 +150,8 @@ def _shapes(name: str, spec: NetworkSpec, layers: Sequence[str], image: ImageSiz
         with torch.no_grad():
             found = network(torch.empty(1, 3, image.height, image.width, device="meta"), depths)
     except (AssertionError, RuntimeError, ValueError) as error:  # how the libraries refuse a size
-        reason = str(error).strip().splitlines()[0]
-        raise ShapeError(f"{name} cannot take images of {image} pixels ({reason}); change prepare.crop") from None
+        raise ShapeError(
+            f"{name} cannot take images of {image} pixels ({reason(error)}); change prepare.crop"
+        ) from None
     by_layer = {network.layer_names[depth]: features.shape for depth, features in zip(depths, found, strict=True)}
     return {layer: FeatureShape(*by_layer[layer][1:]) for layer in wanted}

@@ -88,6 +88,12 @@ class Library(ABC):
         """The network with those weights, read from the library's cache, where they must be."""
 
 
+def reason(error: BaseException) -> str:
+    """What a library said, in one line short enough for a sentence; the kind of error where it said nothing."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= 200 else words[:200] + "…"
+
+
 def drop_head(model: nn.Module, heads: Iterable[str]) -> frozenset[str]:
     """Replace the modules called `heads` by nothing and return the keys that went: no feature depends on them."""
     before = set(model.state_dict())

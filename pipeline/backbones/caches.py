@@ -11,7 +11,8 @@ import hashlib
 import os
 import shutil
 from abc import ABC, abstractmethod
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlparse
 
@@ -19,6 +20,7 @@ import torch
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import EntryNotFoundError
 from timm.models import load_state_dict_from_hf
+from timm.models._hub import _get_safe_alternatives
 
 from pipeline.errors import WeightsError
 
@@ -111,7 +113,7 @@ class HubFile(CachedFile):
         self.repository, _, revision = repository.partition("@")
         self.revision = revision or "main"
         self._asked = repository
-        self._filename = filename
+        self._filename = filename or "pytorch_model.bin"  # timm's own default
         self.name = f"{filename or 'model.safetensors'} of {self.repository}"
 
     @property
@@ -133,19 +135,30 @@ class HubFile(CachedFile):
             return []
         commit = (root / reference).read_text()
         snapshot = root / folder / "snapshots" / commit
-        weights = [path for path in sorted(snapshot.glob("*")) if path.suffix in (".safetensors", ".bin", ".pth")]
-        found = [folder / "snapshots" / commit / path.name for path in weights if path.is_file()]
+        names = (*_get_safe_alternatives(self._filename), self._filename)  # those that timm reads, in turn
+        found = [folder / "snapshots" / commit / name for name in names if (snapshot / name).is_file()]
         return [reference, *found] if found else []
 
     def fetch(self) -> None:
         self._reach()
-        load_state_dict_from_hf(self._asked, self._filename or "pytorch_model.bin")
+        load_state_dict_from_hf(self._asked, self._filename)
 
     def _reach(self) -> None:
         """Ask for the file once: the hub's own download tries ten times, for most of a minute, before it gives up."""
-        url = hf_hub_url(self.repository, self._filename or "model.safetensors", revision=self.revision)
+        url = hf_hub_url(self.repository, self._filename, revision=self.revision)
         with suppress(EntryNotFoundError):  # the repository answers; timm knows the other names of its weights
             get_hf_file_metadata(url, timeout=REACH_SECONDS)
+
+
+@contextmanager
+def hub_offline() -> Iterator[None]:
+    """Inside, the hub's library reads its cache and asks no network: what is there needs none, and it may refuse."""
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _copy_file(source: Path, target: Path) -> None:

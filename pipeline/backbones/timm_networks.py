@@ -21,7 +21,7 @@ import torch
 from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
 from torch import Tensor, nn
 
-from pipeline.backbones.base import Library, Network, Published, drop_head
+from pipeline.backbones.base import Library, Network, Published, drop_head, reason
 from pipeline.backbones.caches import CachedFile, HubFile, TorchHubFile
 from pipeline.backbones.normalization import Normalization
 from pipeline.errors import ParamsError, WeightsError
@@ -69,7 +69,7 @@ class Timm(Library):
         except (AttributeError, AssertionError, RuntimeError, TypeError, ValueError) as error:
             raise ParamsError(
                 f"params.yaml: backbones.{name}.model = {model!r} gives no feature maps by timm's "
-                f"forward_intermediates ({str(error).splitlines()[0]}); choose another model"
+                f"forward_intermediates ({reason(error)}); choose another model"
             ) from None
 
     def build(self, model: str) -> Network:

@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from pipeline.backbones.base import Library, Network, Published
-from pipeline.backbones.caches import TorchHubFile
+from pipeline.backbones.base import Library, Network, Published, reason
+from pipeline.backbones.caches import TorchHubFile, hub_offline
 from pipeline.backbones.checking import check_state
 from pipeline.backbones.normalization import Normalization
 from pipeline.errors import WeightsError
@@ -109,7 +109,7 @@ def read_state(path: Path) -> Mapping[str, Any]:
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except UNREADABLE as error:
-        raise WeightsError(f"{path} cannot be read as weights ({_reason(error)}); save it again") from None
+        raise WeightsError(f"{path} cannot be read as weights ({reason(error)}); save it again") from None
     if not isinstance(state, Mapping):
         raise WeightsError(f"{path} holds a {type(state).__name__}, not a state dict; save model.state_dict()")
     for key, value in state.items():
@@ -132,14 +132,14 @@ def obtain(name: str, published: Published) -> None:
     except (*UNREADABLE, HTTPError) as error:
         raise WeightsError(
             f"{file.name}, the weights of {published.label}, is not in {file.folder} and cannot be downloaded "
-            f"({_reason(error)}); on a machine with network run `python -m stages weights {name} --to DIR`, bring "
+            f"({reason(error)}); on a machine with network run `python -m stages weights {name} --to DIR`, bring "
             f"DIR here and run `python -m stages weights {name} --from DIR`"
         ) from None
 
 
 def _published(name: str, library: Library, model: str, published: Published) -> Network:
     obtain(name, published)
-    with _readable(published), torch.random.fork_rng(devices=[]), torch.device("cpu"):
+    with hub_offline(), _readable(published), torch.random.fork_rng(devices=[]), torch.device("cpu"):
         return library.build_published(model, published)
 
 
@@ -147,10 +147,10 @@ def _published(name: str, library: Library, model: str, published: Published) ->
 def _readable(published: Published) -> Iterator[None]:
     try:
         yield
-    except (*UNREADABLE, HTTPError) as error:
+    except UNREADABLE as error:
         raise WeightsError(
             f"{published.file.name} in {published.file.folder} cannot be loaded as {published.label} "
-            f"({_reason(error)}); delete it so that it is fetched again"
+            f"({reason(error)}); delete it so that it is fetched again"
         ) from None
 
 
@@ -175,9 +175,3 @@ def _of_file(name: str, entry: BackboneParams, library: Library, model: str) -> 
         return library.published(name, model, entry.tag).normalization
     except WeightsError:  # none are published, so there is nothing to be a fine-tune of
         return Normalization()
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of what a library said, short enough for a sentence."""
-    lines = " ".join(str(error).split()) or type(error).__name__
-    return lines if len(lines) <= 200 else lines[:200] + "…"

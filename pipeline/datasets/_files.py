@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from pipeline.datasets.base import Photograph
 from pipeline.errors import DataError
+from pipeline.files import printable
 from pipeline.section import Count, Fraction, Section
 from pipeline.splits import Split, seeded_order
 
@@ -23,12 +24,13 @@ class FolderOptions(Section):
 
     root: Annotated[str, Field(min_length=1)]
     validation_fraction: Fraction = 0.1
-    test_fraction: Fraction = 0.1
+    test_fraction: Annotated[Fraction, Field(validate_default=True)] = 0.1
 
     @field_validator("test_fraction")
     @classmethod
     def _something_is_left(cls, value: float, info: ValidationInfo) -> float:
-        total = value + info.data.get("validation_fraction", 0.0)
+        shares = {"validation": info.data.get("validation_fraction", 0.0), "test": value}
+        total = sum(share for split, share in shares.items() if not info.data.get(split))  # a folder needs no share
         if total >= 1:
             raise ValueError(f"must leave photographs for training, but with validation_fraction it takes {total:.0%}")
         return value
@@ -53,19 +55,27 @@ def root_folder(root: str, key: str, tree: str, folders: Sequence[str] = ()) -> 
     return path
 
 
-def photographs_in(root: Path, folder: Path, key: str, split: Split | None = None) -> list[Photograph]:
+def photographs_in(
+    root: Path, folder: Path, key: str, split: Split | None = None, most: int | None = None
+) -> list[Photograph]:
     """Every photograph below `folder`, sorted by id; files are called by their name relative to `root`.
 
     A file is taken for a photograph by its name's ending or by its first bytes; whether it is one is found
     when it is decoded. Hidden files (`._0001.png` of macOS archives) are left alone.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, there are more than the `most` that the data set has here, or a folder cannot be
+            listed.
     """
     found = [path for path in _files(folder) if _is_candidate(path)]
     if not found:
         known = ", ".join(sorted(SUFFIXES))
         raise DataError(f"{key}: '{folder}' holds no photographs; put some there ({known}, or known by their content)")
+    if most is not None and len(found) > most:
+        raise DataError(
+            f"{key}: '{folder}' holds {len(found):,} photographs, more than the {most:,} of the data set; set {key} to "
+            "where these lie alone, or use dataset: folder"
+        )
     photographs = [_photograph(root, path, split) for path in found]
     return sorted(photographs, key=lambda photograph: photograph.id)
 
@@ -88,15 +98,14 @@ def subset(photographs: Sequence[Photograph], count: int | None, seed: int, key:
 
 
 def _photograph(root: Path, path: Path, split: Split | None) -> Photograph:
-    name = path.relative_to(root).as_posix()
-    name = os.fsencode(name).decode("utf-8", "backslashreplace")  # names that are not UTF-8 stay writable
+    name = printable(path.relative_to(root).as_posix())
     return Photograph(id=name, path=path, file=name, split=split, scene=name)
 
 
 def _files(folder: Path) -> Iterator[Path]:
     """Every file below `folder`, through linked folders too, but through none twice."""
     seen: set[tuple[int, int]] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=_not_listed):
         status = os.stat(place)
         identity = (status.st_dev, status.st_ino)
         if identity in seen:
@@ -107,11 +116,21 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in files if name[0] != ".")
 
 
+def _not_listed(error: OSError) -> NoReturn:
+    raise DataError(
+        f"'{error.filename}' cannot be listed ({error.strerror}), and its photographs would be missing; make it "
+        "readable or move it elsewhere"
+    ) from None
+
+
 def _is_candidate(path: Path) -> bool:
     if path.suffix.lower() in SUFFIXES:
         return True
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        start = file.read(12)
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            start = file.read(12)
+    except OSError:  # decoding it will say so again, with its name
+        return True
     return start.startswith(_SIGNATURES) or (start[:4], start[8:]) == (b"RIFF", b"WEBP")

@@ -58,6 +58,7 @@ class Dataset(ABC):
     name: ClassVar[str]
     licence: ClassVar[str]  # what a user must know before publishing pictures made from it
     expected: ClassVar[int | None] = None  # photographs in the complete data set
+    holds_non_rgb: ClassVar[bool] = False  # some of the complete data set's photographs are not 8-bit RGB
 
     def __init__(self, options: Section, seed: int) -> None:
         self.options = options

@@ -30,7 +30,7 @@ class CelebaHq(Dataset):
 
     def photographs(self) -> Sequence[Photograph]:
         root = root_folder(self.options.root, "datasets.celeba_hq.root", TREE)
-        found = photographs_in(root, root, "datasets.celeba_hq.root")
+        found = photographs_in(root, root, "datasets.celeba_hq.root", most=self.expected)
         return subset(found, self.options.images, self.seed, "datasets.celeba_hq.images")
 
     def fractions(self) -> Mapping[Split, float]:

@@ -36,7 +36,8 @@ class Div2k(Dataset):
     def photographs(self) -> Sequence[Photograph]:
         key = "datasets.div2k.root"
         root = root_folder(self.options.root, key, TREE, (TRAIN, TEST))
-        return photographs_in(root, root / TRAIN, key) + photographs_in(root, root / TEST, key, "test")
+        train = photographs_in(root, root / TRAIN, key, most=800)
+        return train + photographs_in(root, root / TEST, key, "test", most=100)
 
     def fractions(self) -> Mapping[Split, float]:
         return {"validation": self.options.validation_fraction}

@@ -10,6 +10,7 @@ from pipeline.datasets import DATASETS
 from pipeline.datasets._files import FolderOptions, photographs_in, root_folder
 from pipeline.datasets.base import Dataset, Photograph
 from pipeline.errors import DataError, ParamsError
+from pipeline.section import Section
 from pipeline.splits import SPLITS, Split
 
 TREE = """\
@@ -19,6 +20,14 @@ or a folder for each split you name (train, validation, test):
 set datasets.folder.root to where your photographs are"""
 
 
+class Folders(Section):
+    """A folder for each split, below root. A base of its own: the rule over the fractions must come after these."""
+
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+
+
 @DATASETS.register("folder")
 class Folder(Dataset):
     """A named folder is that split; what is left is drawn by the fractions of the splits that have no folder.
@@ -26,10 +35,8 @@ class Folder(Dataset):
     What is left: the `train` folder when it is named, else everything below root outside the named folders.
     """
 
-    class Options(FolderOptions):
-        train: str | None = None
-        validation: str | None = None
-        test: str | None = None
+    class Options(FolderOptions, Folders):
+        pass
 
     name = "folder"
     licence = "whatever your photographs are under"

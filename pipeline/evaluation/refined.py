@@ -18,7 +18,7 @@ from pipeline.evaluation.scoring import Columns
 from pipeline.evaluation.subject import Subject
 from pipeline.examples import SplitExamples
 from pipeline.images import PreparedData
-from pipeline.metrics import PSNR_CAP, psnr, score
+from pipeline.metrics import capped_psnr, score
 from pipeline.params import Params
 from pipeline.pictures import ERROR_GAIN, Picture, error_picture, sheet, to_picture
 from pipeline.prior import load_prior
@@ -61,23 +61,33 @@ class _Record:
         return {name: torch.cat([each[name] for each in self.scores]).cpu().numpy() for name in self.scores[0]}
 
 
+def learned_refiner(
+    params: Params, data: PreparedData, cached: CachedFeatures, subject: Subject, models: Path
+) -> Refiner:
+    """The refiner that `evaluate.refine` names, which has seen training and validation images.
+
+    Raises:
+        DataError: the image prior in `models`, which `map` needs, is missing or of other data.
+    """
+    assert subject.reencoder is not None, "open_subject insists on the network where images are to be refined"
+    settings, (source,) = params.evaluate, subject.inverter.sources
+    layer = subject.reencoder.networks.known_layer(source, ImageSize(data.crop, data.crop))
+    refiner = build_refiner(settings.refine, params.refiners[settings.refine], layer, settings.refine_budget)
+    prior = partial(load_prior, models, data, "train again: python -m stages train")
+    refiner.learn(SplitExamples(data, cached, settings.batch_size, prior))
+    return refiner
+
+
 def refine(
+    refiner: Refiner,
     params: Params,
     data: PreparedData,
     cached: CachedFeatures,
     subject: Subject,
     rows: NDArray[np.int64],
-    models: Path,
 ) -> Refinement:
-    """Refine `evaluate.refine_images` of the test rows `rows`, spread evenly over them.
-
-    Raises:
-        DataError: the image prior in `models`, which `map` needs, is missing or of other data.
-    """
+    """Refine, by a refiner that has learned, `evaluate.refine_images` of the test `rows`, spread evenly over them."""
     settings = params.evaluate
-    refiner = _refiner(params, subject, ImageSize(data.crop, data.crop))
-    prior = partial(load_prior, models, data, "train again: python -m stages train")
-    refiner.learn(SplitExamples(data, cached, settings.batch_size, prior))
     held_out = data.rows("validation")
     warning = _warning(refiner, subject, cached, held_out[spread(len(held_out), VALIDATION_IMAGES)], params)
     positions = np.array(spread(len(rows), settings.refine_images or len(rows)))
@@ -113,25 +123,18 @@ def trajectory_tables(refinement: Refinement, names: Sequence[str]) -> tuple[dic
     return {"evaluation": number, **mean}, {"image": ids, "evaluation": np.tile(number, images), **every}
 
 
-def _refiner(params: Params, subject: Subject, image: ImageSize) -> Refiner:
-    assert subject.reencoder is not None, "open_subject insists on the network where images are to be refined"
-    settings, (source,) = params.evaluate, subject.inverter.sources
-    layer = subject.reencoder.networks.known_layer(source, image)
-    return build_refiner(settings.refine, params.refiners[settings.refine], layer, settings.refine_budget)
-
-
 def _refine_batch(refiner: Refiner, subject: Subject, batch: Batch, record: _Record) -> tuple[Tensor, Tensor]:
     """Images before and after, (B, 3, H, W) in [0, 1]; their scores and paths go into `record`."""
     with torch.no_grad():
         start = subject.inverter(batch.features)
     scores, errors = [], []
     for step in refiner.refine(batch.features[0], start):
-        scores.append(psnr(step.images, batch.targets).clamp(max=PSNR_CAP))
+        scores.append(capped_psnr(step.images, batch.targets))
         errors.append(step.feature_error)
     record.psnr.append(torch.stack(scores, dim=1))
     record.feature_error.append(torch.stack(errors, dim=1))
     agreement = subject.compare(step.images, batch.features)
-    gain = scores[-1] - psnr(start, batch.targets).clamp(max=PSNR_CAP)
+    gain = scores[-1] - capped_psnr(start, batch.targets)
     record.scores.append(score(step.images, batch.targets, subject.perceptual) | agreement | {"gain": gain})
     return start, step.images
 
@@ -162,7 +165,7 @@ class _Strips:
         self._captions: list[list[str]] = []
 
     def add(self, batch: Batch, start: Tensor, refined: Tensor) -> None:
-        scores = [psnr(images, batch.targets).tolist() for images in (start, refined)]
+        scores = [capped_psnr(images, batch.targets).tolist() for images in (start, refined)]
         for place, row in enumerate(batch.rows.tolist()):
             if row not in self._wanted:
                 continue

@@ -18,16 +18,18 @@ from pipeline.evaluation.gallery import write_gallery
 from pipeline.evaluation.protocol import describe
 from pipeline.evaluation.records import summary, write_json, write_tables
 from pipeline.evaluation.refined import describe as describe_refinement
-from pipeline.evaluation.refined import refine
+from pipeline.evaluation.refined import learned_refiner, refine
 from pipeline.evaluation.scoring import References, Tally
 from pipeline.evaluation.subject import Subject, open_subject
 from pipeline.images import PreparedData
 from pipeline.params import NONE, Params
+from pipeline.pictures import require_folder
 from pipeline.progress import progress
 from pipeline.protocol import identity
 from pipeline.rows import batched
 from pipeline.runtime import seed_everything
 
+METRICS = "metrics.json"
 OWN_FOLDERS = ("plots", "reconstructions")  # below the output; nothing else is written there
 COLOUR_IMAGES = 1000  # training images behind the mean colour: more would not move it
 
@@ -41,7 +43,7 @@ def evaluate(
     output: Path,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Score the model in `models` on the test split of `data` and write everything into `output`.
+    """Score the model in `models` on the test split of `data` and write everything into `output`, metrics.json last.
 
     `first_stage` is the folder of stage `refine`, which a decoder of two stages works on.
 
@@ -49,31 +51,34 @@ def evaluate(
 
     Raises:
         CheckpointError: no model there, or one that was trained on other features. StoreError: features missing,
-        stale, or made by other weights. DataError: no test images, reconstructions that look like BGR, or no prior
-        where one is needed. WeightsError: images are to be refined, and the network's weights are not here.
+        stale, or made by other weights. DataError: no test images, reconstructions that look like BGR, no prior where
+        one is needed, or `output` is a file. WeightsError: images are to be refined, and the network's weights are not
+        here.
     """
     seed_everything(params.seed)
+    require_folder(output, "--metrics")
     rows = data.rows("test")
     if not len(rows):
         raise DataError(f"{data.root} has no test images; give the data set a test split and run: dvc repro")
     subject = open_subject(params, data, features, first_stage, models, device)
     tally = Tally(_references(data, subject), len(rows), subject.perceptual)
     with CachedFeatures(data, subject.stores, device, resident="never") as cached:
+        refiner = None
+        if params.evaluate.refine != NONE:  # before the scores: it may lack what it needs
+            refiner = learned_refiner(params, data, cached, subject, models)
         pixels = _score(subject, tally, data, cached, rows, params.evaluate.batch_size)
         columns = tally.columns()
-        _remove_pictures(output)
+        refinement = None if refiner is None else refine(refiner, params, data, cached, subject, rows)
+        _clear(output)
         samples = write_gallery(params.evaluate, data, cached, subject.inverter, rows, columns["psnr"], output)
-        refinement = None
-        if params.evaluate.refine != NONE:
-            refinement = refine(params, data, cached, subject, rows, models)
     names, photographs = _shown(data, rows)
     protocol = describe(params, data, subject, photographs, pixels, device) | {"reconstructions": samples}
     if refinement is not None:
         protocol["refinement"] = describe_refinement(params, refinement)
     metrics = summary(params, subject, columns, photographs, data.crop, refinement) | {"protocol": identity(protocol)}
-    write_json(output / "metrics.json", metrics)
-    write_json(output / "protocol.json", protocol)
     write_tables(output, names, photographs, columns, tally.energies(), refinement)
+    write_json(output / "protocol.json", protocol)
+    write_json(output / METRICS, metrics)
     return metrics
 
 
@@ -83,8 +88,12 @@ def _shown(data: PreparedData, rows: NDArray[np.int64]) -> tuple[list[str], list
     return [data.image_ids[image] for image in images], [data.photographs[image] for image in images]
 
 
-def _remove_pictures(output: Path) -> None:
-    """No picture or curve of an earlier run stays. Removed, never overwritten: it may be a link into DVC's cache."""
+def _clear(output: Path) -> None:
+    """No picture or curve of an earlier run stays, and no scores of it beside new pictures should this run be killed.
+
+    Removed, never overwritten: they may be links into DVC's cache.
+    """
+    (output / METRICS).unlink(missing_ok=True)
     for name in OWN_FOLDERS:
         if (output / name).is_dir():
             shutil.rmtree(output / name)

@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.errors import DataError
 from pipeline.evaluation import baselines
 from pipeline.evaluation.spectrum import octave_energy
-from pipeline.metrics import check_eight_bit, psnr, score, ssim
+from pipeline.metrics import capped_psnr, check_eight_bit, score, ssim
 from pipeline.similarity import Lpips
 
 SWAP_MARGIN = 3.0  # dB that swapping red and blue may gain by chance; more means that something is BGR
@@ -73,12 +73,12 @@ class Tally:
         scores = score(predictions, targets, self.perceptual)
         check_eight_bit(targets)
         images = {**self._baselines(targets), **(further_baselines or {})}
-        self._append({**scores, **(further_columns or {}), "swapped_psnr": psnr(predictions.flip(1), targets)})
+        self._append({**scores, **(further_columns or {}), "swapped_psnr": capped_psnr(predictions.flip(1), targets)})
         for name, image in images.items():
-            self._append({f"{name}_psnr": psnr(image, targets), f"{name}_ssim": ssim(image, targets)})
+            self._append({f"{name}_psnr": capped_psnr(image, targets), f"{name}_ssim": ssim(image, targets)})
         decoded, sizes = baselines.jpeg(crops, self.references.feature_bytes, workers=os.cpu_count() or 1)
         ceiling = torch.from_numpy(decoded).to(targets.device).permute(0, 3, 1, 2).float() / 255
-        self._append({"jpeg_psnr": psnr(ceiling, targets), "jpeg_ssim": ssim(ceiling, targets)})
+        self._append({"jpeg_psnr": capped_psnr(ceiling, targets), "jpeg_ssim": ssim(ceiling, targets)})
         self._append({"jpeg_bytes": torch.from_numpy(sizes)})
         self._add_energy(predictions, targets)
         self._done += len(targets)

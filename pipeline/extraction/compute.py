@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline.errors import StoreError
 from pipeline.extraction.job import Job
 from pipeline.extraction.link import Link
-from pipeline.runtime import float32_is_float32
+from pipeline.runtime import enough_memory, float32_is_float32, memory_ran_out
 from pipeline.stores.encoding import check_range, encode, rgb, row_major
 
 READ_AHEAD = 2  # batches of crops
@@ -58,9 +58,10 @@ class Computer:
         self._job, self._device = job, job.device
         self._cuda = job.device.type == "cuda"
         # channels-last is what crops of images are anyway, and twice as fast in convolutions on CPU and GPU
-        self._backbone = job.backbone.to(device=job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        with enough_memory("free it, or use --device cpu"):
+            self._backbone = job.backbone.to(device=job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._link = Link(job.device)
-        self._limit = job.settings.batch_size  # rows in one pass; halved when the device runs out of memory
+        self._limit = job.batch_size  # rows in one pass; halved when the device runs out of memory
         self._read = 0  # bytes of crops since photographs were last let go
 
     def pieces(self, batches: Sequence[Rows]) -> Iterator[Piece]:
@@ -99,29 +100,31 @@ class Computer:
         while start < len(rows):
             chosen = slice(start, start + self._limit)
             piece = self._attempt(rows[chosen], pixels[chosen])
-            if piece is None:
-                self._lower_limit(min(self._limit, len(rows) - start))
+            if isinstance(piece, RuntimeError):
+                self._lower_limit(min(self._limit, len(rows) - start), piece)
             else:
                 start += len(piece.rows)
                 yield piece
 
-    def _lower_limit(self, tried: int) -> None:
+    def _lower_limit(self, tried: int, error: RuntimeError) -> None:
         if tried == 1:
             raise StoreError(
                 f"{self._device} has no room for one image of {self._job.data.crop} pixels in "
-                f"{self._job.backbone.name}; free its memory, or use --device cpu"
-            )
+                f"{self._job.backbone.name} ({str(error).partition('. ')[0]}); free its memory, or use --device cpu"
+            ) from error
         self._limit = -(-tried // 2)
 
-    def _attempt(self, rows: Rows, pixels: Tensor) -> Piece | None:
-        """Features of `rows`; None when the device's memory does not suffice."""
+    def _attempt(self, rows: Rows, pixels: Tensor) -> Piece | RuntimeError:
+        """Features of `rows`, or what was said when the device's memory did not suffice."""
         try:
             return self._forward(rows, pixels)
-        except torch.OutOfMemoryError:
-            pass  # what the failed pass holds is only released once this block has been left
+        except RuntimeError as error:
+            if not memory_ran_out(error):
+                raise
+            refused = error.with_traceback(None)  # which would hold what the failed pass does
         if self._cuda:
             torch.cuda.empty_cache()
-        return None
+        return refused
 
     @torch.inference_mode()
     def _forward(self, rows: Rows, pixels: Tensor) -> Piece:

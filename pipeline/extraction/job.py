@@ -31,11 +31,17 @@ def layouts(
     layers are computed together, so anything else would lose work, or need memory, when a run is killed.
     """
     largest = max(shape.elements for shape in shapes.values()) * STORED_AS[store.dtype].itemsize
-    per_shard = min(rows, shard_rows(largest, store.shard_megabytes, settings.batch_size))
+    per_shard = min(rows, shard_rows(largest, store.shard_megabytes, settings.cpu_batch_size))
     return {
         layer: Layout(store.format, store.dtype, store.compression, shape, rows, per_shard)
         for layer, shape in shapes.items()
     }
+
+
+def batch_size(layout: Layout, settings: ExtractParams, device: torch.device) -> int:
+    """Images that go through the network in one pass, as long as there is memory; never more than a shard holds."""
+    found = settings.batch_size is None and device.type == "cuda"
+    return layout.shard_rows if found else settings.cpu_batch_size
 
 
 def store_facts(
@@ -54,7 +60,7 @@ def store_facts(
         "input": f"RGB crops of {data.crop}×{data.crop} in [0, 1], normalised by the backbone",
         "data": data.fingerprint,
         "precision": settings.precision,
-        "batch_size": settings.batch_size,
+        "batch_size": batch_size(layout, settings, device),
         "device": device.type,
         "store": layout.facts(),
         "libraries": {name: version(name) for name in sorted({"torch", "numpy", network["library"]})},
@@ -100,6 +106,7 @@ class Job:
         self.training = np.zeros(len(data), bool)
         self.training[data.rows("train")] = True
         self._any_layout = next(iter(self.layouts.values()))  # rows and shards are those of all
+        self.batch_size = batch_size(self._any_layout, settings, device)
 
     @property
     def shards(self) -> int:
@@ -123,6 +130,6 @@ class Job:
 
     def batches(self, shard: int) -> Iterator[NDArray[np.int64]]:
         """The row numbers of each batch of a shard."""
-        rows, size = self.rows_of(shard), self.settings.batch_size
+        rows, size = self.rows_of(shard), self.batch_size
         for first in range(rows.start, rows.stop, size):
             yield np.arange(first, min(first + size, rows.stop))

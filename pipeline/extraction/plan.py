@@ -62,7 +62,7 @@ def estimate_seconds(name: str, params: Params, data: PreparedData, device: torc
     untrained = {"weights": "random", "tag": None, "mean": None, "std": None}  # the others belong to trained weights
     entry: BackboneParams = params.backbones[name].model_copy(update=untrained)
     job = Job(load_backbone(name, entry, device), data, params.store, params.extract, device)
-    size = min(params.extract.batch_size, len(data))
+    size = min(job.batch_size, len(data))
     computed = Computer(job).pieces([np.arange(size)] * TIMED)
     next(computed).wait()
     start = time.perf_counter()

@@ -19,9 +19,10 @@ from pipeline.datasets import DATASETS, Dataset, Photograph
 from pipeline.errors import DataError
 from pipeline.files import can_rename
 from pipeline.images import FORMAT, IMAGES, MANIFEST, VIEWS, checksum
+from pipeline.lock import locked
 from pipeline.params import Params, PrepareParams
 from pipeline.preparation.shards import Outcome, Shard, write_file, write_shards
-from pipeline.preparation.splitting import Good, image_table
+from pipeline.preparation.splitting import Good, image_table, split_counts
 from pipeline.preparation.views import DUPLICATE, ImageRow, ViewRow, images_csv, view_table, views_csv
 from pipeline.section import parse_section
 from pipeline.splits import SPLITS
@@ -29,6 +30,7 @@ from pipeline.splits import SPLITS
 __all__ = ["prepare"]
 
 _PIXEL_RULES = ("resize", "interpolation", "size", "non_rgb", "smallest_edge")
+_PIXEL_CODE = ("decoding.py", "shards.py")
 
 
 def prepare(params: Params, output: Path, work: Path, workers: int | None = None) -> None:
@@ -39,23 +41,26 @@ def prepare(params: Params, output: Path, work: Path, workers: int | None = None
     Raises:
         DataError: the data set or its files are missing, bad files (all listed) with `on_bad_image: stop`,
             a split without images, no room on the disk, `work` and `output` on different file systems.
+        LockedError: another process prepares the same photographs in `work`.
     """
     schema = DATASETS.get(params.dataset)
     dataset = schema(
         parse_section(schema.Options, params.datasets[params.dataset], f"datasets.{params.dataset}"), params.seed
     )
     photographs = dataset.photographs()
+    _check_splits(split_counts(photographs, dataset.fractions(), params.seed), dataset)
     unfinished = work / "prepare" / _work_key(params, dataset)
     _check_same_file_system(work, output)
-    _check_room(photographs, params.prepare, unfinished / "prepared")
-    shards = write_shards(photographs, params.prepare, unfinished / "prepared", workers or _cores())
-    outcomes = [outcome for shard in shards for outcome in shard.outcomes]
-    good, bad = _sort_out(photographs, outcomes, params.prepare)
-    images, duplicates = image_table(good, dataset.fractions(), params.seed)
-    _check_splits(images, dataset)
-    tables = _tables(images, view_table(images, params.prepare, params.seed))
-    manifest = _manifest(params, dataset, shards, images, tables) | {"skipped": bad, "duplicates": duplicates}
-    _finish(unfinished, output, tables, manifest)
+    with locked(unfinished, f"preparing {params.dataset}"):
+        _check_room(photographs, params.prepare, unfinished / "prepared")
+        shards = write_shards(photographs, params.prepare, unfinished / "prepared", workers or _cores())
+        outcomes = [outcome for shard in shards for outcome in shard.outcomes]
+        good, bad = _sort_out(photographs, outcomes, params.prepare)
+        images, duplicates = image_table(good, dataset.fractions(), params.seed)
+        _check_splits(Counter(image.split for image in images), dataset)
+        tables = _tables(images, view_table(images, params.prepare, params.seed))
+        manifest = _manifest(params, dataset, shards, images, tables) | {"skipped": bad, "duplicates": duplicates}
+        _finish(unfinished, output, tables, manifest)
 
 
 def _cores() -> int:
@@ -72,9 +77,9 @@ def _work_key(params: Params, dataset: Dataset) -> str:
     options = dataset.options.model_dump(mode="json")
     if "root" in options:
         options["root"] = str(Path(options["root"]).expanduser().resolve())
-    return hashlib.sha256(
-        json.dumps([FORMAT, params.dataset, options, rules, PIL.__version__], sort_keys=True).encode()
-    ).hexdigest()[:16]
+    code = [hashlib.sha256(Path(__file__).with_name(name).read_bytes()).hexdigest() for name in _PIXEL_CODE]
+    facts = [FORMAT, params.dataset, options, rules, PIL.__version__, code]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _check_same_file_system(work: Path, output: Path) -> None:
@@ -119,8 +124,7 @@ def _bad_files(bad: Sequence[dict[str, str]], total: int, rules: PrepareParams) 
     )
 
 
-def _check_splits(images: Sequence[ImageRow], dataset: Dataset) -> None:
-    counts = Counter(image.split for image in images)
+def _check_splits(counts: Counter[str], dataset: Dataset) -> None:
     empty = [split for split in SPLITS if not counts[split]]
     if empty:
         found = ", ".join(f"{counts[split]} {split}" for split in SPLITS)
@@ -178,4 +182,4 @@ def _finish(unfinished: Path, output: Path, tables: dict[str, bytes], manifest: 
     if output.exists():
         os.rename(output, replaced)
     os.rename(prepared, output)
-    shutil.rmtree(unfinished)
+    shutil.rmtree(unfinished, ignore_errors=True)  # a second run may be looking in at this moment

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from pipeline.datasets import Box, Photograph
 from pipeline.params import PrepareParams
@@ -39,8 +39,18 @@ _MODES = {
     "F": "floating-point grayscale",
 }
 _CONVERTIBLE = frozenset({"1", "L", "LA", "P", "PA", "RGBA", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L", "RGB"})
-# What Pillow's decoders raise on damaged bytes, documented nowhere: found by fuzzing, as the tests do.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error, zlib.error)
+_UPRIGHT = {  # what undoes each EXIF orientation, as ImageOps.exif_transpose does
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# What Pillow raises on damaged bytes, documented nowhere: found by fuzzing, as the tests do, and by reading it.
+_TAGS = (AssertionError, AttributeError, KeyError, TypeError, ZeroDivisionError)  # of EXIF and TIFF
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error, zlib.error, *_TAGS)
 
 
 class BadImageError(Exception):
@@ -86,20 +96,19 @@ def open_rgb(data: bytes, rules: PrepareParams) -> tuple[Image.Image, str]:
         raise BadImageError("is empty (0 bytes)")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
+        _check_size(image, rules.smallest_edge)
+        mode = image.mode + (";16" if _has_16_bits(image) else "")
     except UnidentifiedImageError:
         raise BadImageError(f"is no image that can be read ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:
         raise BadImageError(f"has more pixels than the {LARGEST_IMAGE:,} that are decoded") from None
     except _BROKEN as error:
         raise BadImageError(f"is broken ({error})") from None
-    _check_size(image, rules.smallest_edge)
-    mode = image.mode + (";16" if _has_16_bits(image) else "")
     try:
         image.load()
-        ImageOps.exif_transpose(image, in_place=True)
     except _BROKEN as error:
         raise BadImageError(f"is truncated or broken ({error})") from None
-    return _rgb(image, mode, rules.non_rgb == "convert"), mode
+    return _rgb(_upright(image), mode, rules.non_rgb == "convert"), mode
 
 
 def resized(image: Image.Image, rules: PrepareParams) -> NDArray[np.uint8]:
@@ -136,6 +145,19 @@ def _check_size(image: Image.Image, smallest_edge: int) -> None:
 def _has_16_bits(image: ImageFile.ImageFile) -> bool:
     """Pillow opens 48-bit RGB as 8-bit RGB; only the decoder's arguments still tell."""
     return image.mode[0] != "I" and any(";16" in str(tile.args) for tile in image.tile)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF orientation says; as it is stored where EXIF is too damaged to say anything.
+
+    Not by ImageOps.exif_transpose, which writes all of EXIF anew and fails over any odd tag of a good photograph.
+    """
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except _BROKEN:
+        return image
+    turn = _UPRIGHT.get(orientation)
+    return image if turn is None else image.transpose(turn)
 
 
 def _rgb(image: Image.Image, mode: str, convert: bool) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -44,6 +45,15 @@ def image_table(
     return images, duplicates
 
 
+def split_counts(photographs: Sequence[Photograph], fractions: Mapping[Split, float], seed: int) -> Counter[str]:
+    """Images in each split if all `photographs` are good and different, which is known before any is decoded."""
+    splits = assign_splits({_scene(photograph) for photograph in photographs if not photograph.split}, fractions, seed)
+    counts: Counter[str] = Counter()
+    for photograph in photographs:
+        counts[photograph.split or splits[_scene(photograph)]] += len(photograph.image_ids)
+    return counts
+
+
 def _kept(good: Sequence[Good]) -> dict[str, Good]:
     """For each content the one photograph that is used: test before validation before train, then by id."""
     order = sorted(good, key=lambda item: (_KEEP.index(item.photograph.split), item.photograph.id), reverse=True)
@@ -54,12 +64,12 @@ def _draw_keys(drawn: Sequence[Good]) -> dict[str, str]:
     """For each content what it is drawn by: the first content, by digest, of its scene."""
     scenes: dict[str, list[str]] = {}
     for item in drawn:
-        scenes.setdefault(_scene(item), []).append(item.sha256)
-    return {item.sha256: min(scenes[_scene(item)]) for item in drawn}
+        scenes.setdefault(_scene(item.photograph), []).append(item.sha256)
+    return {item.sha256: min(scenes[_scene(item.photograph)]) for item in drawn}
 
 
-def _scene(item: Good) -> str:
-    return item.photograph.scene or item.photograph.id
+def _scene(photograph: Photograph) -> str:
+    return photograph.scene or photograph.id
 
 
 def _rows(item: Good, split: str, first: int) -> list[ImageRow]:
@@ -72,7 +82,7 @@ def _rows(item: Good, split: str, first: int) -> list[ImageRow]:
             item.sha256,
             item.mode,
             split,
-            _scene(item),
+            _scene(item.photograph),
             key=item.sha256 + image_id.removeprefix(photograph.id),
         )
         for i, image_id in enumerate(photograph.image_ids)
