@@ -64,14 +64,13 @@ def choose_device(name: str = "auto") -> torch.device:
 @contextmanager
 def float32_is_float32() -> Iterator[None]:
     """fp32 means fp32 on the GPU as well: no TF32 inside, in matrix products or convolutions."""
-    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(products)
-        torch.backends.cudnn.allow_tf32 = convolutions
+        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def memory_ran_out(error: RuntimeError) -> bool:
