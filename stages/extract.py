@@ -1,5 +1,6 @@
 """`python -m stages extract`: run each frozen backbone once and keep the layers it is asked for."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -45,6 +46,14 @@ def extract(
     clean: Clean = False,
 ) -> None:
     """Run each frozen backbone once over all photographs and store the activations of its layers."""
+    from pipeline.params import NONE
+
+    if NONE in (backbone or ()) and not clean:
+        write_placeholder(features)
+        backbone = [name for name in backbone or () if name != NONE]
+        if not backbone:  # known before torch is loaded
+            return
+
     from stages.loading import load_checked
 
     settings = load_checked(params, overrides)
@@ -58,10 +67,6 @@ def extract(
             typer.echo(f"removed {path}")
         return
     part, entries = parse_part(shards), chosen_backbones(settings, backbone)
-    if entries.pop("none", None) is not None:
-        extraction.write_nothing(features / "none")
-    if not entries:
-        return
 
     from pipeline.backbones import load_backbone
     from pipeline.images import PreparedData
@@ -75,6 +80,13 @@ def extract(
             typer.echo(f"{output} waits for the other parts of --shards {shards}")
         elif others := leftovers(work, name):
             typer.echo(f"unfinished extractions of other settings: {', '.join(map(str, others))}; --clean removes them")
+
+
+def write_placeholder(features: Path) -> None:
+    """What stands for an unused slot of an ensemble: the DVC stage of a backbone called none has an output, too."""
+    from pipeline.files import write_whole
+
+    write_whole(features / "none" / "none" / "unused", b"This slot of the ensemble holds no source.\n")
 
 
 def chosen_backbones(settings: "Params", names: list[str] | None) -> "dict[str, BackboneParams]":

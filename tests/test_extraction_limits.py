@@ -14,6 +14,7 @@ from pipeline.backbones import load_backbone
 from pipeline.errors import DeviceError, StoreError
 from pipeline.extraction import run
 from pipeline.params import BackboneParams, ExtractParams
+from stages.extract import write_placeholder
 
 
 def test_too_small_a_disk_is_refused_before_anything_is_written(
@@ -123,11 +124,11 @@ def test_an_error_of_the_writer_stops_the_extraction(tmp_path: Path, monkeypatch
 
 
 def test_placeholder_of_an_unused_slot(tmp_path: Path) -> None:
-    run.write_nothing(tmp_path / "features/none")
+    write_placeholder(tmp_path / "features")
     cached = tmp_path / "cached"
     os.link(tmp_path / "features/none/none/unused", cached)  # as DVC does where links are its way
     cached.write_text("what the cache holds")
-    run.write_nothing(tmp_path / "features/none")
+    write_placeholder(tmp_path / "features")
     assert cached.read_text() == "what the cache holds"
     cached.unlink()
     assert list(tree(tmp_path)) == ["features/none/none/unused"]

@@ -2,7 +2,7 @@
 
 from pipeline.extraction.job import layouts, store_facts
 from pipeline.extraction.plan import BackbonePlan, estimate_seconds, plan_backbone, plan_first_stage
-from pipeline.extraction.run import extract, require_space, write_nothing
+from pipeline.extraction.run import extract, require_space
 
 __all__ = [
     "BackbonePlan",
@@ -13,5 +13,4 @@ __all__ = [
     "plan_first_stage",
     "require_space",
     "store_facts",
-    "write_nothing",
 ]

@@ -13,7 +13,6 @@ from pipeline.errors import StoreError
 from pipeline.extraction.compute import Computer
 from pipeline.extraction.job import Job, code_digest
 from pipeline.extraction.sink import Sink
-from pipeline.files import write_whole
 from pipeline.images import PreparedData
 from pipeline.params import ExtractParams, StoreParams
 from pipeline.progress import progress
@@ -61,11 +60,6 @@ def extract(
             _compute(job, space, missing, done=job.count(mine) - job.count(missing))
         with space.publishing():
             return _publish(job, space, output)
-
-
-def write_nothing(output: Path) -> None:
-    """The placeholder <output>/none that stands for an unused slot of an ensemble."""
-    write_whole(output / "none" / "unused", b"This slot of the ensemble holds no source.\n")
 
 
 def require_space(needed: int, what: str, work: Path) -> None:
