@@ -79,7 +79,7 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_it_costs_little_more_than_decoding_and_resizing(tmp_path: Path) -> None:
-    """CPU time, less than twice: no photograph is decoded or resized twice. How much less, benchmarks/prepare.py says."""
+    """CPU time, less than twice: nothing is decoded or resized again. How much less, benchmarks/prepare.py says."""
     for i in range(60):
         save(tmp_path / f"photographs/{i}.jpg", i, height=375, width=500)
     paths = sorted((tmp_path / "photographs").iterdir())
