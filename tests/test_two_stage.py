@@ -181,7 +181,11 @@ def test_a_first_stage_that_is_not_whole_is_found_before_training(tmp_path: Path
 
 def test_it_warns_when_nearer_features_are_worse_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = made()
-    monkeypatch.setattr("pipeline.two_stage.capped_psnr", lambda images, targets: -(images - 0.5).square().mean((1, 2, 3)))
+
+    def flatness(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return -(images - 0.5).square().mean((1, 2, 3))
+
+    monkeypatch.setattr("pipeline.two_stage.capped_psnr", flatness)
     arguments = (one.params, one.data(), one.features, one.prior, tmp_path / "out", tmp_path / "work", CPU)
     warning = refine_photographs(*arguments)
     assert warning is not None
