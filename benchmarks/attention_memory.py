@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.decoders._tokens import TransformerBlock
+from pipeline.models.parts.tokens import TransformerBlock
 
 CHANNELS, HEADS, MLP_RATIO = 64, 8, 4
 TOKENS = (784, 3136, 12544)  # 28×28, 56×56, 112×112

@@ -21,8 +21,8 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.bars import seconds
-from pipeline.decoders import DECODERS
-from pipeline.images import PreparedData
+from pipeline.models.common.decoder import DECODERS
+from pipeline.stores.prepared import PreparedData
 
 SOURCES = ("vgg16.block1", "vit_small.block1", "resnet34.layer1", "vgg16.block3")
 # attention among 12,544 positions: hours of training on a CPU, minutes a step

@@ -23,7 +23,7 @@ from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from pipeline.evaluation.scoring import References, Tally
-from pipeline.metrics import score
+from pipeline.metrics.scores import score
 
 EDGE = 224
 MORE = 4  # times as many pairs, which must take no more memory
@@ -104,7 +104,7 @@ def print_rates(images: int, batch_size: int, threads: int, repeats: int) -> Non
         }
         for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
             x, y = (torch.from_numpy(side).to(device) for side in (predictions, targets))
-            runs[f"pipeline.metrics, {device}"] = partial(ours, x, y, batch_size)
+            runs[f"pipeline.metrics.scores, {device}"] = partial(ours, x, y, batch_size)
         rates = best_rates(images, runs, repeats)
     print(f"{images} images of {EDGE}×{EDGE} pixels, {threads} cores, best of {repeats}")
     print(f"{'':28}{'images/s':>10}{'× loop':>10}{'× processes':>13}")

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import nn
 
-from pipeline.backbones import feature_shapes
-from pipeline.decoders import DECODERS, build_decoder
-from pipeline.fusion import FUSIONS, build_fusion
-from pipeline.params import BackboneParams
-from pipeline.sources import FeatureShape, ImageSize, Source
+from pipeline.backbones.backbone import feature_shapes
+from pipeline.core.params import BackboneParams
+from pipeline.core.sources import FeatureShape, ImageSize, Source
+from pipeline.models.common.decoder import DECODERS, build_decoder
+from pipeline.models.common.fusion import FUSIONS, build_fusion
 
 IMAGE = ImageSize(224, 224)
 LAYERS = {

@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.datasets import DATASETS
-from pipeline.params import Params, load_params
-from pipeline.preparation import prepare
-from pipeline.section import Section
+from pipeline.core.params import Params, load_params
+from pipeline.core.section import Section
+from pipeline.data.preparation.dataset import DATASETS
+from pipeline.data.preparation.run import prepare
 
 SIZE = 256
 KINDS = {  # name: (width, height, ending): as in the real data sets

@@ -16,8 +16,8 @@ import pandas as pd
 
 from benchmarks.decoders import Experiments
 from benchmarks.prepare import photographs
-from pipeline.images import PreparedData
-from pipeline.runtime import choose_device, provenance
+from pipeline.core.runtime import choose_device, provenance
+from pipeline.stores.prepared import PreparedData
 
 SOURCE, DECODER = "vgg16.block1", "transposed_conv"
 FOLDERS = ("train", "validation", "test")

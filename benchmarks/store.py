@@ -18,8 +18,8 @@ import torch
 from benchmarks.bars import Line, markdown
 from benchmarks.store_extraction import epochs, exact_features, extract_once, extraction, memory, sample
 from benchmarks.store_reading import cold, fidelity, reading, sizes, writing
-from pipeline.runtime import choose_device
-from pipeline.stores import open_store
+from pipeline.core.runtime import choose_device
+from pipeline.stores.opening import open_store
 
 SECTIONS = ("extraction", "epochs", "reading", "writing", "fidelity", "cold", "memory")
 BLOCKS = ("block1", "block2", "block3", "block4", "block5")

@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 
 from benchmarks.bars import Bar, Line, against, seconds, side_by_side
-from pipeline.backbones import Backbone, load_backbone
-from pipeline.cached import CachedFeatures
-from pipeline.decoders import DECODERS
-from pipeline.extraction import extract
-from pipeline.images import PreparedData
-from pipeline.params import BackboneParams, ExtractParams, StoreParams, load_params
-from pipeline.preparation import prepare
-from pipeline.sources import ImageSize
-from pipeline.stores import open_store
+from pipeline.backbones.backbone import Backbone, load_backbone
+from pipeline.core.params import BackboneParams, ExtractParams, StoreParams, load_params
+from pipeline.core.sources import ImageSize
+from pipeline.data.preparation.run import prepare
+from pipeline.extraction.run import extract
+from pipeline.loading.loader import CachedFeatures
+from pipeline.models.common.decoder import DECODERS
 from pipeline.stores.encoding import rgb
+from pipeline.stores.opening import open_store
+from pipeline.stores.prepared import PreparedData
 
 BATCH = 16
 ENTRY = BackboneParams(weights="random")

@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.bars import Bar, Line, against, seconds, side_by_side
-from pipeline.cached import windows
-from pipeline.ring import Slot, new_slots, prefetch
-from pipeline.sources import FeatureShape
-from pipeline.stores import FORMATS, FeatureStore, open_store
+from pipeline.core.sources import FeatureShape
+from pipeline.loading.prefetch import Slot, new_slots, prefetch
+from pipeline.loading.sampler import windows
+from pipeline.stores.base import FORMATS, FeatureStore
 from pipeline.stores.encoding import as_numpy, decode, encode
 from pipeline.stores.files import FileRecord
 from pipeline.stores.layout import Layout, shard_rows
 from pipeline.stores.manifest import Manifest
+from pipeline.stores.opening import open_store
 
 BATCH = 16
 DTYPE_BARS = {"float16": Bar(at_most=3e-4), "bfloat16": Bar(at_most=2e-3), "int8": None}

@@ -14,18 +14,18 @@ from typing import get_args
 import numpy as np
 import torch
 
-from pipeline.backbones import load_backbone
-from pipeline.cached import CachedFeatures
-from pipeline.extraction import extract
-from pipeline.images import PreparedData
-from pipeline.inverter import load_inverter
-from pipeline.metrics import psnr
-from pipeline.params import Params, StoreParams, load_params
-from pipeline.preparation import prepare
-from pipeline.prior import fit_prior
-from pipeline.runtime import choose_device
-from pipeline.stores import open_store
-from pipeline.training import train
+from pipeline.backbones.backbone import load_backbone
+from pipeline.core.params import Params, StoreParams, load_params
+from pipeline.core.runtime import choose_device
+from pipeline.data.preparation.run import prepare
+from pipeline.extraction.run import extract
+from pipeline.loading.loader import CachedFeatures
+from pipeline.metrics.scores import psnr
+from pipeline.models.common.inverter import load_inverter
+from pipeline.models.common.prior import fit_prior
+from pipeline.stores.opening import open_store
+from pipeline.stores.prepared import PreparedData
+from pipeline.training.run import train
 
 DTYPES = get_args(StoreParams.model_fields["dtype"].annotation)
 

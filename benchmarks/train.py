@@ -22,21 +22,22 @@ import torch
 
 from benchmarks.bars import Bar, Line, against, markdown, seconds, side_by_side
 from benchmarks.decoders import UNASKED
-from pipeline.backbones import Backbone, load_backbone
-from pipeline.cached import Batch, CachedFeatures
-from pipeline.decoders import DECODERS
-from pipeline.extraction import extract
-from pipeline.fabric import build_fabric
-from pipeline.feed import SplitFeed
-from pipeline.fitting import Feed, Fitter
-from pipeline.images import PreparedData
-from pipeline.inverter import LINEAR
-from pipeline.losses import Loss
-from pipeline.params import Params, TrainParams, load_params
-from pipeline.preparation import prepare
-from pipeline.runtime import choose_device, seed_everything
-from pipeline.stores import FeatureStore, open_store
-from pipeline.training import build_inverter
+from pipeline.backbones.backbone import Backbone, load_backbone
+from pipeline.core.params import Params, TrainParams, load_params
+from pipeline.core.runtime import choose_device, seed_everything
+from pipeline.data.preparation.run import prepare
+from pipeline.extraction.run import extract
+from pipeline.loading.loader import Batch, CachedFeatures
+from pipeline.loading.sampler import SplitFeed
+from pipeline.models.common.decoder import DECODERS
+from pipeline.models.common.inverter import LINEAR
+from pipeline.stores.base import FeatureStore
+from pipeline.stores.opening import open_store
+from pipeline.stores.prepared import PreparedData
+from pipeline.training.fabric import build_fabric
+from pipeline.training.fitter import Feed, Fitter
+from pipeline.training.losses import Loss
+from pipeline.training.run import build_inverter
 
 PRECISIONS = get_args(TrainParams.model_fields["precision"].annotation)
 RESIDENT = get_args(TrainParams.model_fields["resident"].annotation)

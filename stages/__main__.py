@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import typer
 
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
 from stages.check import check
 from stages.compare import compare
 from stages.evaluate import evaluate

@@ -11,7 +11,7 @@ CHECKED = Path("data/checked")
 
 def check(params: ParamsFile = PARAMS, overrides: Overrides = None) -> None:
     """Validate params.yaml, down to every option of every decoder, fusion, loss and data set."""
-    from pipeline.files import write_whole
+    from pipeline.core.files import write_whole
     from stages.loading import check_networks, load_checked, missing_weights
 
     # Written first: DVC deletes the file before this stage runs, and a refused params.yaml should leave the

@@ -16,8 +16,8 @@ Metric = Annotated[Literal["psnr", "ssim", "lpips", "mse", "mae"], typer.Option(
 
 def compare(experiments: Experiments, out: Out = WORK / "comparison", metric: Metric = "psnr") -> None:
     """Print a leaderboard, with significance by photograph; save it, and a strip of the same photographs from each."""
-    from pipeline.comparison import STRIP
-    from pipeline.comparison import compare as run
+    from pipeline.experiments.comparison import STRIP
+    from pipeline.experiments.comparison import compare as run
 
     typer.echo(run(experiments, out, metric))
     if (out / STRIP).is_file():

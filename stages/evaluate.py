@@ -33,9 +33,10 @@ def evaluate(
 
     settings = load_checked(params, overrides, loss=False)
 
-    from pipeline import evaluation, report
-    from pipeline.images import PreparedData
-    from pipeline.runtime import choose_device, enough_memory
+    from pipeline.core.runtime import choose_device, enough_memory
+    from pipeline.evaluation import report
+    from pipeline.evaluation import run as evaluation
+    from pipeline.stores.prepared import PreparedData
 
     prepared, place = PreparedData.open(data), choose_device(device)
     with enough_memory("lower evaluate.batch_size or pass --device cpu"):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.errors import ParamsError
+from pipeline.core.errors import ParamsError
 from stages.options import (
     FEATURES,
     PARAMS,
@@ -20,7 +20,7 @@ from stages.options import (
 )
 
 if TYPE_CHECKING:
-    from pipeline.params import BackboneParams, Params
+    from pipeline.core.params import BackboneParams, Params
 
 Backbones = Annotated[
     list[str] | None,
@@ -46,7 +46,7 @@ def extract(
     clean: Clean = False,
 ) -> None:
     """Run each frozen backbone once over all photographs and store the activations of its layers."""
-    from pipeline.params import NONE
+    from pipeline.core.params import NONE
 
     if NONE in (backbone or ()) and not clean:
         write_placeholder(features)
@@ -58,9 +58,9 @@ def extract(
 
     settings = load_checked(params, overrides)
 
-    from pipeline import extraction
-    from pipeline.stores.workspace import clean as remove_leftovers
-    from pipeline.stores.workspace import leftovers
+    from pipeline.extraction import run as extraction
+    from pipeline.extraction.workspace import clean as remove_leftovers
+    from pipeline.extraction.workspace import leftovers
 
     if clean:
         for path in remove_leftovers(work, tuple(backbone or ())):
@@ -68,9 +68,9 @@ def extract(
         return
     part, entries = parse_part(shards), chosen_backbones(settings, backbone)
 
-    from pipeline.backbones import load_backbone
-    from pipeline.images import PreparedData
-    from pipeline.runtime import choose_device
+    from pipeline.backbones.backbone import load_backbone
+    from pipeline.core.runtime import choose_device
+    from pipeline.stores.prepared import PreparedData
 
     prepared, place = PreparedData.open(data), choose_device(device)
     for name, entry in entries.items():
@@ -84,7 +84,7 @@ def extract(
 
 def write_placeholder(features: Path) -> None:
     """What stands for an unused slot of an ensemble: the DVC stage of a backbone called none has an output, too."""
-    from pipeline.files import write_whole
+    from pipeline.core.files import write_whole
 
     write_whole(features / "none" / "none" / "unused", b"This slot of the ensemble holds no source.\n")
 

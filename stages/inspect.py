@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from pipeline.stores import FeatureStore
+    from pipeline.stores.base import FeatureStore
 
 Place = Annotated[Path, typer.Argument(metavar="PATH", help="features, one of its backbones, or one layer of it.")]
 
 
 def inspect(path: Place = FEATURES) -> None:
     """Print what the feature stores below PATH hold: layers, types, weights, sizes, statistics, fingerprints."""
-    from pipeline.stores import find_stores, open_store
+    from pipeline.stores.opening import find_stores, open_store
     from stages.tables import size, text_table
 
     stores = [open_store(place) for place in find_stores(path)]

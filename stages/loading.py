@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.params import Params, load_params
+from pipeline.core.params import Params, load_params
 
 
 def load_checked(path: Path, overrides: Iterable[str] | None, loss: bool = True) -> Params:
@@ -28,30 +28,30 @@ def load_checked(path: Path, overrides: Iterable[str] | None, loss: bool = True)
 
 def check_loss(params: Params) -> None:
     """Raise WeightsError when the chosen loss needs weights that are missing on this machine, or damaged."""
-    from pipeline.alexnet import lpips_available
-    from pipeline.errors import WeightsError
+    from pipeline.core.errors import WeightsError
+    from pipeline.metrics.alexnet import lpips_available
 
     if not params.losses[params.loss].get("lpips"):
         return
     if reason := lpips_available():
         raise WeightsError(f"params.yaml: loss = {params.loss!r} cannot be computed here: {reason}")
 
-    from pipeline.similarity import load_lpips
+    from pipeline.metrics.similarity import load_lpips
 
     load_lpips()  # whole: nothing but reading it tells a damaged file
 
 
 def check_options(params: Params) -> None:
     """Hold the options of all decoders, fusions, refiners and data sets, and all loss terms, against their code."""
-    from pipeline.datasets import DATASETS
-    from pipeline.decoders import DECODERS
-    from pipeline.errors import ParamsError
-    from pipeline.fusion import FUSIONS
-    from pipeline.losses import TERMS
-    from pipeline.params import NONE
-    from pipeline.refinement import REFINERS
-    from pipeline.registry import Registry
-    from pipeline.section import parse_section, unknown_name
+    from pipeline.core.errors import ParamsError
+    from pipeline.core.params import NONE
+    from pipeline.core.registry import Registry
+    from pipeline.core.section import parse_section, unknown_name
+    from pipeline.data.preparation.dataset import DATASETS
+    from pipeline.models.common.decoder import DECODERS
+    from pipeline.models.common.fusion import FUSIONS
+    from pipeline.refinement.base import REFINERS
+    from pipeline.training.losses import TERMS
 
     problems: list[str] = []
 
@@ -77,8 +77,8 @@ def check_options(params: Params) -> None:
 
 def check_dataset(params: Params) -> None:
     """Raise ParamsError when the data set is known to hold what `prepare` would refuse after decoding all of it."""
-    from pipeline.datasets import DATASETS
-    from pipeline.errors import ParamsError
+    from pipeline.core.errors import ParamsError
+    from pipeline.data.preparation.dataset import DATASETS
 
     whole = params.datasets[params.dataset].get("images") is None  # a subset may hold none
     stops = params.prepare.non_rgb == "refuse" and params.prepare.on_bad_image == "stop"
@@ -96,10 +96,10 @@ def check_networks(params: Params) -> None:
     Raises:
         ParamsError: all problems found, a line each.
     """
-    from pipeline.backbones import check_backbone
-    from pipeline.errors import ParamsError, ShapeError, WeightsError
-    from pipeline.params import NONE
-    from pipeline.sources import ImageSize
+    from pipeline.backbones.backbone import check_backbone
+    from pipeline.core.errors import ParamsError, ShapeError, WeightsError
+    from pipeline.core.params import NONE
+    from pipeline.core.sources import ImageSize
 
     crop = ImageSize(params.prepare.crop, params.prepare.crop)
     chosen = {source.backbone for source in params.sources}
@@ -121,7 +121,7 @@ def missing_weights(params: Params) -> list[str]:
 
     No error: `extract` downloads them where there is network, and features may come from a remote.
     """
-    from pipeline.backbones import published_weights
+    from pipeline.backbones.backbone import published_weights
 
     notes = []
     for name in sorted({source.backbone for source in params.sources}):
@@ -146,12 +146,12 @@ def check_experiment(params: Params) -> None:
     """
     import torch
 
-    from pipeline.backbones import check_backbone, feature_shapes
-    from pipeline.errors import ShapeError
-    from pipeline.inverter import Blueprint, Inverter
-    from pipeline.params import NONE
-    from pipeline.refinement import REFINERS
-    from pipeline.sources import ImageSize
+    from pipeline.backbones.backbone import check_backbone, feature_shapes
+    from pipeline.core.errors import ShapeError
+    from pipeline.core.params import NONE
+    from pipeline.core.sources import ImageSize
+    from pipeline.models.common.inverter import Blueprint, Inverter
+    from pipeline.refinement.base import REFINERS
 
     crop = ImageSize(params.prepare.crop, params.prepare.crop)
     shapes = {}

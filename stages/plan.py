@@ -43,11 +43,12 @@ def plan(
     names = sorted(settings.backbones) if everything else backbone
     entries = chosen_backbones(settings, names)
 
-    from pipeline.extraction import estimate_seconds, plan_backbone, plan_first_stage, require_space
-    from pipeline.images import PreparedData
-    from pipeline.params import NONE
-    from pipeline.runtime import choose_device
-    from pipeline.stores.workspace import free_bytes
+    from pipeline.core.params import NONE
+    from pipeline.core.runtime import choose_device
+    from pipeline.experiments.plan import estimate_seconds, plan_backbone, plan_first_stage
+    from pipeline.extraction.run import require_space
+    from pipeline.extraction.workspace import free_bytes
+    from pipeline.stores.prepared import PreparedData
     from stages.tables import duration, size, text_table
 
     prepared, place = PreparedData.open(data), choose_device(device)

@@ -17,8 +17,8 @@ def prepare(
     work: options.WorkDir = options.WORK,
 ) -> None:
     """Check, resize and split the photographs of `dataset`; draw the views that every later stage uses."""
-    from pipeline.images import PreparedData
-    from pipeline.preparation import prepare as run
+    from pipeline.data.preparation.run import prepare as run
+    from pipeline.stores.prepared import PreparedData
     from stages.loading import load_checked
 
     run(load_checked(params, overrides), output, work)

@@ -14,7 +14,7 @@ def prior(
 
     load_checked(params, overrides)
 
-    from pipeline.images import PreparedData
-    from pipeline.prior import fit_prior
+    from pipeline.models.common.prior import fit_prior
+    from pipeline.stores.prepared import PreparedData
 
     fit_prior(PreparedData.open(data), prior)

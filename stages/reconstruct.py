@@ -25,9 +25,9 @@ def reconstruct(
 
     settings = load_checked(params, overrides, loss=False)
 
-    from pipeline.files import printable
-    from pipeline.reconstruction import reconstruct as run
-    from pipeline.runtime import choose_device, enough_memory
+    from pipeline.core.files import printable
+    from pipeline.core.runtime import choose_device, enough_memory
+    from pipeline.experiments.reconstruction import reconstruct as run
 
     place = choose_device(device)
     with enough_memory("lower evaluate.batch_size or pass --device cpu"):

@@ -31,9 +31,9 @@ def refine(
     overrides: Overrides = None,
 ) -> None:
     """Refine every photograph by `two_stage.refine`, as one more input of the decoder; nothing when it is none."""
-    from pipeline.checkpoint import clear_first_stage
-    from pipeline.files import write_whole
-    from pipeline.params import NONE, load_params
+    from pipeline.core.files import write_whole
+    from pipeline.core.params import NONE, load_params
+    from pipeline.models.common.checkpoint import clear_first_stage
 
     unused = first_stage / "unused"
     if load_params(params, overrides or ()).two_stage.refine == NONE:  # known before torch is loaded
@@ -45,9 +45,9 @@ def refine(
 
     settings = load_checked(params, overrides)
 
-    from pipeline.images import PreparedData
-    from pipeline.runtime import choose_device
-    from pipeline.two_stage import refine_photographs
+    from pipeline.core.runtime import choose_device
+    from pipeline.experiments.first_stage import refine_photographs
+    from pipeline.stores.prepared import PreparedData
 
     place = choose_device(device)
     unused.unlink(missing_ok=True)

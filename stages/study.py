@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pipeline.errors import DataError, DeviceError, ParamsError, ShapeError, WeightsError
+from pipeline.core.errors import DataError, DeviceError, ParamsError, ShapeError, WeightsError
 from stages.options import METRICS, PARAMS, PREPARED, WORK, Overrides, PreparedDir
 
 if TYPE_CHECKING:
-    from pipeline.params import Params
-    from pipeline.study import Configuration, Study
-    from pipeline.study.experiments import Failure
+    from pipeline.core.params import Params
+    from pipeline.experiments.study.experiments import Failure
+    from pipeline.experiments.study.grid import Configuration, Study
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A file of studies/.")]
 Jobs = Annotated[int | None, typer.Option(help="Experiments at a time. Default: one for each GPU, or one.")]
@@ -30,12 +30,12 @@ def study(
     data: PreparedDir = PREPARED,
 ) -> None:
     """Run the experiments of STUDY that have no result yet, then write leaderboard, table and figures."""
-    from pipeline.study import load_study
+    from pipeline.experiments.study.grid import load_study
 
     loaded = load_study(file, PARAMS, overrides or ())
     wanted = checked(loaded)
 
-    from pipeline.study import experiments
+    from pipeline.experiments.study import experiments
 
     done = experiments.finished(wanted)
     if dry_run:
@@ -45,7 +45,7 @@ def study(
     typer.echo(f"{loaded.name}: {len(done)} of {len(wanted)} experiments are finished")
     failures = run(loaded, waiting, jobs) if waiting else []
 
-    from pipeline.study.results import write_results
+    from pipeline.experiments.study.results import write_results
 
     output = out or METRICS / "studies" / loaded.name
     lost = {failure.name for failure in failures}
@@ -97,7 +97,7 @@ def _named(names: list[str]) -> str:
 
 def run(study: "Study", waiting: "list[Configuration]", jobs: int | None) -> "list[Failure]":
     """Compute `waiting`; returns what failed."""
-    from pipeline.study import experiments, work
+    from pipeline.experiments.study import experiments, work
 
     cards = work.graphics_cards()
     count = work.check_jobs(jobs, cards)
@@ -115,9 +115,9 @@ def run(study: "Study", waiting: "list[Configuration]", jobs: int | None) -> "li
 
 def show(study: "Study", wanted: "dict[str, Params]", done: set[str], data: Path) -> None:
     """Print every configuration with its time, and the disk for all features."""
-    from pipeline.images import PreparedData
-    from pipeline.runtime import choose_device
-    from pipeline.study.estimate import Images, experiment_seconds, feature_bytes
+    from pipeline.core.runtime import choose_device
+    from pipeline.experiments.study.estimate import Images, experiment_seconds, feature_bytes
+    from pipeline.stores.prepared import PreparedData
     from stages.tables import duration, size, text_table
 
     prepared, device = PreparedData.open(data), choose_device()

@@ -7,7 +7,7 @@ def summary(metrics: MetricsDir = METRICS) -> None:
     """Print the scores beside their floors and ceilings, without computing anything."""
     import typer
 
-    from pipeline.report import score_table
+    from pipeline.evaluation.report import score_table
 
     typer.echo(score_table(metrics))
     typer.echo(f"pictures and curves: {metrics / 'report.html'}; compare experiments: dvc metrics diff, dvc plots diff")

@@ -45,10 +45,10 @@ def train(
 
     settings = load_checked(params, overrides)
 
-    from pipeline import training
-    from pipeline.images import PreparedData
-    from pipeline.runtime import choose_device, enough_memory
+    from pipeline.core.runtime import choose_device, enough_memory
     from pipeline.stores.files import disk_errors
+    from pipeline.stores.prepared import PreparedData
+    from pipeline.training import run as training
 
     prepared, place = PreparedData.open(data), choose_device(device)
     remedy = f"set train.resident: never, lower protocols.{settings.train.protocol}.batch_size, or pass --device cpu"

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import StoreError
+from pipeline.core.errors import StoreError
 from stages.options import FEATURES, FIRST_STAGE
 
 Places = Annotated[
@@ -19,9 +19,9 @@ Places = Annotated[
 
 def verify(paths: Places = None) -> None:
     """Check every file of the feature stores below each PATH; list all damage, and fail if there is any."""
-    from pipeline.features import REFINED_IMAGES
-    from pipeline.progress import progress
-    from pipeline.stores import find_stores, open_store
+    from pipeline.core.progress import progress
+    from pipeline.loading.inputs import REFINED_IMAGES
+    from pipeline.stores.opening import find_stores, open_store
 
     refined = [FIRST_STAGE / REFINED_IMAGES] if (FIRST_STAGE / REFINED_IMAGES).is_dir() else []
     places = [place for path in paths or [FEATURES, *refined] for place in find_stores(path)]

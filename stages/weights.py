@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import ParamsError
+from pipeline.core.errors import ParamsError
 from stages.options import PARAMS, Overrides, ParamsFile
 
 Names = Annotated[
@@ -25,7 +25,7 @@ def weights(
     overrides: Overrides = None,
 ) -> None:
     """List published weights, or carry them: --to DIR with network, then --from DIR without."""
-    from pipeline.params import load_params
+    from pipeline.core.params import load_params
 
     entries = load_params(params, overrides or ()).backbones
     if to is not None and source is not None:
@@ -33,7 +33,7 @@ def weights(
     if (to is not None or source is not None) and not names:
         raise ParamsError("weights: say which, for example `python -m stages weights vgg16 lpips --to DIR`")
 
-    from pipeline.backbones import transfer
+    from pipeline.experiments import transfer
 
     if to is not None:
         written = transfer.export(names or (), entries, to)

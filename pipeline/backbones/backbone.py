@@ -14,10 +14,10 @@ from pipeline.backbones.table import NetworkSpec, check_layers, resolve
 from pipeline.backbones.timm_networks import Timm
 from pipeline.backbones.torchvision_networks import Torchvision
 from pipeline.backbones.weights import Loaded, load_network, weights_file
-from pipeline.errors import ShapeError
-from pipeline.params import BackboneParams
-from pipeline.runtime import enough_memory
-from pipeline.sources import FeatureShape, ImageSize
+from pipeline.core.errors import ShapeError
+from pipeline.core.params import BackboneParams
+from pipeline.core.runtime import enough_memory
+from pipeline.core.sources import FeatureShape, ImageSize
 
 LIBRARIES: dict[str, Library] = {"torchvision": Torchvision(), "timm": Timm()}
 

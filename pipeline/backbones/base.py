@@ -11,14 +11,13 @@ from torch import Tensor, nn
 
 from pipeline.backbones.caches import CachedFile
 from pipeline.backbones.normalization import Normalization
-from pipeline.sources import FeatureShape, ImageSize
+from pipeline.core.sources import FeatureShape, ImageSize
 
 
 class FrozenNetwork(nn.Module, ABC):
     """What features can be extracted with: RGB (B, 3, H, W) in [0, 1] in, the features of one or several layers out."""
 
     name: str
-    code: tuple[str, ...] = ()  # modules and packages of the library, beyond the networks', that decide the features
 
     @abstractmethod
     def forward(self, images: Tensor) -> dict[str, Tensor]:

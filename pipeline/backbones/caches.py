@@ -22,7 +22,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from timm.models import load_state_dict_from_hf
 from timm.models._hub import _get_safe_alternatives
 
-from pipeline.errors import WeightsError
+from pipeline.core.errors import WeightsError
 
 REACH_SECONDS = 10.0
 

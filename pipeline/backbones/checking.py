@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.backbones.base import Network
-from pipeline.errors import WeightsError
+from pipeline.core.errors import WeightsError
 
 NAMED = 3  # problems spelled out; the rest are counted
 

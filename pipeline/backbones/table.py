@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.errors import ParamsError
-from pipeline.params import BackboneParams
-from pipeline.section import unknown_name
+from pipeline.core.errors import ParamsError
+from pipeline.core.params import BackboneParams
+from pipeline.core.section import unknown_name
 
 Library = Literal["torchvision", "timm"]
 

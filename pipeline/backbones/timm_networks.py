@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from pipeline.backbones.base import Library, Network, Published, drop_head, reason
 from pipeline.backbones.caches import CachedFile, HubFile, TorchHubFile
 from pipeline.backbones.normalization import Normalization
-from pipeline.errors import ParamsError, WeightsError
-from pipeline.section import unknown_name
+from pipeline.core.errors import ParamsError, WeightsError
+from pipeline.core.section import unknown_name
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from pipeline.backbones.base import Library, Network, Published, drop_head
 from pipeline.backbones.caches import TorchHubFile
 from pipeline.backbones.checking import check_state
 from pipeline.backbones.normalization import Normalization
-from pipeline.errors import ParamsError
-from pipeline.section import unknown_name
+from pipeline.core.errors import ParamsError
+from pipeline.core.section import unknown_name
 
 FAMILIES = ("vgg", "resnet", "resnext", "wide_resnet")
 DEFAULT_TAG = "IMAGENET1K_V1"  # the weights of the papers' generation, not torchvision's later recipes

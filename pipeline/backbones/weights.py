@@ -20,8 +20,8 @@ from pipeline.backbones.base import Library, Network, Published, reason
 from pipeline.backbones.caches import TorchHubFile, hub_offline
 from pipeline.backbones.checking import check_state
 from pipeline.backbones.normalization import Normalization
-from pipeline.errors import WeightsError
-from pipeline.params import BackboneParams
+from pipeline.core.errors import WeightsError
+from pipeline.core.params import BackboneParams
 
 UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError)
 

@@ -1,5 +1,3 @@
-"""Scoring a trained inverter on the test split, beside what its scores are worth."""
-
-from pipeline.evaluation.run import evaluate
-
-__all__ = ["evaluate"]
+"""Scoring a trained inverter on the test split, beside floors and ceilings; records, pictures, plots and the report.
+May import core, stores, metrics, loading, models and refinement.
+"""

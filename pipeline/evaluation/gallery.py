@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.cached import CachedFeatures
-from pipeline.images import PreparedData
-from pipeline.inverter import Inverter
-from pipeline.params import EvaluateParams
-from pipeline.pictures import Picture, channel_pictures, comparison_tiles, save_png, sheet, to_picture
-from pipeline.rows import batched, spread
+from pipeline.core.params import EvaluateParams
+from pipeline.evaluation.pictures import Picture, channel_pictures, comparison_tiles, save_png, sheet, to_picture
+from pipeline.loading.loader import CachedFeatures
+from pipeline.loading.sampler import batched, spread
+from pipeline.models.common.inverter import Inverter
+from pipeline.stores.prepared import PreparedData
 
 CHANNELS, CHANNEL_COLUMNS, CHANNEL_EDGE = 24, 8, 112
 

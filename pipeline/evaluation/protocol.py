@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
+from pipeline.core.code import STAGES, digest
+from pipeline.core.params import Params
+from pipeline.core.runtime import provenance, source_commit
+from pipeline.evaluation.conventions import CONVENTIONS
 from pipeline.evaluation.subject import Subject
-from pipeline.images import PreparedData
-from pipeline.inverter import REFINED_INPUT
-from pipeline.params import Params
-from pipeline.protocol import CONVENTIONS
-from pipeline.runtime import provenance, source_commit, source_digest
-from pipeline.stores import FeatureStore
+from pipeline.models.common.inverter import REFINED_INPUT
+from pipeline.stores.base import FeatureStore
+from pipeline.stores.prepared import PreparedData
 
 
 def describe(
@@ -49,7 +50,7 @@ def describe(
             "seed": params.seed,
             "photographs": len(set(photographs)),
         },
-        "code": {"commit": source_commit(), "sha256": source_digest()},
+        "code": {"commit": source_commit(), "sha256": digest(*(f"stages.{stage}" for stage in STAGES))},
         "runtime": {key: value for key, value in provenance(device).items() if key != "threads"},
     }
 

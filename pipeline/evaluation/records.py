@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipeline.core.files import whole_file, write_whole
+from pipeline.core.params import Params
+from pipeline.evaluation.pictures import save_png
 from pipeline.evaluation.refined import Refinement, trajectory_tables
 from pipeline.evaluation.scoring import Columns, Energies
 from pipeline.evaluation.spectrum import octaves
 from pipeline.evaluation.subject import WEIGHT, Subject
-from pipeline.files import whole_file, write_whole
-from pipeline.metrics import METRICS, summarise
-from pipeline.params import Params
-from pipeline.pictures import save_png
+from pipeline.metrics.scores import METRICS, summarise
 
 DIGITS = 6  # significant digits of every number: a little less than float32 holds
 FLOORS = ("mean_colour", "bicubic", "linear", "first_stage")

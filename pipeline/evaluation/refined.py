@@ -13,19 +13,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.cached import Batch, CachedFeatures
+from pipeline.core.params import Params
+from pipeline.core.progress import progress
+from pipeline.core.sources import ImageSize
+from pipeline.evaluation.pictures import ERROR_GAIN, Picture, error_picture, sheet, to_picture
 from pipeline.evaluation.scoring import Columns
 from pipeline.evaluation.subject import Subject
-from pipeline.examples import SplitExamples
-from pipeline.images import PreparedData
-from pipeline.metrics import capped_psnr, score
-from pipeline.params import Params
-from pipeline.pictures import ERROR_GAIN, Picture, error_picture, sheet, to_picture
-from pipeline.prior import load_prior
-from pipeline.progress import progress
-from pipeline.refinement import VALIDATION_IMAGES, Refiner, build_refiner, misleading
-from pipeline.rows import batched, spread
-from pipeline.sources import ImageSize
+from pipeline.loading.loader import Batch, CachedFeatures
+from pipeline.loading.sampler import batched, spread
+from pipeline.metrics.scores import capped_psnr, score
+from pipeline.models.common.prior import load_prior
+from pipeline.refinement.base import Refiner, build_refiner
+from pipeline.refinement.examples import SplitExamples
+from pipeline.refinement.misleading import VALIDATION_IMAGES, misleading
+from pipeline.stores.prepared import PreparedData
 
 TITLES = ("decoder", "refined")
 

@@ -11,23 +11,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.cached import CachedFeatures
-from pipeline.errors import DataError
+from pipeline.core.errors import DataError
+from pipeline.core.params import NONE, Params
+from pipeline.core.progress import progress
+from pipeline.core.runtime import seed_everything
 from pipeline.evaluation.baselines import mean_colour
+from pipeline.evaluation.conventions import identity
 from pipeline.evaluation.gallery import write_gallery
+from pipeline.evaluation.pictures import require_folder
 from pipeline.evaluation.protocol import describe
 from pipeline.evaluation.records import summary, write_json, write_tables
 from pipeline.evaluation.refined import describe as describe_refinement
 from pipeline.evaluation.refined import learned_refiner, refine
 from pipeline.evaluation.scoring import References, Tally
 from pipeline.evaluation.subject import Subject, open_subject
-from pipeline.images import PreparedData
-from pipeline.params import NONE, Params
-from pipeline.pictures import require_folder
-from pipeline.progress import progress
-from pipeline.protocol import identity
-from pipeline.rows import batched
-from pipeline.runtime import seed_everything
+from pipeline.loading.loader import CachedFeatures
+from pipeline.loading.sampler import batched
+from pipeline.stores.prepared import PreparedData
 
 METRICS = "metrics.json"
 OWN_FOLDERS = ("plots", "reconstructions")  # below the output; nothing else is written there

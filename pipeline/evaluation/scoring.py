@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.errors import DataError
+from pipeline.core.errors import DataError
 from pipeline.evaluation import baselines
 from pipeline.evaluation.spectrum import octave_energy
-from pipeline.metrics import capped_psnr, check_eight_bit, score, ssim
-from pipeline.similarity import Lpips
+from pipeline.metrics.scores import capped_psnr, check_eight_bit, score, ssim
+from pipeline.metrics.similarity import Lpips
 
 SWAP_MARGIN = 3.0  # dB that swapping red and blue may gain by chance; more means that something is BGR
 

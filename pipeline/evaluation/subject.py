@@ -10,16 +10,16 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from pipeline.alexnet import ALEXNET_FILE, lpips_available
-from pipeline.checkpoint import DESCRIPTION, LINEAR_FOLDER, load_model
-from pipeline.errors import CheckpointError, WeightsError
-from pipeline.evaluation.consistency import Reencoder
-from pipeline.features import open_inputs
-from pipeline.images import PreparedData
-from pipeline.inverter import LINEAR, Inverter, load_inverter
-from pipeline.params import NONE, Params
-from pipeline.similarity import Lpips, load_lpips
-from pipeline.stores import FeatureStore
+from pipeline.core.errors import CheckpointError, WeightsError
+from pipeline.core.params import NONE, Params
+from pipeline.loading.inputs import open_inputs
+from pipeline.metrics.alexnet import ALEXNET_FILE, lpips_available
+from pipeline.metrics.similarity import Lpips, load_lpips
+from pipeline.models.common.checkpoint import DESCRIPTION, LINEAR_FOLDER, load_model
+from pipeline.models.common.inverter import LINEAR, Inverter, load_inverter
+from pipeline.refinement.consistency import Reencoder
+from pipeline.stores.base import FeatureStore
+from pipeline.stores.prepared import PreparedData
 
 WEIGHT = "weight_of_"  # column of a source's learned weight in the fusion
 FIRST_STAGE = "first_stage"  # the refined image that a decoder of two stages starts from

@@ -13,15 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.errors import StoreError
+from pipeline.core.errors import StoreError
+from pipeline.core.runtime import computing_in, enough_memory, memory_ran_out
 from pipeline.extraction.job import Job
 from pipeline.extraction.link import Link
-from pipeline.runtime import enough_memory, float32_is_float32, memory_ran_out
 from pipeline.stores.encoding import check_range, encode, rgb, row_major
 
 READ_AHEAD = 2  # batches of crops
 FORGET = 256 << 20  # bytes of crops after which the mapped photographs behind them are let go
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 Rows = NDArray[np.int64]
 
@@ -70,7 +69,7 @@ class Computer:
         Raises:
             StoreError: features that cannot be stored, or no memory for a single image.
         """
-        with float32_is_float32(), ThreadPoolExecutor(torch.get_num_threads()) as self._pool:
+        with ThreadPoolExecutor(torch.get_num_threads()) as self._pool:
             for rows, pixels in zip(batches, self._crops(batches), strict=True):
                 yield from self._split(rows, pixels)
 
@@ -128,9 +127,8 @@ class Computer:
 
     @torch.inference_mode()
     def _forward(self, rows: Rows, pixels: Tensor) -> Piece:
-        precision = self._job.settings.precision
         images = rgb(self._link.arrived(pixels))
-        with torch.autocast(self._device.type, AUTOCAST.get(precision), enabled=precision != "fp32"):
+        with computing_in(self._job.settings.precision, self._device):
             features = self._backbone(images)
         layers = {layer: self._encode(layer, features.pop(layer).float()) for layer in self._job.layouts}
         return Piece(rows, layers, self._link.downloaded())

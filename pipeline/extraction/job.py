@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.backbones import FrozenNetwork
-from pipeline.images import PreparedData
-from pipeline.params import ExtractParams, StoreParams
-from pipeline.sources import FeatureShape, ImageSize
+from pipeline.backbones.base import FrozenNetwork
+from pipeline.core.params import ExtractParams, StoreParams
+from pipeline.core.sources import FeatureShape, ImageSize
 from pipeline.stores.layout import STORED_AS, Layout, shard_rows
-from pipeline.stores.manifest import fingerprint
-
-LIBRARY = Path(__file__).parents[1]
+from pipeline.stores.prepared import PreparedData
 
 
 def layouts(
@@ -65,20 +60,6 @@ def store_facts(
         "store": layout.facts(),
         "libraries": {name: version(name) for name in sorted({"torch", "numpy", network["library"]})},
     }
-
-
-def code_digest(further: Iterable[str] = (), library: Path = LIBRARY) -> str:
-    """SHA-256 of the sources that decide a feature's numbers: work finished before one of them was edited is not used.
-
-    `further` are modules and packages beyond those of every extraction (`FrozenNetwork.code`). It names the unfinished
-    work alone. A finished store is DVC's to make again when the code has changed, and its fingerprint stays the same
-    through edits that change no number.
-    """
-    places = [library / name for name in ("backbones", "extraction/compute", "stores/encoding", *further)]
-    files = [file for place in places for file in (*place.glob("*.py"), place.with_suffix(".py")) if file.is_file()]
-    return fingerprint(
-        {file.relative_to(library).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-    )
 
 
 class Job:

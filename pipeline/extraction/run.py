@@ -8,19 +8,21 @@ from pathlib import Path
 
 import torch
 
-from pipeline.backbones import FrozenNetwork
-from pipeline.errors import StoreError
+from pipeline.backbones.base import FrozenNetwork
+from pipeline.core.code import NO_DECODER, digest
+from pipeline.core.errors import StoreError
+from pipeline.core.params import ExtractParams, StoreParams
+from pipeline.core.progress import progress
 from pipeline.extraction.compute import Computer
-from pipeline.extraction.job import Job, code_digest
+from pipeline.extraction.job import Job
+from pipeline.extraction.moments import Moments
 from pipeline.extraction.sink import Sink
-from pipeline.images import PreparedData
-from pipeline.params import ExtractParams, StoreParams
-from pipeline.progress import progress
-from pipeline.stores import FORMATS
+from pipeline.extraction.workspace import Workspace, check_same_file_system, free_bytes
+from pipeline.stores.base import FORMATS
 from pipeline.stores.files import disk_errors
 from pipeline.stores.manifest import Manifest
-from pipeline.stores.moments import Moments
-from pipeline.stores.workspace import Workspace, check_same_file_system, free_bytes
+from pipeline.stores.opening import open_store
+from pipeline.stores.prepared import PreparedData
 
 QUEUED = 2  # pieces computed ahead of the writer
 
@@ -47,7 +49,7 @@ def extract(
         StoreError: it does not fit the disk, another process is at it, or features cannot be stored.
     """
     job = Job(backbone, data, store, settings, device)
-    space = Workspace(work, backbone.name, {**job.facts, "code": code_digest(backbone.code)})
+    space = Workspace(work, backbone.name, {**job.facts, "code": _code(backbone)})
     if _is_current(output, job):
         space.discard()
         return True
@@ -60,6 +62,15 @@ def extract(
             _compute(job, space, missing, done=job.count(mine) - job.count(missing))
         with space.publishing():
             return _publish(job, space, output)
+
+
+def _code(backbone: FrozenNetwork) -> str:
+    """What decides a feature's numbers: work finished before it was edited is not used.
+
+    It names the unfinished work alone. A finished store is DVC's to make again when the code has changed, and its
+    fingerprint stays the same through edits that change no number.
+    """
+    return digest("pipeline.extraction.compute", type(backbone).__module__, chosen=NO_DECODER)
 
 
 def require_space(needed: int, what: str, work: Path) -> None:
@@ -98,10 +109,9 @@ def _is_current(output: Path, job: Job) -> bool:
     if found != set(job.layouts):
         return False
     for layer, facts in job.facts.items():
-        path = output / layer
         try:
-            manifest = Manifest.read(path)
-            if manifest.facts != facts or any(FORMATS.get(job.format)().open(path, manifest, "never").damage()):
+            store = open_store(output / layer, verify="never")
+            if store.manifest.facts != facts or any(store.damage()):
                 return False
         except StoreError:  # no manifest, or a damaged one: its remedy is this extraction
             return False

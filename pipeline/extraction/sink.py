@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pipeline.extraction.compute import Piece
 from pipeline.extraction.job import Job
-from pipeline.stores import FORMATS
-from pipeline.stores.base import ShardWriter
+from pipeline.extraction.moments import Moments
+from pipeline.extraction.workspace import LayerShard, Workspace
+from pipeline.stores.base import FORMATS, ShardWriter
 from pipeline.stores.encoding import as_numpy
-from pipeline.stores.moments import Moments
-from pipeline.stores.workspace import LayerShard, Workspace
 
 
 class Sink:

@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.backbones import Backbone
-from pipeline.params import BackboneParams
-from pipeline.prior import ImagePrior
-from pipeline.registry import Registry
-from pipeline.section import Section, parse_section
-from pipeline.sources import FeatureShape, ImageSize, Source
+from pipeline.backbones.backbone import Backbone
+from pipeline.core.params import BackboneParams
+from pipeline.core.registry import Registry
+from pipeline.core.section import Section, parse_section
+from pipeline.core.sources import FeatureShape, ImageSize, Source
+from pipeline.models.common.prior import ImagePrior
 
 TINY = 1e-12  # keeps the error of features that are all zero a number
 
@@ -126,7 +126,7 @@ class Refiner(ABC):
         """
 
 
-REFINERS: Registry[type[Refiner]] = Registry("refiner", "pipeline.refinement")
+REFINERS: Registry[type[Refiner]] = Registry("refiner", "pipeline.refinement.refiners")
 
 
 def build_refiner(name: str, options: Mapping[str, Any], layer: KnownLayer, budget: int) -> Refiner:

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.errors import StoreError
-from pipeline.registry import Registry
-from pipeline.sources import FeatureShape, Source
+from pipeline.core.errors import StoreError
+from pipeline.core.registry import Registry
+from pipeline.core.sources import FeatureShape, Source
 from pipeline.stores.codecs import Codec, codec
 from pipeline.stores.encoding import decode
 from pipeline.stores.files import FileRecord, map_file, read_ahead, record_of
@@ -71,11 +71,11 @@ class StoreFormat(ABC):
         """Open a store whose manifest has been read and whose files are all there."""
 
 
-FORMATS: Registry[type[StoreFormat]] = Registry("store format")
+FORMATS: Registry[type[StoreFormat]] = Registry("store format", "pipeline.stores.formats")
 
 
 class FeatureStore(ABC):
-    """A finished store, opened for reading. `pipeline.stores.open_store` makes one.
+    """A finished store, opened for reading. `pipeline.stores.opening.open_store` makes one.
 
     Attributes:
         path: its directory. source: the layer it holds. rows: how many.

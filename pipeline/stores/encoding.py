@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.errors import StoreError
+from pipeline.core.errors import StoreError
 
 TORCH_DTYPES = {
     "float32": torch.float32,

@@ -14,7 +14,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import StoreError
+from pipeline.core.errors import StoreError
 
 PIECE = 1 << 22  # bytes checksummed in one call, which holds the interpreter's lock
 

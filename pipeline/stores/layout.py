@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.sources import FeatureShape
+from pipeline.core.sources import FeatureShape
 
 MEGABYTE = 10**6
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import StoreError
-from pipeline.files import write_whole
+from pipeline.core.errors import StoreError
+from pipeline.core.files import write_whole
 from pipeline.stores.files import FileRecord
 from pipeline.stores.layout import Layout
 

@@ -1,0 +1,102 @@
+"""One section of params.yaml as a frozen, typed object, and the wording of what is wrong with it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.core.errors import ParamsError
+
+Names = Annotated[tuple[str, ...], Field(strict=False)]  # YAML has lists, not tuples
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """Base of every section: exact types (no "3" for 3), no unknown keys, frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+S = TypeVar("S", bound=Section)
+
+
+def parse_section(schema: type[S], values: Any, where: str = "") -> S:
+    """Build `schema` from plain YAML values; `where` is the section's dotted path in params.yaml.
+
+    Raises:
+        ParamsError: one line for each problem: the key, its value, the rule, the fix.
+    """
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        problems = [_sentence(schema, where, problem) for problem in error.errors()]
+        raise ParamsError("\n".join(problems)) from None
+
+
+def unknown_name(key: str, value: str, legal: Iterable[str]) -> str:
+    """The sentence for a name that nothing is registered under."""
+    names = sorted(legal)
+    return f"params.yaml: {key} = {value!r} is unknown{did_you_mean(value, names)}; choose one of: {', '.join(names)}"
+
+
+def did_you_mean(value: str, names: Iterable[str]) -> str:
+    """` (did you mean 'x'?)`, or nothing when no name is close to `value`."""
+    close = difflib.get_close_matches(value, list(names), n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def _sentence(schema: type[BaseModel], where: str, problem: Mapping[str, Any]) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join([where, *location] if where else location)
+    kind, value, context = problem["type"], problem["input"], problem.get("ctx", {})
+    if kind == "extra_forbidden":
+        known = sorted(_fields_at(schema, location[:-1]))
+        hint = did_you_mean(location[-1], known) or (f"; its section knows: {', '.join(known)}" if known else "")
+        return f"params.yaml: unknown key '{key}'{hint}"
+    if kind == "missing":
+        return f"params.yaml: '{key}' is missing; add it (see the params.yaml of a fresh clone)"
+    if kind == "literal_error":
+        return f"params.yaml: {key} = {value!r} is unknown; choose one of: {_choices(context['expected'])}"
+    return f"params.yaml: {key} = {value!r}: {_rule(problem)}"
+
+
+def _rule(problem: Mapping[str, Any]) -> str:
+    context = problem.get("ctx", {})
+    bounds = {"ge": "must be at least", "gt": "must be above", "le": "must be at most", "lt": "must be below"}
+    for name, words in bounds.items():
+        if name in context:
+            return f"{words} {context[name]}"
+    types = {
+        "int_type": "must be a whole number",
+        "int_from_float": "must be a whole number",
+        "float_type": "must be a number (write 1e-4 or 0.0001 without quotes)",
+        "string_type": "must be a text",
+        "bool_type": "must be true or false",
+        "tuple_type": "must be a list",
+        "dict_type": "must be a section of keys",
+        "model_type": "must be a section of keys",
+        "finite_number": "must be finite",
+    }
+    return types.get(problem["type"], str(problem["msg"]).removeprefix("Value error, "))
+
+
+def _choices(expected: str) -> str:
+    return expected.replace("'", "").replace(" or ", ", ")
+
+
+def _fields_at(schema: Any, location: Iterable[str]) -> Iterable[str]:
+    """Keys that the section at `location` below `schema` understands."""
+    for part in location:
+        if _is_section(schema) and part in schema.model_fields:
+            schema = schema.model_fields[part].annotation
+        else:  # a dict of sections, keyed by name
+            schema = (*get_args(schema), None, None)[1]
+    return schema.model_fields if _is_section(schema) else ()
+
+
+def _is_section(schema: Any) -> bool:
+    return isinstance(schema, type) and issubclass(schema, BaseModel)

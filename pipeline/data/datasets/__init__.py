@@ -1,0 +1,1 @@
+"""Data sets: one file each; the file's name is the name in params.yaml."""

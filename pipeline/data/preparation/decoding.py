@@ -1,0 +1,194 @@
+"""One file → upright RGB pixels of the stored size, or the reason why it cannot be used."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+
+from pipeline.core.params import PrepareParams
+from pipeline.data.preparation.dataset import Box, Photograph
+
+LARGEST_FILE = 2**30  # bytes
+LARGEST_IMAGE = 89_478_485  # pixels, 268 MB as RGB: Pillow's own warning level, a gigapixel scan is no photograph
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
+
+_FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+_MODES = {
+    "1": "black and white",
+    "L": "grayscale",
+    "LA": "grayscale with alpha",
+    "P": "a palette image",
+    "PA": "a palette image with alpha",
+    "RGBA": "RGB with alpha",
+    "CMYK": "CMYK",
+    "YCbCr": "YCbCr",
+    "LAB": "CIELAB",
+    "I;16": "16-bit grayscale",
+    "I": "32-bit grayscale",
+    "F": "floating-point grayscale",
+}
+_CONVERTIBLE = frozenset({"1", "L", "LA", "P", "PA", "RGBA", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L", "RGB"})
+_UPRIGHT = {  # what undoes each EXIF orientation, as ImageOps.exif_transpose does
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# What Pillow raises on damaged bytes, documented nowhere: found by fuzzing, as the tests do, and by reading it.
+_TAGS = (AssertionError, AttributeError, KeyError, TypeError, ZeroDivisionError)  # of EXIF and TIFF
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error, zlib.error, *_TAGS)
+
+
+class BadImageError(Exception):
+    """A file that cannot be used; the message says why, to be read after the file's name."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A photograph's images, or why there are none.
+
+    `pixels` is (images, size, size, 3) uint8 RGB; `mode` is Pillow's mode, `;16` added for 16 bits a channel.
+    """
+
+    sha256: str
+    mode: str
+    pixels: NDArray[np.uint8]
+    reason: str = ""
+
+
+def decode(photograph: Photograph, rules: PrepareParams) -> Decoded:
+    """Read, check, orient, cut and resize one photograph. Never raises for a bad file: `reason` says what is wrong."""
+    nothing = np.empty((0, rules.size, rules.size, 3), np.uint8)
+    try:
+        data = _read(photograph)
+    except BadImageError as bad:
+        return Decoded("", "", nothing, str(bad))
+    digest = hashlib.sha256(data).hexdigest()
+    try:
+        image, mode = open_rgb(data, rules)
+        pixels = np.stack([resized(part, rules) for part in _parts(image, photograph.boxes)])
+    except BadImageError as bad:
+        return Decoded(digest, "", nothing, str(bad))
+    return Decoded(digest, mode, pixels)
+
+
+def open_rgb(data: bytes, rules: PrepareParams) -> tuple[Image.Image, str]:
+    """The upright RGB image in `data`, and the mode it had.
+
+    Raises:
+        BadImageError: empty, no image, broken, too small, too large, several frames, or not RGB.
+    """
+    if not data:
+        raise BadImageError("is empty (0 bytes)")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        _check_size(image, rules.smallest_edge)
+        mode = image.mode + (";16" if _has_16_bits(image) else "")
+    except UnidentifiedImageError:
+        raise BadImageError(f"is no image that can be read ({', '.join(FORMATS)})") from None
+    except Image.DecompressionBombError:
+        raise BadImageError(f"has more pixels than the {LARGEST_IMAGE:,} that are decoded") from None
+    except _BROKEN as error:
+        raise BadImageError(f"is broken ({error})") from None
+    try:
+        image.load()
+    except _BROKEN as error:
+        raise BadImageError(f"is truncated or broken ({error})") from None
+    return _rgb(_upright(image), mode, rules.non_rgb == "convert"), mode
+
+
+def resized(image: Image.Image, rules: PrepareParams) -> NDArray[np.uint8]:
+    """(size, size, 3): squashed, or for `short_side` the largest centred square, resized."""
+    if rules.resize == "short_side":
+        edge = min(image.size)
+        left, top = (image.width - edge) // 2, (image.height - edge) // 2
+        image = image.crop((left, top, left + edge, top + edge))
+    return np.asarray(image.resize((rules.size, rules.size), _FILTERS[rules.interpolation]))
+
+
+def _read(photograph: Photograph) -> bytes:
+    try:
+        size = photograph.path.stat().st_size
+        if size > LARGEST_FILE:
+            raise BadImageError(f"has {size:,} bytes, more than the {LARGEST_FILE:,} that are read")
+        return photograph.path.read_bytes()
+    except FileNotFoundError:
+        raise BadImageError("is missing (a link that leads nowhere, or removed while preparing)") from None
+    except OSError as error:
+        raise BadImageError(f"cannot be read ({error.strerror})") from None
+
+
+def _check_size(image: Image.Image, smallest_edge: int) -> None:
+    width, height = image.size
+    if min(width, height) < smallest_edge:
+        raise BadImageError(f"is {width}×{height} pixels, smaller than prepare.smallest_edge = {smallest_edge}")
+    if width * height > LARGEST_IMAGE:
+        raise BadImageError(f"is {width}×{height} pixels, more than the {LARGEST_IMAGE:,} that are decoded")
+    if getattr(image, "is_animated", False) and image.format != "MPO":  # MPO: a JPEG with a preview behind it
+        raise BadImageError("holds several frames")
+
+
+def _has_16_bits(image: ImageFile.ImageFile) -> bool:
+    """Pillow opens 48-bit RGB as 8-bit RGB; only the decoder's arguments still tell."""
+    return image.mode[0] != "I" and any(";16" in str(tile.args) for tile in image.tile)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF orientation says; as it is stored where EXIF is too damaged to say anything.
+
+    Not by ImageOps.exif_transpose, which writes all of EXIF anew and fails over any odd tag of a good photograph.
+    """
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except _BROKEN:
+        return image
+    turn = _UPRIGHT.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def _rgb(image: Image.Image, mode: str, convert: bool) -> Image.Image:
+    transparent = "A" in image.mode or "transparency" in image.info
+    if mode == "RGB" and not transparent:
+        return image
+    name = _describe(mode, transparent)
+    if not convert:
+        raise BadImageError(f"is {name}, not 8-bit RGB")
+    if image.mode not in _CONVERTIBLE:
+        raise BadImageError(f"is {name}, which has no agreed conversion to RGB")
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if transparent and _lowest_alpha(image) < 255:
+        raise BadImageError(f"is {name} and partly transparent: what lies behind is not known")
+    return image.convert("RGB")
+
+
+def _describe(mode: str, transparent: bool) -> str:
+    base, _, depth = mode.partition(";")
+    name = _MODES.get(mode) or _MODES.get(base, base)
+    if transparent and "A" not in base:
+        name += " with transparency"
+    return f"16-bit {name}" if depth and base != "I" else name
+
+
+def _lowest_alpha(image: Image.Image) -> int:
+    return int(np.asarray(image.convert("RGBA"))[..., 3].min())
+
+
+def _parts(image: Image.Image, boxes: tuple[Box, ...]) -> list[Image.Image]:
+    if not boxes:
+        return [image]
+    return [image.crop((box.left, box.top, box.left + box.edge, box.top + box.edge)) for box in boxes]

@@ -1,0 +1,137 @@
+"""Photographs in folders: what is listed, and the sentences for folders that are not there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from pipeline.core.errors import DataError
+from pipeline.core.files import printable
+from pipeline.core.section import Count, Fraction, Section
+from pipeline.data.preparation.dataset import Photograph
+from pipeline.data.preparation.splits import seeded_order
+from pipeline.stores.prepared import Split
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".jp2"})
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
+
+
+class FolderOptions(Section):
+    """Where the photographs lie, and the shares of those without a fixed split."""
+
+    root: Annotated[str, Field(min_length=1)]
+    validation_fraction: Fraction = 0.1
+    test_fraction: Annotated[Fraction, Field(validate_default=True)] = 0.1
+
+    @field_validator("test_fraction")
+    @classmethod
+    def _something_is_left(cls, value: float, info: ValidationInfo) -> float:
+        shares = {"validation": info.data.get("validation_fraction", 0.0), "test": value}
+        total = sum(share for split, share in shares.items() if not info.data.get(split))  # a folder needs no share
+        if total >= 1:
+            raise ValueError(f"must leave photographs for training, but with validation_fraction it takes {total:.0%}")
+        return value
+
+
+class SubsetOptions(FolderOptions):
+    """Options of a large data set: all of it, or a seeded subset."""
+
+    images: Count | None = None
+
+
+def root_folder(root: str, key: str, tree: str, folders: Sequence[str] = ()) -> Path:
+    """The root as a path, when it and its `folders` exist.
+
+    Raises:
+        DataError: one is missing; shows the expected `tree` ({root} filled in) and how to get it.
+    """
+    path = Path(root).expanduser()
+    missing = next((folder for folder in (path, *(path / name for name in folders)) if not folder.is_dir()), None)
+    if missing is not None:
+        raise DataError(f"{key} = '{root}': '{missing}' is not a folder; expected is:\n{tree.format(root=root)}")
+    return path
+
+
+def photographs_in(
+    root: Path, folder: Path, key: str, split: Split | None = None, most: int | None = None
+) -> list[Photograph]:
+    """Every photograph below `folder`, sorted by id; files are called by their name relative to `root`.
+
+    A file is taken for a photograph by its name's ending or by its first bytes; whether it is one is found
+    when it is decoded. Hidden files (`._0001.png` of macOS archives) are left alone.
+
+    Raises:
+        DataError: there is none, there are more than the `most` that the data set has here, or a folder cannot be
+            listed.
+    """
+    found = [path for path in _files(folder) if _is_candidate(path)]
+    if not found:
+        known = ", ".join(sorted(SUFFIXES))
+        raise DataError(f"{key}: '{folder}' holds no photographs; put some there ({known}, or known by their content)")
+    if most is not None and len(found) > most:
+        raise DataError(
+            f"{key}: '{folder}' holds {len(found):,} photographs, more than the {most:,} of the data set; set {key} to "
+            "where these lie alone, or use dataset: folder"
+        )
+    photographs = [_photograph(root, path, split) for path in found]
+    return sorted(photographs, key=lambda photograph: photograph.id)
+
+
+def subset(photographs: Sequence[Photograph], count: int | None, seed: int, key: str) -> list[Photograph]:
+    """`count` of the photographs, drawn by `seed` and file name: the same ones however the folders are arranged.
+
+    Raises:
+        DataError: there are fewer.
+    """
+    if count is None:
+        return list(photographs)
+    if count > len(photographs):
+        raise DataError(f"{key} = {count:,}, but only {len(photographs):,} photographs are there; lower it or use null")
+    by_name: dict[str, list[Photograph]] = {}
+    for photograph in photographs:
+        by_name.setdefault(photograph.path.name, []).append(photograph)
+    order = [photograph for name in seeded_order(by_name, seed) for photograph in by_name[name]]
+    return sorted(order[:count], key=lambda photograph: photograph.id)
+
+
+def _photograph(root: Path, path: Path, split: Split | None) -> Photograph:
+    name = printable(path.relative_to(root).as_posix())
+    return Photograph(id=name, path=path, file=name, split=split, scene=name)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Every file below `folder`, through linked folders too, but through none twice."""
+    seen: set[tuple[int, int]] = set()
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=_not_listed):
+        status = os.stat(place)
+        identity = (status.st_dev, status.st_ino)
+        if identity in seen:
+            folders.clear()
+            continue
+        seen.add(identity)
+        folders[:] = sorted(name for name in folders if name[0] != "." and name != "__MACOSX")
+        yield from (Path(place, name) for name in files if name[0] != ".")
+
+
+def _not_listed(error: OSError) -> NoReturn:
+    raise DataError(
+        f"'{error.filename}' cannot be listed ({error.strerror}), and its photographs would be missing; make it "
+        "readable or move it elsewhere"
+    ) from None
+
+
+def _is_candidate(path: Path) -> bool:
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            start = file.read(12)
+    except OSError:  # decoding it will say so again, with its name
+        return True
+    return start.startswith(_SIGNATURES) or (start[:4], start[8:]) == (b"RIFF", b"WEBP")

@@ -1,0 +1,90 @@
+"""Which photograph goes where: fixed by the data set or drawn, each content in one split only."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.data.preparation.dataset import Photograph
+from pipeline.data.preparation.splits import assign_splits
+from pipeline.data.preparation.views import DUPLICATE, ImageRow
+from pipeline.stores.prepared import Split
+
+# Of two copies the one in the split that must stay complete is kept.
+_KEEP: tuple[Split | None, ...] = ("test", "validation", "train", None)
+
+
+@dataclass(frozen=True)
+class Good:
+    """A photograph that was decoded."""
+
+    photograph: Photograph
+    sha256: str
+    mode: str
+
+
+def image_table(
+    good: Sequence[Good], fractions: Mapping[Split, float], seed: int
+) -> tuple[list[ImageRow], list[dict[str, str]]]:
+    """Every stored image with its split, and the list of copies left out.
+
+    Photographs without a fixed split are drawn by content (SHA-256), so neither names nor their order matter, and
+    those of one scene together: the fractions then count scenes.
+    """
+    kept = _kept(good)
+    keys = _draw_keys([item for item in kept.values() if item.photograph.split is None])
+    splits = assign_splits(keys.values(), fractions, seed)
+    images: list[ImageRow] = []
+    duplicates = []
+    for item in good:
+        original = kept[item.sha256]
+        split = item.photograph.split or splits[keys[item.sha256]] if original is item else DUPLICATE
+        if original is not item:
+            duplicates.append({"file": item.photograph.file, "duplicate_of": original.photograph.file})
+        images += _rows(item, split, len(images))
+    return images, duplicates
+
+
+def split_counts(photographs: Sequence[Photograph], fractions: Mapping[Split, float], seed: int) -> Counter[str]:
+    """Images in each split if all `photographs` are good and different, which is known before any is decoded."""
+    splits = assign_splits({_scene(photograph) for photograph in photographs if not photograph.split}, fractions, seed)
+    counts: Counter[str] = Counter()
+    for photograph in photographs:
+        counts[photograph.split or splits[_scene(photograph)]] += len(photograph.image_ids)
+    return counts
+
+
+def _kept(good: Sequence[Good]) -> dict[str, Good]:
+    """For each content the one photograph that is used: test before validation before train, then by id."""
+    order = sorted(good, key=lambda item: (_KEEP.index(item.photograph.split), item.photograph.id), reverse=True)
+    return {item.sha256: item for item in order}
+
+
+def _draw_keys(drawn: Sequence[Good]) -> dict[str, str]:
+    """For each content what it is drawn by: the first content, by digest, of its scene."""
+    scenes: dict[str, list[str]] = {}
+    for item in drawn:
+        scenes.setdefault(_scene(item.photograph), []).append(item.sha256)
+    return {item.sha256: min(scenes[_scene(item.photograph)]) for item in drawn}
+
+
+def _scene(photograph: Photograph) -> str:
+    return photograph.scene or photograph.id
+
+
+def _rows(item: Good, split: str, first: int) -> list[ImageRow]:
+    photograph = item.photograph
+    return [
+        ImageRow(
+            first + i,
+            image_id,
+            photograph.file,
+            item.sha256,
+            item.mode,
+            split,
+            _scene(item.photograph),
+            key=item.sha256 + image_id.removeprefix(photograph.id),
+        )
+        for i, image_id in enumerate(photograph.image_ids)
+    ]

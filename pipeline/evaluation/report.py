@@ -1,0 +1,212 @@
+"""What a person reads: the score table, and metrics/report.html, one file that opens from disk without a network."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.core.errors import DataError
+from pipeline.core.files import write_whole
+from pipeline.evaluation import plots
+
+ROWS = (  # label, where it stands in metrics.json
+    ("this decoder", ()),
+    ("what the layer holds", ("refined",)),
+    ("its first stage, refined", ("floors", "first_stage")),
+    ("linear, closed form", ("floors", "linear")),
+    ("bicubic thumbnail", ("floors", "bicubic")),
+    ("mean colour", ("floors", "mean_colour")),
+    ("JPEG, equal bytes", ("ceilings", "jpeg")),
+)
+ELSEWHERE = "is in DVC's cache; to have it here, run: dvc pull (or dvc repro)"
+HEADER = ("", "PSNR dB", "SSIM", "LPIPS")
+STRIPS = (
+    ("best", "Best reconstructions"),
+    ("median", "Median reconstructions"),
+    ("worst", "Worst reconstructions"),
+    ("channels", "The channels that vary most over one photograph"),
+)
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2em auto; padding: 0 1em; color: #222 }
+h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin-top: 2em }
+table { border-collapse: collapse } td, th { padding: .25em .9em; text-align: right; font-weight: normal }
+td:first-child { text-align: left } thead { border-bottom: 1px solid #999 } tbody tr:first-child { font-weight: bold }
+img, svg { max-width: 100%; height: auto } pre { font-size: 12px; overflow-x: auto } .note { color: #666 }
+"""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that evaluate wrote. Raises DataError when it is missing or damaged."""
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing; score a model first: python -m stages evaluate") from None
+    except ValueError:
+        raise DataError(f"{path} is damaged (not valid JSON); write it again: python -m stages evaluate") from None
+    if not isinstance(values, dict):
+        raise DataError(f"{path} is damaged (no JSON object); write it again: python -m stages evaluate")
+    return values
+
+
+def read_scores(metrics: Path) -> dict[str, Any]:
+    """metrics.json of the folder `metrics`. Raises DataError when it is missing, damaged or without scores."""
+    path = metrics / "metrics.json"
+    scores = read_json(path)
+    if not all(isinstance(scores.get(name), dict) and "mean" in scores[name] for name in ("psnr", "ssim")):
+        raise DataError(f"{path} holds no scores; write it again: python -m stages evaluate")
+    return scores
+
+
+def read_protocol(metrics: Path) -> dict[str, Any]:
+    """protocol.json of the folder `metrics`. Raises DataError when it is missing or damaged."""
+    path = metrics / "protocol.json"
+    if not path.is_file() and (metrics / "metrics.json").is_file():
+        raise DataError(f"{path} {ELSEWHERE}")
+    return read_json(path)
+
+
+def score_table(metrics: Path) -> str:
+    """PSNR, SSIM and LPIPS of the evaluation in `metrics`, beside floors and ceilings, as aligned text.
+
+    The scores are in Git, what they are of is in DVC's cache: a fresh clone shows the first and says where the
+    other is.
+    """
+    scores = read_scores(metrics)
+    rows = [HEADER, *score_rows(scores)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
+    lines = [f"{row[0]:<{widths[0]}}  " + "  ".join(f"{row[k]:>{widths[k]}}" for k in (1, 2, 3)) for row in rows]
+    if not (metrics / "protocol.json").is_file():
+        return "\n".join([*lines, f"what was scored: {metrics / 'protocol.json'} {ELSEWHERE}"])
+    protocol = read_protocol(metrics)
+    notes = [f"no {metric}: {reason}" for metric, reason in protocol["not_computed"].items()]
+    return "\n".join([title(protocol), *lines, *notes, *(f"warning: {each}" for each in _warnings(protocol))])
+
+
+def title(protocol: Mapping[str, Any]) -> str:
+    """What was scored, with the weights of the networks: `vgg16.block1 → linear · random weights (seed 0)`."""
+    blueprint, each = protocol["model"]["blueprint"], _weights_of_sources(protocol)
+    same = len(set(each.values())) == 1
+    sources = " + ".join(each) if same else " + ".join(f"{name} [{text}]" for name, text in each.items())
+    fusion = "" if blueprint["fusion"] == "none" else f" → {blueprint['fusion']} fusion"
+    first_stage = f"{protocol['first_stage']['refiner']} → " if "first_stage" in protocol else ""
+    after = f" · {next(iter(each.values()))}" if same else ""
+    return f"{sources}{fusion} → {first_stage}{blueprint['decoder']}{after} · {protocol['data']['dataset']}"
+
+
+def weights(protocol: Mapping[str, Any]) -> str:
+    """Whose features these are, once for all sources that agree: `random weights (seed 0)`."""
+    return ", ".join(dict.fromkeys(_weights_of_sources(protocol).values()))
+
+
+def _weights_of_sources(protocol: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name: "{kind} weights ({detail})".format(**entry["backbone"]["weights"])
+        for name, entry in protocol["features"].items()
+    }
+
+
+def score_rows(scores: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    """The table's rows as text: the decoder with its 95 % interval, then what it is to be held against."""
+    for label, path in ROWS:
+        entry = scores
+        for key in path:
+            entry = entry.get(key, {})
+        if entry:
+            yield label, _cell(entry["psnr"], 2), _cell(entry["ssim"], 4), _cell(entry.get("lpips"), 4)
+
+
+def write_report(metrics: Path) -> None:
+    """Write report.html into `metrics` from the files that train and evaluate left there.
+
+    Everything is inside the one file: no script, no link, no font, no picture from elsewhere.
+
+    Raises:
+        DataError: evaluate's files are not there.
+    """
+    scores, protocol = read_scores(metrics), read_protocol(metrics)
+    name = escape(title(protocol))
+    body = "\n".join(_body(metrics, name, scores, protocol))
+    page = f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{name}</title>\n<style>{STYLE}</style>\n'
+    write_whole(metrics / "report.html", f"{page}{body}\n</html>\n".encode())
+
+
+def _body(metrics: Path, name: str, scores: Mapping[str, Any], protocol: Mapping[str, Any]) -> Iterator[str]:
+    yield f"<h1>{name}</h1>"
+    yield _table(score_rows(scores))
+    yield from (f'<p class="note">{escape(note)}</p>' for note in _notes(scores, protocol))
+    yield "<h2>Test images</h2>"
+    yield plots.histograms(pd.read_csv(metrics / "per_image.csv"), scores)
+    if "refined" in scores:
+        yield from _refinement(metrics)
+    yield "<h2>What survives of each octave</h2>"
+    yield plots.octaves(pd.read_csv(metrics / "plots" / "octaves.csv"))
+    if (metrics / "training.csv").is_file() and len(curves := pd.read_csv(metrics / "training.csv")) > 1:
+        yield "<h2>Training</h2>"
+        yield plots.training(curves)
+    for strip, heading in STRIPS:
+        yield f"<h2>{heading}</h2>"
+        yield _picture(metrics / "plots" / "images" / f"{strip}.png", heading)
+    text = escape(json.dumps(protocol, indent=2, ensure_ascii=False))
+    yield f"<h2>Protocol</h2>\n<details><summary>How these numbers were made</summary><pre>{text}</pre></details>"
+
+
+def _refinement(metrics: Path) -> Iterator[str]:
+    heading = "What the layer holds, as against what the decoder gets"
+    yield f"<h2>{heading}</h2>"
+    yield plots.refinement(pd.read_csv(metrics / "plots" / "images" / "refinement.csv"))
+    yield _picture(metrics / "plots" / "images" / "refined.png", heading)
+
+
+def _warnings(protocol: Mapping[str, Any]) -> list[str]:
+    warning = protocol.get("refinement", {}).get("warning")
+    return [] if warning is None else [warning]
+
+
+def _notes(scores: Mapping[str, Any], protocol: Mapping[str, Any]) -> Iterator[str]:
+    yield (
+        f"{scores['images']} test images; mean [95 % interval]. The decoder has {scores['decoder']['parameters']:,} "
+        f"parameters; the features take {scores['features']['bits_per_pixel']:.4g} bits per pixel, the JPEG "
+        f"{scores['ceilings']['jpeg']['bits_per_pixel']:.4g}."
+    )
+    if scores["consistency"] is not None:
+        yield (
+            "Features of the reconstruction against those of the photograph: cosine {cosine:.4f}, relative error "
+            "{relative_error:.4f}.".format(**scores["consistency"])
+        )
+    if "refined" in scores:
+        yield (
+            "What the layer holds, at least: {images} test images, refined by {refiner} through the known network in "
+            "{budget} evaluations each. That needs the network's weights, and is no decoder's score.".format(
+                **protocol["refinement"]
+            )
+        )
+    yield from (f"Warning: {each}" for each in _warnings(protocol))
+    for metric, reason in protocol["not_computed"].items():
+        yield f"No {metric}: {reason}"
+
+
+def _table(rows: Iterable[tuple[str, ...]]) -> str:
+    def line(cells: Iterable[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    body = "\n".join(line(row, "td") for row in rows)
+    return f"<table>\n<thead>{line(HEADER, 'th')}</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+
+
+def _picture(path: Path, text: str) -> str:
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    return f'<img alt="{escape(text)}" src="data:image/png;base64,{data}">'
+
+
+def _cell(value: Any, digits: int) -> str:
+    if value is None:
+        return "–"
+    if not isinstance(value, Mapping):
+        return f"{value:.{digits}f}"
+    return f"{value['mean']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"

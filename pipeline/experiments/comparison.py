@@ -1,0 +1,279 @@
+"""Several experiments side by side: a leaderboard with paired significance, and the same photographs from each."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.core.errors import DataError
+from pipeline.core.files import whole_file, write_whole
+from pipeline.evaluation.conventions import differences
+from pipeline.evaluation.pictures import Picture, require_folder, save_png, sheet
+from pipeline.evaluation.report import read_protocol, read_scores, title, weights
+from pipeline.metrics.scores import HIGHER_IS_BETTER, bootstrap_means
+
+Metric = Literal["psnr", "ssim", "lpips", "mse", "mae"]
+METRICS_FOLDER, WORKSPACE = "metrics", "workspace"  # DVC calls the files as they are now `workspace`
+STRIP = "strip.png"
+NEEDED = ("metrics.json", "protocol.json", "per_image.csv", "reconstructions")
+RESAMPLES, SEED = 10_000, 0
+FEW = 30  # photographs: with fewer, resampling them says too little of how others would differ
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One evaluation: its files, read."""
+
+    name: str
+    metrics: dict[str, Any]
+    protocol: dict[str, Any]
+    per_image: pd.DataFrame  # indexed by image id
+    pictures: Path
+
+    @classmethod
+    def read(cls, name: str, folder: Path) -> Experiment:
+        """Raises DataError: evaluate has not written into `folder`, or not all of it is here."""
+        metrics = read_scores(folder)
+        absent = [each for each in NEEDED if not (folder / each).exists()]
+        if absent:
+            raise DataError(
+                f"{folder} lacks {', '.join(absent)}; fetch what DVC has cached of it (dvc pull, or dvc repro), or "
+                "evaluate again: python -m stages evaluate"
+            )
+        protocol = read_protocol(folder)
+        return cls(
+            name,
+            metrics,
+            protocol,
+            pd.read_csv(folder / "per_image.csv", index_col="image", converters={"image": str, "photograph": str}),
+            folder / "reconstructions",
+        )
+
+    @property
+    def photographs(self) -> list[str]:
+        """What each image shows. Raises DataError: per_image.csv is of a version that did not write it."""
+        if "photograph" not in self.per_image:
+            raise DataError(
+                f"per_image.csv of {self.name} has no column photograph, and leads are tested by resampling "
+                "photographs; evaluate it again: python -m stages evaluate"
+            )
+        return self.per_image["photograph"].tolist()
+
+    def picture(self, image: str, kind: Literal["original", "reconstruction"]) -> Picture:
+        number = self.protocol["reconstructions"].index(image)
+        return np.asarray(Image.open(self.pictures / f"{number:02}_{kind}.png"))
+
+
+@dataclass(frozen=True)
+class Lead:
+    """By how much an experiment is better than another on the same images: mean, 95 % interval, two-sided p.
+
+    `photographs` is how many these images show.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    photographs: int
+
+    def __str__(self) -> str:
+        p = f"p < {1 / RESAMPLES:g}" if self.p < 1 / RESAMPLES else f"p = {self.p:.2g}"
+        return f"{self.mean:+.4g} [{self.low:+.4g}, {self.high:+.4g}], {p}"
+
+
+@contextmanager
+def opened(names: Sequence[str]) -> Iterator[list[Experiment]]:
+    """The experiments called `names`: folders with metrics, DVC experiments, or Git revisions.
+
+    Raises:
+        DataError: no such thing, or it holds no evaluation.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        places = [_place(name, Path(temporary) / str(number)) for number, name in enumerate(names)]
+        yield [Experiment.read(name, place) for name, place in zip(names, places, strict=True)]
+
+
+def compare(names: Sequence[str], output: Path, metric: Metric = "psnr") -> str:
+    """Write leaderboard.md, leaderboard.csv and strip.png into `output`; returns the leaderboard as Markdown.
+
+    Best first by the mean of `metric`; each line says by how much it leads the next one, on the same photographs.
+    Experiments of another protocol than the first are named, and never tested against the others. No strip where
+    the experiments saved no photograph in common.
+
+    Raises:
+        DataError: an experiment cannot be found or was not scored by `metric`, or its per_image.csv names no
+            photographs.
+    """
+    require_folder(output)
+    with opened(names) as experiments:
+        table = leaderboard(experiments, metric)
+        notes = [*lead_notes(table), *protocol_notes(experiments)]
+        with whole_file(output / "leaderboard.csv") as part:
+            table.to_csv(part, index=False, float_format="%.6g", lineterminator="\n")
+        text = "\n".join([markdown(table), *(f"\n{note}" for note in notes)]) + "\n"
+        write_whole(output / "leaderboard.md", text.encode())
+        picture = strip(experiments)
+        (output / STRIP).unlink(missing_ok=True)  # of an earlier comparison
+        if picture is not None:
+            save_png(picture, output / STRIP)
+    return text
+
+
+def leaderboard(experiments: Sequence[Experiment], metric: Metric) -> pd.DataFrame:
+    """One row for each experiment, best first. Raises DataError: one has no `metric`."""
+    without = [each.name for each in experiments if each.metrics.get(metric) is None]
+    if without:
+        raise DataError(f"no {metric} in {', '.join(without)}; compare by a metric that all have (--metric psnr)")
+    sign = -1 if HIGHER_IS_BETTER[metric] else 1
+    order = sorted(experiments, key=lambda each: sign * each.metrics[metric]["mean"])
+    return pd.DataFrame(
+        _row(place + 1, each, order[place + 1] if place + 1 < len(order) else None, metric)
+        for place, each in enumerate(order)
+    )
+
+
+def lead(first: Experiment, second: Experiment, metric: Metric) -> Lead | None:
+    """Paired cluster bootstrap over the photographs both were scored on; None when their protocols differ.
+
+    Raises DataError: per_image.csv names no photographs.
+    """
+    if differences(first.protocol, second.protocol):
+        return None
+    sign = 1 if HIGHER_IS_BETTER[metric] else -1
+    # equal protocols mean equal pixels in equal order, whatever the files are called
+    gains = sign * (first.per_image[metric].to_numpy() - second.per_image[metric].to_numpy())
+    photographs = first.photographs
+    means = bootstrap_means(gains[:, None], photographs, RESAMPLES, SEED)[:, 0]
+    low, high = np.quantile(means, (0.025, 0.975))
+    count = len(set(photographs))
+    smallest = 2.0 ** (1 - count)  # of a sign test's two-sided p: resampling ever so often proves no more than that
+    p = min(1.0, max(smallest, 2 * min(_share(means <= 0), _share(means >= 0))))
+    return Lead(float(gains.mean()), float(low), float(high), p, count)
+
+
+def lead_notes(table: pd.DataFrame) -> Iterator[str]:
+    """A sentence where leads were tested on few photographs."""
+    for photographs in table["lead_photographs"].dropna().astype(int).unique():
+        if photographs < FEW:
+            yield (
+                f"Intervals and p resample the {photographs} test photographs, each with all its images; with fewer "
+                f"than {FEW} they are rough, and rather too sure."
+            )
+
+
+def protocol_notes(experiments: Sequence[Experiment]) -> Iterator[str]:
+    """A sentence for each experiment that cannot be compared with the first."""
+    for other in experiments[1:]:
+        found = differences(experiments[0].protocol, other.protocol)
+        if found:
+            yield f"{other.name} was scored under another protocol than {experiments[0].name}: {'; '.join(found)}."
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The leaderboard as a Markdown table."""
+    columns = {
+        "rank": "#", "experiment": "experiment", "setting": "setting", "psnr": "PSNR dB", "ssim": "SSIM",
+        "lpips": "LPIPS", "parameters": "parameters", "lead": "ahead of the next by",
+    }  # fmt: skip
+    formats = {"psnr": "{:.2f}", "ssim": "{:.4f}", "lpips": "{:.4f}", "parameters": "{:,.0f}"}
+    lines = ["| " + " | ".join(columns.values()) + " |", "|" + "---|" * len(columns)]
+    for _, row in table.iterrows():
+        cells = ["–" if pd.isna(row[key]) else formats.get(key, "{}").format(row[key]) for key in columns]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def strip(experiments: Sequence[Experiment]) -> Picture | None:
+    """The photographs that all experiments saved, a row each: original, then every experiment's reconstruction.
+
+    Experiments of another protocol than the first are left out; None when there is no common photograph.
+    """
+    alike = [each for each in experiments if not differences(experiments[0].protocol, each.protocol)]
+    common = [
+        image
+        for image in alike[0].protocol["reconstructions"]
+        if all(image in each.protocol["reconstructions"] for each in alike)
+    ]
+    if not common:
+        return None
+    rows = [
+        [alike[0].picture(image, "original"), *(each.picture(image, "reconstruction") for each in alike)]
+        for image in common
+    ]
+    captions = [
+        [image, *(f"{e.per_image.loc[image, 'psnr']:.2f} dB  {e.name}\n{weights(e.protocol)}" for e in alike)]
+        for image in common
+    ]
+    return sheet(rows, captions)
+
+
+def _row(rank: int, experiment: Experiment, following: Experiment | None, metric: Metric) -> dict[str, Any]:
+    ahead = None if following is None else lead(experiment, following, metric)
+    means = {name: (experiment.metrics[name] or {}).get("mean") for name in HIGHER_IS_BETTER}
+    return {
+        "rank": rank,
+        "experiment": experiment.name,
+        "setting": title(experiment.protocol),
+        **means,
+        "parameters": experiment.metrics["decoder"]["parameters"],
+        "lead": None if ahead is None else str(ahead),
+        "lead_mean": None if ahead is None else ahead.mean,
+        "lead_low": None if ahead is None else ahead.low,
+        "lead_high": None if ahead is None else ahead.high,
+        "lead_p": None if ahead is None else ahead.p,
+        "lead_photographs": None if ahead is None else ahead.photographs,
+    }
+
+
+def _share(hits: NDArray[np.bool_]) -> float:
+    return float(hits.mean())
+
+
+def _place(name: str, temporary: Path) -> Path:
+    """The folder that holds the metrics of `name`; those of a revision are fetched into `temporary`."""
+    folder = Path() if name == WORKSPACE else Path(name)
+    for place in (folder, folder / METRICS_FOLDER):
+        if (place / "metrics.json").is_file():
+            return place
+    _fetch(name, temporary)
+    return temporary
+
+
+def _fetch(revision: str, target: Path) -> None:
+    """Metrics of a DVC experiment or Git revision of this project, from Git and DVC's cache."""
+    from dvc.api import DVCFileSystem  # slow to import, and not needed for folders
+    from dvc.exceptions import DvcException, NotDvcRepoError
+    from dvc.repo import Repo
+    from dvc.scm import NoSCMError, RevError, resolve_rev
+
+    try:
+        with Repo() as repo:
+            commit = resolve_rev(repo.scm, revision)
+            files = DVCFileSystem(repo.root_dir, rev=commit)
+            for name in NEEDED:
+                target.mkdir(parents=True, exist_ok=True)
+                files.get(f"{METRICS_FOLDER}/{name}", str(target / name), recursive=name == "reconstructions")
+    except (NoSCMError, NotDvcRepoError):
+        raise DataError(
+            f"'{revision}' is no folder with metrics.json, and experiments and revisions cannot be looked up because "
+            f"{Path.cwd()} is in no Git repository with DVC; name a folder, or run compare inside the project"
+        ) from None
+    except RevError:
+        raise DataError(
+            f"'{revision}' is no folder with metrics.json, no DVC experiment and no Git revision; see: dvc exp list"
+        ) from None
+    except (DvcException, FileNotFoundError) as error:
+        raise DataError(
+            f"the evaluation of '{revision}' cannot be read ({error}); {METRICS_FOLDER}/protocol.json and "
+            "reconstructions are in DVC's cache: run dvc pull --all-commits, or dvc repro on that revision"
+        ) from None

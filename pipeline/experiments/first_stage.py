@@ -1,0 +1,192 @@
+"""The first of two stages: every photograph, refined from its features, becomes one more input of a decoder.
+
+Refining is an extraction: a network in, a store out, resumable and checked like any other. Only that the network's
+layer is an image, the one that the refiner makes of the features. These are computed again, and rounded as in their
+store.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from pipeline.backbones.base import FrozenNetwork
+from pipeline.core.errors import CheckpointError
+from pipeline.core.files import write_whole
+from pipeline.core.params import Params, TwoStageParams
+from pipeline.core.sources import FeatureShape, ImageSize
+from pipeline.extraction.run import extract
+from pipeline.loading.inputs import REFINED_IMAGES, first_stage_facts, open_features
+from pipeline.loading.loader import CachedFeatures
+from pipeline.loading.sampler import spread
+from pipeline.metrics.scores import capped_psnr
+from pipeline.models.common.checkpoint import LEARNED, LINEAR_FOLDER, save_model
+from pipeline.models.common.inverter import LINEAR, RGB, Blueprint, Inverter, load_inverter
+from pipeline.models.common.prior import load_prior
+from pipeline.refinement.base import Refiner, Step, build_refiner
+from pipeline.refinement.consistency import Reencoder
+from pipeline.refinement.examples import SplitExamples
+from pipeline.refinement.misleading import VALIDATION_IMAGES, misleading
+from pipeline.refinement.networks import Networks
+from pipeline.stores.base import FeatureStore
+from pipeline.stores.encoding import decode, encode
+from pipeline.stores.prepared import PreparedData
+from pipeline.training.readout import ridge_summary, solve_linear
+
+ALONE = {"decoder": LINEAR, "two_stage": TwoStageParams()}  # changes to params: the closed-form decoder by itself
+SHARD_MEGABYTES = 8  # some minutes of work: what a kill can cost
+
+
+def refine_photographs(
+    params: Params, data: PreparedData, features: Path, prior: Path, output: Path, work: Path, device: torch.device
+) -> str | None:
+    """Refine every view of `data` by `two_stage.refine`, from the image of the closed-form decoder.
+
+    `output` gets the store of the refined images, that decoder, and what the refiner learned: with them any other
+    photograph can be treated alike. A run that was killed continues. Returns a warning when refining brings validation
+    images nearer in their features and farther from the photographs.
+
+    Raises:
+        StoreError: the features are missing, stale or damaged, or were made by other weights than params.yaml names.
+        DataError: the image prior in `prior`, which `map` needs, is missing or of other data.
+        WeightsError: the network's weights cannot be had here.
+    """
+    (source,) = params.sources
+    (store,) = open_features(features, params.sources, params, data)
+    facts = first_stage_facts(params, store)
+    networks = Reencoder(params, [source], [store], device).networks
+    with CachedFeatures(data, [store], device, params.train.resident) as cached:
+        start, ridge = _closed_form(params, data, store, cached)
+        stage = FirstStage(start, build_first_stage(facts, networks, data.crop), store.dtype)
+        read_prior = partial(load_prior, prior, data)
+        stage.refiner.learn(SplitExamples(data, cached, params.extract.cpu_batch_size, read_prior))
+        warning = _warning(stage, facts, data, cached)
+    network = RefinedLayer(networks, stage, facts)
+    settings = params.extract.model_copy(update={"precision": "fp32"})  # of the images; the network keeps its own
+    kept = params.store.model_copy(update={"shard_megabytes": SHARD_MEGABYTES})
+    extract(network, data, output / REFINED_IMAGES.parent, kept, settings, device, work)
+    write_whole(output / LEARNED, save(stage.refiner.state()))
+    save_model(output / LINEAR_FOLDER, start.state_dict(), _describe(start, store, ridge) | {"first_stage": facts})
+    return warning
+
+
+def build_first_stage(facts: Mapping[str, Any], networks: Networks, crop: int) -> Refiner:
+    """The refiner that `facts` (`pipeline.loading.inputs.first_stage_facts`) describe; it has learned nothing yet."""
+    (source,) = networks.sources
+    layer = networks.known_layer(source, ImageSize(crop, crop))
+    return build_refiner(facts["refiner"], facts["options"], layer, facts["budget"])
+
+
+def load_first_stage(
+    facts: Mapping[str, Any], networks: Networks, models: Path, crop: int, device: torch.device
+) -> FirstStage:
+    """The first stage saved beside the decoder in `models`. Raises CheckpointError: it is missing or damaged."""
+    start = load_inverter(models / LINEAR_FOLDER, device)
+    refiner = build_first_stage(facts, networks, crop)
+    path, remedy = models / LEARNED, "train again: python -m stages train"
+    try:
+        refiner.load_state({name: tensor.to(device) for name, tensor in load_file(path).items()})
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}, what the first stage learned, is missing; {remedy}") from None
+    except (SafetensorError, KeyError, RuntimeError) as error:
+        raise CheckpointError(f"{path}, what the first stage learned, is damaged ({error}); {remedy}") from None
+    return FirstStage(start, refiner, facts["dtype"])
+
+
+class FirstStage:
+    """Features to a refined image: rounded as the store does, a start in closed form, then the refiner."""
+
+    def __init__(self, start: Inverter, refiner: Refiner, dtype: str) -> None:
+        self.start, self.refiner, self.dtype = start, refiner, dtype
+
+    def steps(self, features: Float[Tensor, "b c h w"]) -> Iterator[Step]:
+        """One for each evaluation. `features` are no tensors of inference mode: a refiner may differentiate."""
+        features = self._rounded(features)
+        with torch.no_grad():
+            start = self.start([features])
+        return self.refiner.refine(features, start)
+
+    @torch.no_grad()
+    def start_of(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 y x"]:
+        """The image of the closed-form decoder, RGB in [0, 1]."""
+        return self.start([self._rounded(features)])
+
+    def __call__(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 y x"]:
+        """RGB in [0, 1], the last step's."""
+        (last,) = deque(self.steps(features), maxlen=1)
+        return last.images.detach()
+
+    def _rounded(self, features: Tensor) -> Tensor:
+        return decode(*encode(features, self.dtype), self.dtype)
+
+
+class RefinedLayer(FrozenNetwork):
+    """A frozen network with the first stage behind it, and an image for its one layer."""
+
+    def __init__(self, networks: Networks, stage: FirstStage, description: Mapping[str, Any]) -> None:
+        super().__init__()
+        (source,) = networks.sources
+        self.name = f"{source.backbone}-{source.layer}-{REFINED_IMAGES.parent}"  # of the unfinished work
+        self.backbone = networks.backbones[source.backbone]  # a submodule, so that `to` reaches it
+        self._stage, self._description = stage, description
+
+    def forward(self, images: Float[Tensor, "b 3 y x"]) -> dict[str, Tensor]:
+        """RGB in [0, 1] → the image that the first stage makes of their features."""
+        with torch.inference_mode(False):  # the refiner differentiates
+            images = images.clone()  # what was made in inference mode cannot be differentiated
+            with torch.no_grad():
+                features = self._stage.refiner.layer(images)
+            return {REFINED_IMAGES.name: self._stage(features)}
+
+    def shapes(self, image: ImageSize) -> dict[str, FeatureShape]:
+        return {REFINED_IMAGES.name: FeatureShape(RGB, image.height, image.width)}
+
+    def describe(self) -> dict[str, Any]:
+        return {**self.backbone.describe(), "refined": dict(self._description)}
+
+
+def _closed_form(
+    params: Params, data: PreparedData, store: FeatureStore, cached: CachedFeatures
+) -> tuple[Inverter, dict[str, Any]]:
+    """The closed-form decoder of one store, fitted, and how."""
+    shapes, image = {store.source: store.shape}, ImageSize(data.crop, data.crop)
+    inverter = Inverter(Blueprint.of(params.model_copy(update=ALONE), shapes, image))
+    inverter.fit_statistics([(torch.from_numpy(store.mean), torch.from_numpy(store.std))])
+    inverter.to(cached.device).eval()
+    solution = solve_linear(inverter, data, cached)
+    assert inverter.linear is not None
+    inverter.linear.load_solution(solution.weight[:-1], solution.weight[-1])
+    return inverter, ridge_summary(solution)
+
+
+def _describe(inverter: Inverter, store: FeatureStore, ridge: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "blueprint": inverter.blueprint.plain(),
+        "parameters": sum(parameter.numel() for parameter in inverter.parameters()),
+        "stores": {str(store.source): store.fingerprint},
+        "data": store.data_fingerprint,
+        "ridge": ridge,
+    }
+
+
+def _warning(stage: FirstStage, facts: Mapping[str, Any], data: PreparedData, cached: CachedFeatures) -> str | None:
+    rows = data.rows("validation")
+    rows = rows[spread(len(rows), VALIDATION_IMAGES)]
+    if not len(rows):
+        return None
+    (batch,) = cached.batches([rows])
+    steps = list(stage.steps(*batch.features))
+    images = (stage.start_of(*batch.features), steps[-1].images)
+    before, after = (float(capped_psnr(each, batch.targets).mean()) for each in images)
+    errors = (float(steps[0].feature_error.mean()), float(steps[-1].feature_error.mean()))
+    advice = stage.refiner.advice.format(refine="two_stage.refine", budget="two_stage.budget")
+    return misleading(facts["refiner"], (before, after), errors, len(rows), advice)

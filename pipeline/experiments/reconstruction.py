@@ -1,0 +1,238 @@
+"""Any photograph through a frozen network and a trained decoder, and back as a picture with its scores."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.core.errors import CheckpointError, DataError
+from pipeline.core.files import printable, whole_file
+from pipeline.core.params import Params, PrepareParams
+from pipeline.core.progress import progress
+from pipeline.data.preparation.dataset import Photograph
+from pipeline.data.preparation.decoding import decode
+from pipeline.data.preparation.listing import photographs_in
+from pipeline.evaluation.pictures import ERROR_GAIN, comparison_tiles, require_folder, save_png, sheet, to_picture
+from pipeline.experiments.first_stage import FirstStage, load_first_stage
+from pipeline.metrics.alexnet import lpips_available
+from pipeline.metrics.scores import score
+from pipeline.metrics.similarity import Lpips, load_lpips
+from pipeline.models.common.checkpoint import load_model
+from pipeline.models.common.inverter import Inverter, load_inverter
+from pipeline.refinement.networks import Networks, network_title, same_network
+from pipeline.stores.encoding import as_stored
+
+SCORES, RECONSTRUCTION = "scores.csv", "_reconstruction"
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A trained decoder, the frozen networks it was trained behind, how its photographs were cut, and LPIPS.
+
+    `stored` are the types that the features of its sources were stored as: here they are rounded like that, too. In
+    two stages `first_stage` makes the refined image of the features that the decoder works on.
+    """
+
+    inverter: Inverter
+    networks: Networks
+    rules: PrepareParams
+    stored: tuple[str, ...]
+    perceptual: Lpips | None  # None without AlexNet's weights
+    first_stage: FirstStage | None
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """(B, 3, crop, crop) RGB in [0, 1] → the same, seen through the inverted layers."""
+        pairs = zip(self.networks(images), self.stored, strict=True)
+        features = [as_stored(each, dtype) for each, dtype in pairs]
+        if self.first_stage is not None:
+            features.append(self.first_stage(features[0]))
+        with torch.inference_mode():
+            return self.inverter(features)
+
+
+@dataclass
+class Result:
+    """Scores of the photographs that could be used, and the others with the reason."""
+
+    scores: list[dict[str, Any]] = field(default_factory=list)  # file, picture, metrics
+    bad: list[tuple[Path, str]] = field(default_factory=list)  # file, reason
+
+
+def reconstruct(inputs: Sequence[str], models: Path, params: Params, output: Path, device: torch.device) -> Result:
+    """Reconstruct every photograph that `inputs` (files, folders, patterns) name.
+
+    `output` gets, for each, `<name>.png` (original, reconstruction, error, local SSIM) and
+    `<name>_reconstruction.png`, and one scores.csv. Good photographs are finished whatever the others are, and no
+    photograph of `inputs` is replaced by a picture of it.
+
+    Raises:
+        DataError: nothing to read, `output` is a file, no photograph that can be used, or bad files (all are listed)
+            unless prepare.on_bad_image is skip.
+        CheckpointError: no model, or one made with other weights than params.yaml gives.
+    """
+    require_folder(output)
+    photographs = find_photographs(inputs)
+    encoder = load_encoder(models, params, device)
+    result = Result()
+    names = _free_names(photographs, output)
+    try:
+        with progress("reconstruct", len(photographs), "photographs") as advance:
+            for start in range(0, len(photographs), params.evaluate.batch_size):
+                part = slice(start, start + params.evaluate.batch_size)
+                _reconstruct_batch(photographs[part], names[part], encoder, output, result)
+                advance(len(photographs[part]))
+    finally:  # whatever stops the rest, the pictures that are there have their scores
+        if result.scores:
+            with whole_file(output / SCORES) as table:
+                pd.DataFrame(result.scores).to_csv(table, index=False, float_format="%.6g", lineterminator="\n")
+    if result.bad and (params.prepare.on_bad_image == "stop" or not result.scores):
+        raise DataError(_bad_files(result, len(photographs), output))
+    return result
+
+
+def find_photographs(inputs: Sequence[str]) -> list[Path]:
+    """Files as they are, folders with all photographs below them, patterns (`*`, `**`, `?`) with what they match.
+
+    Raises:
+        DataError: something names no file at all.
+    """
+    found: dict[Path, None] = {}
+    for text in map(os.path.expanduser, inputs):  # a quoted ~ comes here as it was typed
+        path = Path(text)
+        if path.is_dir():
+            found |= dict.fromkeys(photograph.path for photograph in photographs_in(path, path, text))
+        elif path.is_file():
+            found[path] = None
+        else:
+            found |= dict.fromkeys(_matching(text))
+    return list(found)
+
+
+def load_encoder(models: Path, params: Params, device: torch.device) -> Encoder:
+    """The decoder in `models`, and the networks that params.yaml describes, proved to be those of its training.
+
+    Raises:
+        CheckpointError: no model there, or one that does not say how its features were stored, or the networks have
+        other weights now. WeightsError: they cannot be had.
+    """
+    inverter = load_inverter(models, device)
+    description = load_model(models)[1]
+    for source in inverter.sources:
+        if source.backbone not in params.backbones:
+            raise CheckpointError(
+                f"{models} inverts {source.backbone}, which params.yaml lacks; add it under backbones"
+            )
+    if "stored" not in description:
+        raise CheckpointError(
+            f"{models} is of an older version, which did not say how features were stored; train again"
+        )
+    stored = [description["stored"][str(source)] for source in inverter.sources]
+    networks = Networks(params, inverter.sources, [each["precision"] for each in stored], device)
+    for name, backbone in networks.backbones.items():
+        _check_network(models, name, description["backbones"][name], backbone.describe())
+    geometry = {key: description["prepare"][key] for key in ("resize", "interpolation", "size", "crop")}
+    perceptual = load_lpips().to(device) if lpips_available() is None else None
+    first_stage = None
+    if inverter.blueprint.two_stage:
+        first_stage = load_first_stage(description["first_stage"], networks, models, geometry["crop"], device)
+    rules = params.prepare.model_copy(update=geometry)
+    return Encoder(inverter, networks, rules, tuple(each["dtype"] for each in stored), perceptual, first_stage)
+
+
+def _check_network(models: Path, name: str, trained: dict[str, Any], now: dict[str, Any]) -> None:
+    if not same_network(trained, now):
+        raise CheckpointError(
+            f"{models} was trained behind {network_title(trained)}, params.yaml now gives {network_title(now)}; "
+            f"set backbones.{name} as it was, or train again"
+        )
+
+
+def _matching(pattern: str) -> list[Path]:
+    matches = sorted(path for path in map(Path, glob.iglob(pattern, recursive=True)) if path.is_file())
+    if not matches:
+        raise DataError(f"'{pattern}' is no file or folder, and no file matches it; give photographs to reconstruct")
+    return matches
+
+
+def _reconstruct_batch(
+    paths: Sequence[Path], names: Sequence[str], encoder: Encoder, output: Path, result: Result
+) -> None:
+    rules = encoder.rules
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        decoded = list(pool.map(lambda path: decode(_photograph(path), rules), paths))
+    result.bad += [(path, image.reason) for path, image in zip(paths, decoded, strict=True) if image.reason]
+    good = [(path, name, image) for path, name, image in zip(paths, names, decoded, strict=True) if not image.reason]
+    if not good:
+        return
+    margin = (rules.size - rules.crop) // 2
+    crops = np.stack(
+        [image.pixels[0, margin : margin + rules.crop, margin : margin + rules.crop] for *_, image in good]
+    )
+    originals = _to_tensor(crops).to(next(encoder.inverter.parameters()).device)
+    reconstructions = encoder.reconstruct(originals)
+    scores = {
+        metric: values.tolist() for metric, values in score(reconstructions, originals, encoder.perceptual).items()
+    }
+    for place, (path, name, _) in enumerate(good):
+        own = {metric: values[place] for metric, values in scores.items()}
+        _write(output, name, path, reconstructions[place].cpu(), originals[place].cpu(), own)
+        result.scores.append({"file": printable(path), "picture": f"{name}.png", **own})
+
+
+def _write(output: Path, name: str, path: Path, prediction: Tensor, target: Tensor, scores: dict[str, float]) -> None:
+    captions = [
+        printable(path.name),
+        f"{scores['psnr']:.2f} dB  SSIM {scores['ssim']:.3f}",
+        f"error × {ERROR_GAIN}",
+        "local SSIM",
+    ]
+    save_png(sheet([comparison_tiles(prediction, target)], [captions]), output / f"{name}.png")
+    save_png(to_picture(prediction), output / f"{name}{RECONSTRUCTION}.png")
+
+
+def _to_tensor(crops: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
+
+
+def _photograph(path: Path) -> Photograph:
+    return Photograph(id=path.name, path=path, file=printable(path), split=None, scene=path.name)
+
+
+def _free_names(paths: Sequence[Path], output: Path) -> list[str]:
+    """File names without their endings, numbered where a picture would get another's name or replace a photograph."""
+    taken = {path.resolve() for path in paths}
+    names = []
+    for path in paths:
+        stem = printable(path.stem)
+        candidates = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
+        name = next(name for name in candidates if taken.isdisjoint(_pictures(output, name)))
+        taken |= _pictures(output, name)
+        names.append(name)
+    return names
+
+
+def _pictures(output: Path, name: str) -> set[Path]:
+    """The two files that are written for a photograph."""
+    return {(output / f"{each}.png").resolve() for each in (name, f"{name}{RECONSTRUCTION}")}
+
+
+def _bad_files(result: Result, total: int, output: Path) -> str:
+    lines = "".join(f"\n  {printable(path)}: {reason}" for path, reason in result.bad)
+    if not result.scores:  # skipping them would leave nothing
+        return f"{total} of {total} photographs cannot be used; give others, or repair these:{lines}"
+    return (
+        f"{len(result.bad)} of {total} photographs cannot be used (the other {len(result.scores)} are in {output}); "
+        f"repair or leave them out, or --set prepare.on_bad_image=skip:{lines}"
+    )

@@ -1,0 +1,124 @@
+"""What a study will take, before it takes any: disk for its features, time for its experiments."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.backbones.backbone import feature_shapes
+from pipeline.core.params import Params
+from pipeline.core.sources import FeatureShape, ImageSize, Source
+from pipeline.extraction.job import layouts
+from pipeline.models.common.inverter import RGB, Blueprint, Inverter
+from pipeline.models.common.ridge import NormalEquations
+from pipeline.training.losses import Loss
+from pipeline.training.optimizers import build_optimizers
+
+TIMED = 2  # training steps; the first one is not counted
+
+
+@dataclass(frozen=True)
+class Images:
+    """How many images each split has."""
+
+    train: int
+    validation: int
+    test: int
+
+    def rows(self, views: int) -> int:
+        return self.train * views + self.validation + self.test
+
+
+def feature_bytes(params: Iterable[Params], images: Images) -> int:
+    """Disk for all features that these experiments need: every layer that params.yaml lists for their backbones.
+
+    Counted once where backbone, data and store are the same.
+    """
+    stores: dict[str, int] = {}
+    for each in params:
+        crop = ImageSize(each.prepare.crop, each.prepare.crop)
+        for source in each.sources:
+            entry = each.backbones[source.backbone]
+            facts = (source.backbone, entry, each.seed, each.dataset, each.prepare, each.extract, each.store)
+            if repr(facts) in stores:
+                continue
+            shapes = feature_shapes(source.backbone, entry, entry.layers, crop)
+            placed = layouts(shapes, images.rows(each.prepare.views), each.store, each.extract)
+            stores[repr(facts)] = sum(layout.expected_bytes for layout in placed.values())
+    return sum(stores.values())
+
+
+def experiment_seconds(params: Params, images: Images, device: torch.device) -> float:
+    """Time that `train` spends on the images, from a few batches of noise: an upper bound of its epochs.
+
+    Left out: solving the normal equations, scoring, and what DVC and Python take to start (docs/studies.md).
+    """
+    crop = ImageSize(params.prepare.crop, params.prepare.crop)
+    shapes = _shapes(params, crop)
+    inverter = Inverter(Blueprint.of(params, shapes, crop)).to(device)
+    seconds = 0.0
+    if inverter.linear is not None:
+        rows = images.train * params.prepare.views + images.validation
+        seconds += _ridge_seconds(inverter, crop) * rows
+    if inverter.decoder is not None:
+        protocol = params.protocols[params.train.protocol]
+        steps = math.ceil(images.train / protocol.batch_size) * protocol.epochs
+        seconds += _step_seconds(inverter, params, crop) * steps
+    return seconds
+
+
+def _shapes(params: Params, crop: ImageSize) -> Mapping[Source, FeatureShape]:
+    return {
+        source: feature_shapes(source.backbone, params.backbones[source.backbone], (source.layer,), crop)[source.layer]
+        for source in sorted(params.sources)
+    }
+
+
+def _noise(batch: int, inverter: Inverter) -> list[torch.Tensor]:
+    """Something of the shape of everything that the inverter takes."""
+    shapes = [*inverter.blueprint.shapes, *([(RGB, *inverter.blueprint.image)] * inverter.blueprint.two_stage)]
+    return [torch.randn(batch, *shape, device=inverter.device) for shape in shapes]
+
+
+@torch.no_grad()
+def _ridge_seconds(inverter: Inverter, crop: ImageSize) -> float:
+    """Of one row."""
+    linear = inverter.linear
+    assert linear is not None
+    equations = NormalEquations(linear.shape.channels, linear.kernel, linear.ratio, inverter.device)
+    features, image = _noise(1, inverter), torch.rand(1, 3, crop.height, crop.width)
+    start = time.perf_counter()
+    equations.update(inverter.stack(inverter.standardised(features)), image.to(inverter.device))
+    _wait(inverter.device)
+    return time.perf_counter() - start
+
+
+def _step_seconds(inverter: Inverter, params: Params, crop: ImageSize) -> float:
+    protocol, device = params.protocols[params.train.protocol], inverter.device
+    loss = Loss(params.losses[params.loss]).to(device)
+    optimizers = build_optimizers(protocol.optimizer, protocol.learning_rate, inverter, inverter.linear)
+    features = _noise(protocol.batch_size, inverter)
+    target = torch.rand(protocol.batch_size, 3, crop.height, crop.width, device=device)
+    inverter.train()
+    start = 0.0
+    for step in range(TIMED):
+        if step == 1:
+            _wait(device)
+            start = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            image = inverter(features)
+        loss(image, target)["total"].backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+    _wait(device)
+    return (time.perf_counter() - start) / (TIMED - 1)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

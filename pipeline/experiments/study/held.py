@@ -1,0 +1,84 @@
+"""What layers hold, as against what decoders get: the table of a study whose experiments refine images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from pipeline.experiments.comparison import Experiment
+from pipeline.experiments.study.grid import Configuration
+
+COLUMNS = {  # of per_image.csv, in the words of the table, from what needs least to what needs most
+    "bicubic": "bicubic_psnr",
+    "ridge": "linear_psnr",
+    "decoder": "psnr",
+    "refined": "refined_psnr",
+}
+DECIBELS = "{:.2f}"
+
+
+def held(configurations: Sequence[Configuration], experiments: Mapping[str, Experiment]) -> pd.DataFrame:
+    """A row for each experiment that refined images, with means of PSNR over exactly the images that were refined.
+
+    Columns: source, variant, refiner, budget (evaluations of the network for each image), images, bicubic, ridge,
+    decoder, refined, warned (refining took validation images farther from the photographs and nearer in features). A
+    closed-form decoder is its own ridge; a decoder that did not start from one has none. Networks stand as in the
+    study, the layers of each by depth.
+    """
+    rows = []
+    for each in configurations:
+        experiment = experiments[each.name]
+        if "refinement" not in experiment.protocol:
+            continue
+        images = experiment.per_image.dropna(subset=COLUMNS["refined"])
+        if experiment.protocol["model"]["blueprint"]["decoder"] == "linear":
+            images = images.assign(**{COLUMNS["ridge"]: images[COLUMNS["decoder"]]})
+        rows.append(
+            {
+                "source": each.source,
+                "variant": each.variant,
+                **{key: experiment.protocol["refinement"][key] for key in ("refiner", "budget")},
+                "images": len(images),
+                **images.reindex(columns=list(COLUMNS.values())).mean().set_axis(list(COLUMNS)),
+                "warned": experiment.protocol["refinement"]["warning"] is not None,
+            }
+        )
+    networks = list(dict.fromkeys(_network(row["source"]) for row in rows))
+    rows.sort(key=lambda row: (networks.index(_network(row["source"])), _depth(row["source"])))
+    return pd.DataFrame(rows)
+
+
+def held_markdown(table: pd.DataFrame) -> str:
+    """One line a source, one column a variant; in each cell ridge / decoder / refined, dB."""
+    variants = list(dict.fromkeys(table["variant"]))
+    header = ["source", "refined by (evaluations)", "bicubic", *variants]
+    images = ", ".join(f"{count}" for count in sorted(set(table["images"])))
+    lines = [f"Mean PSNR in dB of {images} test photographs; in each cell ridge / decoder / refined.", ""]
+    lines += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    for source, rows in table.groupby("source", sort=False):
+        cells = {row["variant"]: _cell(row) for _, row in rows.iterrows()}
+        refiners = ", ".join(dict.fromkeys(f"{row['refiner']} ({row['budget']})" for _, row in rows.iterrows()))
+        bicubic = DECIBELS.format(rows["bicubic"].iloc[0])
+        lines.append("| " + " | ".join([str(source), refiners, bicubic, *(cells.get(v, "–") for v in variants)]) + " |")
+    return "\n".join(lines)
+
+
+def by_depth(table: pd.DataFrame) -> pd.DataFrame:
+    """The first variant of each source: bicubic, ridge, decoder and refined (rows) over the sources (columns)."""
+    first = table.drop_duplicates("source").set_index("source")
+    return first[list(COLUMNS)].T
+
+
+def _network(source: str) -> str:
+    return source.partition(".")[0]
+
+
+def _depth(source: str) -> int:
+    """`vit_small.block10` is at depth 10; an ensemble, whose name has no layer, at 0."""
+    return int("".join(filter(str.isdigit, source.partition(".")[2])) or 0)
+
+
+def _cell(row: pd.Series) -> str:
+    values = (row[name] for name in COLUMNS if name != "bicubic")
+    return " / ".join("–" if pd.isna(value) else DECIBELS.format(value) for value in values)

@@ -1,0 +1,91 @@
+"""A finished study in one folder: leaderboard, table by variant and source, curves over depth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.core.files import whole_file, write_whole
+from pipeline.core.params import Params
+from pipeline.evaluation.report import weights
+from pipeline.experiments.comparison import (
+    Experiment,
+    Metric,
+    lead_notes,
+    leaderboard,
+    markdown,
+    opened,
+    protocol_notes,
+)
+from pipeline.experiments.study.figures import depth_curves, heat_map
+from pipeline.experiments.study.grid import Configuration
+from pipeline.experiments.study.held import by_depth, held, held_markdown
+
+UNITS = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS", "mse": "MSE", "mae": "MAE"}
+DEPTHS = "depths.svg"
+
+
+def write_results(
+    configurations: Sequence[Configuration], params: Params, output: Path, metric: Metric, notes: Sequence[str] = ()
+) -> str:
+    """Write leaderboard.md, leaderboard.csv, table.csv, heat_map.svg and, with several layers of a network, depths.svg.
+
+    Where experiments refined images, also held.md, held.csv and held.svg: what the layers hold. `params` say how deep
+    each layer is; `notes` are put below the leaderboard. Returns it, as Markdown.
+
+    Raises:
+        DataError: an experiment cannot be read or was not scored by `metric`.
+    """
+    with opened([each.name for each in configurations]) as experiments:
+        table = leaderboard(experiments, metric)
+        remarks = [*lead_notes(table), *protocol_notes(experiments), *notes]
+        title = _title(experiments)
+        refined = held(configurations, {each.name: each for each in experiments})
+    scores = pivot(table, configurations, metric)
+    for name, frame, index in (("leaderboard.csv", table, False), ("table.csv", scores, True)):
+        with whole_file(output / name) as part:
+            frame.to_csv(part, index=index, float_format="%.6g", lineterminator="\n")
+    write_whole(output / "heat_map.svg", heat_map(scores, UNITS[metric], title).encode())
+    depths = {name: entry.layers for name, entry in params.backbones.items()}
+    _write_or_remove(output / DEPTHS, depth_curves(scores, depths, UNITS[metric], title))
+    _write_held(refined, depths, output, title)
+    text = "\n".join([markdown(table), *(f"\n{remark}" for remark in remarks)]) + "\n"
+    write_whole(output / "leaderboard.md", text.encode())
+    return text
+
+
+def _write_held(table: pd.DataFrame, depths: Mapping[str, Sequence[str]], output: Path, title: str) -> None:
+    texts: dict[str, str | None] = dict.fromkeys(("held.csv", "held.md", "held.svg"))
+    if len(table):
+        texts["held.csv"] = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        texts["held.md"] = held_markdown(table) + "\n"
+        texts["held.svg"] = depth_curves(by_depth(table), depths, UNITS["psnr"], title)
+    for name, text in texts.items():
+        _write_or_remove(output / name, text)
+
+
+def _write_or_remove(path: Path, text: str | None) -> None:
+    """An earlier run's file never stays where this one has nothing to say."""
+    if text is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_whole(path, text.encode())
+
+
+def _title(experiments: Sequence[Experiment]) -> str:
+    """Weights and data behind all numbers of a figure: `random weights (seed 0) · sample`."""
+    named = {f"{weights(each.protocol)} · {each.protocol['data']['dataset']}": None for each in experiments}
+    return "; ".join(named)
+
+
+def pivot(table: pd.DataFrame, configurations: Sequence[Configuration], metric: Metric) -> pd.DataFrame:
+    """Means of `metric`: a row for each variant, a column for each source, both in the order of the study's file."""
+    means = dict(zip(table["experiment"], table[metric], strict=True))
+    variants = list(dict.fromkeys(each.variant for each in configurations))
+    sources = list(dict.fromkeys(each.source for each in configurations))
+    found = pd.DataFrame(index=pd.Index(variants, name="variant"), columns=sources, dtype=float)
+    for each in configurations:
+        found.loc[each.variant, each.source] = means[each.name]
+    return found

@@ -1,0 +1,77 @@
+"""Published weights on their way to a machine without network: into a folder there, out of it here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from torchvision.models import AlexNet_Weights
+
+from pipeline.backbones.backbone import published_weights
+from pipeline.backbones.base import Published
+from pipeline.backbones.caches import TorchHubFile
+from pipeline.backbones.normalization import Normalization
+from pipeline.backbones.weights import obtain
+from pipeline.core.errors import ParamsError, WeightsError
+from pipeline.core.params import NONE, BackboneParams
+
+LPIPS = "lpips"  # AlexNet's weights, which the perceptual loss and metric read; their linear heads come with lpips
+
+
+def names(entries: Mapping[str, BackboneParams]) -> list[str]:
+    """Everything whose weights can be carried: the networks of params.yaml, and `lpips`."""
+    return [*(name for name in entries if name != NONE), LPIPS]
+
+
+def find(name: str, entries: Mapping[str, BackboneParams]) -> Published:
+    """The published weights of `name`, whatever `weights:` its entry asks for.
+
+    Raises:
+        ParamsError: neither a network of params.yaml nor `lpips`. WeightsError: none are published.
+    """
+    if name not in names(entries):
+        raise ParamsError(f"weights {name}: not in params.yaml; choose among: {', '.join(names(entries))}")
+    if name == LPIPS:
+        weights = AlexNet_Weights.IMAGENET1K_V1
+        return Published(str(weights), Normalization(), TorchHubFile(weights.url))
+    return published_weights(name, entries[name])
+
+
+def export(chosen: Iterable[str], entries: Mapping[str, BackboneParams], folder: Path) -> list[Path]:
+    """Download what the libraries' caches lack, then copy it from them to `folder`; the files written there.
+
+    Raises:
+        WeightsError: a file cannot be downloaded, or `folder` cannot be written.
+    """
+    found = {name: find(name, entries) for name in chosen}
+    written = []
+    for name, published in found.items():
+        obtain(name, published)
+        written += published.file.copy(published.file.root, folder)
+    return written
+
+
+def install(chosen: Iterable[str], entries: Mapping[str, BackboneParams], folder: Path) -> list[Path]:
+    """Copy from `folder`, as `export` filled it, to where the libraries look; the files written there.
+
+    Raises:
+        WeightsError: `folder` lacks one of them (nothing is copied then), or a cache cannot be written.
+    """
+    found = {name: find(name, entries) for name in chosen}
+    for name, published in found.items():
+        if not published.file.members(folder):
+            raise WeightsError(
+                f"{folder} does not hold {published.file.name}, the weights of {published.label}; fill it by "
+                f"`python -m stages weights {name} --to DIR` on a machine with network"
+            )
+    return [path for published in found.values() for path in published.file.copy(folder, published.file.root)]
+
+
+def status(name: str, entries: Mapping[str, BackboneParams]) -> str:
+    """One line: which weights, whether they are here, and where the library looks for them."""
+    try:
+        published = find(name, entries)
+    except WeightsError as error:
+        return f"{name}: {error}"
+    state = "present" if published.file.present() else "missing"
+    return f"{name}: {published.label}, {state}: {published.file.name} in {published.file.folder}"

@@ -1,0 +1,101 @@
+"""The stores of an experiment, opened: those that params.yaml and the prepared data ask for, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.errors import StoreError
+from pipeline.core.params import NONE, Params
+from pipeline.core.sources import Source
+from pipeline.stores.base import FeatureStore, Verify
+from pipeline.stores.manifest import REFINED_FOLDER, remedy
+from pipeline.stores.opening import open_store
+from pipeline.stores.prepared import PreparedData
+
+REFINED_IMAGES = Path(REFINED_FOLDER, "image")  # below the folder that stage `refine` writes
+
+
+def open_features(
+    root: Path, sources: Iterable[Source], params: Params, data: PreparedData, verify: Verify = "lazy"
+) -> tuple[FeatureStore, ...]:
+    """Open `root`/<backbone>/<layer> of each source.
+
+    Raises:
+        StoreError: a store is missing, unfinished or damaged, or was made with other parameters or other data;
+            the message says which.
+    """
+    return tuple(_open(root, source, params, data, verify) for source in sources)
+
+
+def open_inputs(
+    root: Path,
+    first_stage: Path,
+    sources: Iterable[Source],
+    params: Params,
+    data: PreparedData,
+    verify: Verify = "lazy",
+) -> tuple[FeatureStore, ...]:
+    """All that the decoder sees: the stores of its sources and, in two stages, the refined images in `first_stage`.
+
+    Raises:
+        StoreError: as `open_features`, or the first stage is another one or not whole.
+    """
+    stores = open_features(root, sources, params, data, verify)
+    if params.two_stage.refine == NONE:
+        return stores
+    (store,) = stores
+    facts = expected_facts(store.source, params, data) | {"layer": REFINED_IMAGES.name, "precision": "fp32"}
+    expected = first_stage_facts(params, store)
+    images = open_store(first_stage / REFINED_IMAGES, facts | {"backbone": {"refined": expected}}, verify)
+    if images.manifest.facts["backbone"]["refined"] != expected:  # an option that is no longer given
+        raise StoreError(f"{images.path} is stale: it was refined with further options; {remedy(images.path)}")
+    return store, images
+
+
+def first_stage_facts(params: Params, store: FeatureStore) -> dict[str, Any]:
+    """What determines the refined images of one source, as plain values."""
+    chosen = params.two_stage
+    return {
+        "source": str(store.source),
+        "features": store.fingerprint,
+        "refiner": chosen.refine,
+        "options": params.refiners[chosen.refine],
+        "budget": chosen.budget,
+        "start": params.decoders["linear"],  # options of the closed-form decoder that it starts from
+        "dtype": store.dtype,
+    }
+
+
+def expected_facts(source: Source, params: Params, data: PreparedData) -> dict[str, Any]:
+    """What params.yaml and the prepared data say about a store, without looking at the network."""
+    entry, store = params.backbones[source.backbone], params.store
+    weights = {"kind": entry.weights if entry.weights in ("random", "imagenet") else "path"}
+    if entry.weights == "random":
+        weights["detail"] = f"seed {entry.seed}"
+    elif entry.weights != "imagenet":
+        weights["detail"] = Path(entry.weights).name
+    described = entry.model_dump(include={"library", "model"}, exclude_none=True)  # what its name does not say
+    return {
+        "backbone": {"name": source.backbone, "weights": weights} | described,
+        "layer": source.layer,
+        "data": data.fingerprint,
+        "precision": params.extract.precision,
+        "store": {"format": store.format, "dtype": store.dtype, "compression": store.compression},
+    }
+
+
+def _open(root: Path, source: Source, params: Params, data: PreparedData, verify: Verify) -> FeatureStore:
+    store = open_store(root / source.backbone / source.layer, expected_facts(source, params, data), verify)
+    tag, found = params.backbones[source.backbone].tag, store.manifest.facts["backbone"]["weights"]
+    if tag is not None and found["kind"] == "imagenet" and _tag(found["detail"]) != tag:
+        raise StoreError(
+            f"{store.path} is stale: its weights are {found['detail']}, not those called {tag}; {remedy(store.path)}"
+        )
+    return store
+
+
+def _tag(detail: str) -> str:
+    """`V2` of `Network_Weights.V2` and of `Network_Weights.V2 (altered file)`."""
+    return detail.partition(" ")[0].partition(".")[2]

@@ -1,0 +1,87 @@
+"""Which rows make an epoch or a pass: portions of row numbers, and the batches of the two splits for training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from pipeline.loading.loader import Batch, CachedFeatures
+from pipeline.loading.prefetch import Rows
+from pipeline.stores.base import FeatureStore
+from pipeline.stores.prepared import PreparedData
+
+READ_BATCH = 16  # rows read at a time: no hyper-parameter
+WINDOW = 8  # shards shuffled together where features exceed memory: 1 GB at the default shard size
+
+
+def batched(rows: Rows, size: int) -> Iterator[Rows]:
+    """`rows` in order, `size` at a time."""
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def spread(total: int, count: int) -> list[int]:
+    """At most `count` positions, evenly over `total`, first and last among them."""
+    return sorted(set(np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()))
+
+
+def windows(rows: Rows, shard_rows: int, shards: int, generator: np.random.Generator) -> list[Rows]:
+    """`rows` (n,) shuffled so that a disk reads long runs: for stores larger than memory.
+
+    The shards are put in random order, and the rows of each `shards` successive shards of that order, a window, are
+    shuffled among themselves. While a window is in use, its shards are all that memory must hold.
+    """
+    shard_of = rows // shard_rows
+    order = generator.permutation(np.unique(shard_of))
+    parts = [order[first : first + shards] for first in range(0, len(order), shards)]
+    return [generator.permutation(rows[np.isin(shard_of, part)]) for part in parts]
+
+
+def windowed_plan(
+    stores: Sequence[FeatureStore], rows: Rows, batch_size: int, shards: int, generator: np.random.Generator
+) -> Iterator[Rows]:
+    """A plan for `CachedFeatures.batches`: an epoch over `rows` (n,), shuffled within windows of `shards` shards.
+
+    While a window is in use, the disk already reads the next one from end to end. What does not fill a batch goes
+    into the next window's first, so that an epoch has as many batches as one without windows.
+    """
+    shard_rows = max(store.layout.shard_rows for store in stores)
+    coming, left = windows(rows, shard_rows, shards, generator), rows[:0]
+    for window, following in zip(coming, [*coming[1:], rows[:0]], strict=True):
+        for store in stores:
+            store.will_need(following)
+        ready = np.concatenate([left, window])
+        full = len(ready) - len(ready) % batch_size
+        yield from batched(ready[:full], batch_size)
+        left = ready[full:]
+    if len(left):
+        yield left
+
+
+class SplitFeed:
+    """Batches of the training and validation splits, in an order that depends on seed and epoch alone."""
+
+    def __init__(self, data: PreparedData, cached: CachedFeatures, batch_size: int, seed: int) -> None:
+        self.data, self.cached, self.batch_size, self.seed = data, cached, batch_size, seed
+        rows = data.rows("train")
+        images = data.image[rows]
+        starts = np.flatnonzero(np.r_[True, images[1:] != images[:-1]])
+        self.views = np.split(rows, starts[1:])  # the rows of each training image
+
+    @property
+    def waited(self) -> float:
+        return self.cached.waited
+
+    def training_images(self) -> int:
+        return len(self.views)
+
+    def training(self, epoch: int) -> Iterator[Batch]:
+        """Every training image once, in a random view and order (by windows of shards when they exceed memory)."""
+        random = np.random.default_rng((self.seed, epoch))
+        rows = np.array([random.choice(views) for views in self.views])
+        if self.cached.exceeds_memory:
+            return self.cached.batches(windowed_plan(self.cached.stores, rows, self.batch_size, WINDOW, random))
+        return self.cached.batches(batched(random.permutation(rows), self.batch_size))
+
+    def validation(self) -> Iterator[Batch]:
+        return self.cached.batches(batched(self.data.rows("validation"), READ_BATCH))

@@ -1,0 +1,78 @@
+"""A saved model: model.safetensors (weights) and model.json (everything needed to rebuild the module around them)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from pipeline.core.errors import CheckpointError, StoreError
+from pipeline.core.files import write_whole
+from pipeline.stores.manifest import REFINED_FOLDER
+
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+LINEAR_FOLDER = "linear"  # folder of the closed-form decoder that a decoder started from, itself a saved model
+LEARNED = "refiner.safetensors"  # in two stages: what the first one learned
+
+
+def save_model(directory: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+    """Write both files through temporary names, the description last: no description, no model.
+
+    Raises:
+        OSError: the disk is full, or cannot be written.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / DESCRIPTION).unlink(missing_ok=True)  # new weights never stand under an old description
+    # as bytes: safetensors' own writing reports a full disk as an error of its format
+    contents = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    write_whole(directory / WEIGHTS, contents)
+    write_whole(directory / DESCRIPTION, (json.dumps(description, indent=2, sort_keys=True) + "\n").encode())
+
+
+def clear_first_stage(folder: Path) -> None:
+    """Remove a first stage, and nothing else, from `folder`."""
+    for name in (LINEAR_FOLDER, REFINED_FOLDER):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / LEARNED).unlink(missing_ok=True)
+
+
+def require_first_stage(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Raise StoreError unless `folder` holds what the first stage described by `facts` needs for new photographs."""
+    remedy = "run `python -m stages refine`"
+    for path in (folder / LINEAR_FOLDER / WEIGHTS, folder / LINEAR_FOLDER / DESCRIPTION, folder / LEARNED):
+        if not path.is_file():
+            raise StoreError(f"{path} is missing; {remedy}")
+    if load_model(folder / LINEAR_FOLDER)[1].get("first_stage") != facts:
+        raise StoreError(f"{folder / LINEAR_FOLDER} is of another first stage than the images beside it; {remedy}")
+
+
+def copy_first_stage(folder: Path, models: Path) -> None:
+    """Put into `models` what the first of two stages, in `folder`, needs for photographs that are in no store."""
+    shutil.copytree(folder / LINEAR_FOLDER, models / LINEAR_FOLDER)
+    shutil.copyfile(folder / LEARNED, models / LEARNED)
+
+
+def load_model(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and description of the model in `directory`.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    for name in (DESCRIPTION, WEIGHTS):
+        if not (directory / name).is_file():
+            raise CheckpointError(f"{directory / name} is missing; train first: python -m stages train")
+    try:
+        description = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))
+        tensors = load_file(directory / WEIGHTS)
+        if not (isinstance(description, dict) and isinstance(description.get("blueprint"), dict)):
+            raise ValueError(f"{DESCRIPTION} describes no model")
+    except (ValueError, SafetensorError) as error:
+        remedy = "train again: python -m stages train"
+        raise CheckpointError(f"the model in {directory} is damaged ({error}); {remedy}") from None
+    return tensors, description

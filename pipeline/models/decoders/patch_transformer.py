@@ -1,0 +1,33 @@
+"""Transformer blocks on the feature grid, then each token becomes the pixels under it."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pipeline.core.section import Count
+from pipeline.core.sources import FeatureShape, ImageSize
+from pipeline.models.common.decoder import DECODERS, Decoder
+from pipeline.models.parts.tokens import TokenMixer, TokenOptions
+
+
+@DECODERS.register("patch_transformer")
+class PatchTransformer(Decoder):
+    """Pre-norm transformer blocks on the H·W tokens, then 1×1 and a pixel shuffle.
+
+    In the manner of MAE's decoder (He et al. 2022), small and without its mask tokens: what a transformer's blocks
+    did to its tokens is undone by one of their kind. 2,070,144 parameters on `vit_small`.
+    """
+
+    class Options(TokenOptions):
+        blocks: Count = 1
+
+    def __init__(self, shape: FeatureShape, image: ImageSize, options: Options) -> None:
+        super().__init__(shape, image, options)
+        self.ratio = self.whole_ratio()
+        self.mixer = TokenMixer(self.name, shape.channels, (shape.height, shape.width), options)
+        self.output = nn.Conv2d(self.mixer.width, 3 * self.ratio**2, 1)
+
+    def synthesize(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 y x"]:
+        return F.pixel_shuffle(self.output(self.mixer(features)), self.ratio)

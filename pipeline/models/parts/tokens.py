@@ -1,0 +1,107 @@
+"""Transformers on a grid of features: what the decoders `attention` and `patch_transformer` have in common."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pipeline.core.errors import ShapeError
+from pipeline.core.section import Count, Section
+
+
+class TokenOptions(Section):
+    """Of a `TokenMixer`, a part of its decoder's section."""
+
+    blocks: Count = 4
+    heads: Count = 8
+    mlp_ratio: Count = 4
+    positions: Literal["none", "sincos"] = "none"
+    max_width: Count = 768
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm block (Xiong et al. 2020): x + attention(norm(x)), then x + MLP(norm(x)).
+
+    The scores of all pairs of tokens are never held at once (`scaled_dot_product_attention`), so memory
+    grows linearly with the tokens, up to the 12,544 of a 112×112 grid.
+    """
+
+    def __init__(self, channels: int, heads: int, mlp_ratio: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm = nn.LayerNorm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.project = nn.Linear(channels, channels)
+        self.mlp_norm = nn.LayerNorm(channels)
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, mlp_ratio * channels), nn.GELU(), nn.Linear(mlp_ratio * channels, channels)
+        )
+
+    def forward(self, tokens: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
+        tokens = tokens + self.attend(self.attention_norm(tokens))
+        return tokens + self.mlp(self.mlp_norm(tokens))
+
+    def attend(self, tokens: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
+        """Multi-head self-attention of all tokens."""
+        split = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))  # (B, N, 3, heads, C / heads)
+        query, key, value = split.permute(2, 0, 3, 1, 4).unbind()  # (B, heads, N, C / heads)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return self.project(mixed.transpose(1, 2).flatten(2))
+
+
+class TokenMixer(nn.Module):
+    """Pre-norm transformer blocks on the H·W positions of a feature grid, each one token.
+
+    Without positions the blocks treat the tokens as a set; `sincos` adds a fixed two-dimensional
+    sine-cosine code (no parameters) first. Features wider than `max_width` channels are projected to
+    that width by a 1×1 convolution.
+    """
+
+    positions: Tensor | None
+
+    def __init__(self, decoder: str, channels: int, grid: tuple[int, int], options: TokenOptions) -> None:
+        """Raises ShapeError, in the name of `decoder`: the channels do not divide into the heads."""
+        super().__init__()
+        self.width = min(channels, options.max_width)
+        _check_width(decoder, self.width, options)
+        self.stem = nn.Identity() if self.width == channels else nn.Conv2d(channels, self.width, 1)
+        code = sincos_positions(self.width, *grid) if options.positions == "sincos" else None
+        self.register_buffer("positions", code, persistent=False)
+        self.blocks = nn.Sequential(
+            *(TransformerBlock(self.width, options.heads, options.mlp_ratio) for _ in range(options.blocks))
+        )
+
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
+        grid = self.stem(features)
+        tokens = grid.flatten(2).transpose(1, 2)  # (B, H·W, D)
+        if self.positions is not None:
+            tokens = tokens + self.positions
+        return self.blocks(tokens).transpose(1, 2).unflatten(2, grid.shape[-2:])
+
+
+def _check_width(decoder: str, width: int, options: TokenOptions) -> None:
+    parts = 4 if options.positions == "sincos" else 1
+    for divisor, what in ((options.heads, f"decoders.{decoder}.heads"), (parts, "the sincos code")):
+        if width % divisor:
+            raise ShapeError(
+                f"decoder {decoder}: {width} channels do not divide into the {divisor} parts of {what}; change "
+                f"decoders.{decoder}.heads, positions, or max_width in params.yaml"
+            )
+
+
+def sincos_positions(channels: int, height: int, width: int) -> Tensor:
+    """Fixed code of each grid position (Vaswani et al. 2017, in two dimensions as in MAE), (H·W, C).
+
+    A quarter of the channels each: sine and cosine of the row, sine and cosine of the column, at
+    wavelengths from 2π to 20,000π cells.
+    """
+    frequencies = 10000.0 ** -(torch.arange(channels // 4, dtype=torch.float64) / (channels // 4))
+    rows = torch.arange(height, dtype=torch.float64)[:, None] * frequencies  # (H, C / 4)
+    columns = torch.arange(width, dtype=torch.float64)[:, None] * frequencies  # (W, C / 4)
+    by_row = torch.cat((rows.sin(), rows.cos()), 1)[:, None].expand(height, width, -1)
+    by_column = torch.cat((columns.sin(), columns.cos()), 1)[None].expand(height, width, -1)
+    return torch.cat((by_row, by_column), 2).flatten(0, 1).float()

@@ -1,0 +1,1 @@
+"""Refiners: one file each; the file's name is the refiner's name."""

@@ -1,0 +1,59 @@
+"""Training losses: weighted sums of named terms, all on RGB in [0, 1] and in float32."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Callable, Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pipeline.core.errors import ParamsError
+from pipeline.core.registry import Registry
+
+Term = Callable[[Tensor, Tensor], Tensor]  # (prediction, target), each (B, 3, H, W) float32, to a scalar
+
+TERMS: Registry[Callable[[], Term]] = Registry("loss term", "pipeline.training.terms")
+
+
+class WeightedTerm(nn.Module, ABC):
+    """A term with weights of its own, such as a perceptual distance. `sha256` is that of their file."""
+
+    sha256: str
+
+
+class Loss(nn.Module):
+    """A weighted sum of terms, for example {"l1": 0.8, "ssim": 0.2}. A weight of 0 leaves its term out.
+
+    Raises:
+        ParamsError: an unknown term, or no term with a weight above 0.
+        WeightsError: `lpips` is asked for and its AlexNet weights are not here.
+    """
+
+    def __init__(self, terms: Mapping[str, float]) -> None:
+        super().__init__()
+        self.weights = {name: weight for name, weight in terms.items() if weight != 0}
+        if not self.weights:
+            raise ParamsError(
+                f"params.yaml: the loss {dict(terms)} has no term above 0; give at least one of: "
+                + ", ".join(TERMS.names())
+            )
+        self._terms: dict[str, Term] = {name: TERMS.get(name)() for name in self.weights}
+        # registered so that `.to(device)` reaches terms with weights of their own
+        self._modules_of_terms = nn.ModuleList(term for term in self._terms.values() if isinstance(term, nn.Module))
+
+    @property
+    def weights_sha256(self) -> dict[str, str]:
+        """SHA-256 of the file behind each term that has weights of its own."""
+        return {name: term.sha256 for name, term in self._terms.items() if isinstance(term, WeightedTerm)}
+
+    def forward(self, prediction: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
+        """Scalars: every term unweighted under its name, and their weighted sum under "total".
+
+        Both images are (B, 3, H, W) RGB in [0, 1], any float dtype.
+        """
+        with torch.autocast(prediction.device.type, enabled=False):
+            prediction, target = prediction.float(), target.float()
+            values = {name: term(prediction, target) for name, term in self._terms.items()}
+        return {**values, "total": torch.stack([self.weights[n] * v for n, v in values.items()]).sum()}

@@ -1,0 +1,1 @@
+"""Loss terms: one file each; the file's name is the term's name in params.yaml."""

@@ -1,0 +1,98 @@
+"""`python -m stages weights`: published weights carried to a machine without network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+from weight_caches import VIT, VIT_REPOSITORY, entry, fresh, place_hub, place_torch, use_caches, use_empty_caches
+
+from pipeline.backbones.backbone import load_backbone
+from pipeline.core.errors import ParamsError, WeightsError
+from stages.__main__ import app
+
+CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return use_empty_caches(tmp_path / "caches", monkeypatch)
+
+
+TINY = ["--set", "backbones.tiny={library: timm, model: test_vit, layers: [block0]}"]
+
+
+def stage(*arguments: str) -> str:
+    """Output of the command; an error of the pipeline is raised, as `main` would catch it."""
+    result = CliRunner().invoke(app, ["weights", *arguments, "--params", str(ROOT / "params.yaml"), *TINY])
+    if result.exception is not None:
+        raise result.exception
+    return result.output
+
+
+def test_weights_are_carried_to_a_machine_without_network(
+    caches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vit = place_hub(caches, VIT_REPOSITORY, fresh("test_vit", "timm").state_dict())
+    blob = vit.parents[2] / "blobs" / "abcd"  # the hub keeps contents apart and links to them
+    blob.parent.mkdir()
+    vit.rename(blob)
+    vit.symlink_to(blob)
+    alexnet = place_torch(caches, "alexnet-owt-7be5be79.pth", {"features.0.bias": torch.ones(64)})
+    stick = tmp_path / "stick"
+    output = stage("tiny", "lpips", "--to", str(stick))
+    assert output.count("wrote ") == 3  # two files, and the hub's note of which commit is main
+    assert not any(path.is_symlink() for path in stick.rglob("*"))
+
+    use_caches(tmp_path / "elsewhere", monkeypatch)
+    assert "tiny: test_vit.r160_in1k, missing: model.safetensors of timm/test_vit.r160_in1k in " in stage()
+    assert "without LPIPS stay so until: dvc repro --force" in stage("tiny", "lpips", "--from", str(stick))
+    assert "tiny: test_vit.r160_in1k, present" in stage("tiny")
+    there = tmp_path / "elsewhere" / "torch" / "hub" / "checkpoints" / alexnet.name
+    assert there.read_bytes() == alexnet.read_bytes()
+    assert load_backbone("tiny", entry(VIT, weights="imagenet"), CPU).weights.detail == "test_vit.r160_in1k"
+
+
+def test_to_downloads_what_is_missing(caches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def download(url: str, target: str, prefix: str | None) -> None:
+        asked.append((url, prefix))
+        Path(target).write_bytes(b"weights")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    stage("lpips", "--to", str(tmp_path / "stick"))
+    stage("lpips", "--to", str(tmp_path / "stick"))  # the second time it is in the cache
+    assert asked == [("https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", "7be5be79")]
+    assert (tmp_path / "stick" / "checkpoints" / "alexnet-owt-7be5be79.pth").read_bytes() == b"weights"
+
+
+def test_from_a_folder_that_lacks_one_copies_nothing(caches: Path, tmp_path: Path) -> None:
+    (tmp_path / "stick" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "stick" / "checkpoints" / "alexnet-owt-7be5be79.pth").write_bytes(b"weights")
+    with pytest.raises(WeightsError) as error:
+        stage("lpips", "vgg16", "--from", str(tmp_path / "stick"))
+    assert str(error.value) == (
+        f"{tmp_path / 'stick'} does not hold vgg16-397923af.pth, the weights of VGG16_Weights.IMAGENET1K_V1; fill it "
+        "by `python -m stages weights vgg16 --to DIR` on a machine with network"
+    )
+    assert not caches.exists()
+
+
+def test_a_folder_that_cannot_be_written(caches: Path, tmp_path: Path) -> None:
+    place_torch(caches, "alexnet-owt-7be5be79.pth", {"x": torch.ones(1)})
+    (tmp_path / "stick").write_text("a file, not a folder")
+    with pytest.raises(WeightsError, match=r"stick/checkpoints/alexnet.*\.pth cannot be written \(.*\); free the disk"):
+        stage("lpips", "--to", str(tmp_path / "stick"))
+
+
+def test_the_command_says_how_it_is_used() -> None:
+    with pytest.raises(ParamsError, match=r"^weights: say which, for example `python -m stages weights vgg16 lpips"):
+        stage("--to", "somewhere")
+    with pytest.raises(ParamsError, match=r"^weights: --to and --from are for two machines; give one of them$"):
+        stage("lpips", "--to", "somewhere", "--from", "elsewhere")
+    with pytest.raises(ParamsError, match=r"^weights vgg: not in params.yaml; choose among: vgg16, .*, tiny, lpips$"):
+        stage("vgg", "--to", "somewhere")

@@ -1,0 +1,70 @@
+"""The house rules of the library, enforced over its imports."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# from the bottom up: a package imports only from those before it
+ORDER = (
+    *("core", "stores", "data", "backbones", "metrics", "extraction"),
+    *("loading", "models", "refinement", "training", "evaluation", "experiments"),
+)
+MODULES = sorted((ROOT / "pipeline").rglob("*.py"))
+
+
+def _part(module: Path) -> str:
+    """The package directly below pipeline."""
+    return module.relative_to(ROOT / "pipeline").parts[0].removesuffix(".py")
+
+
+def _imports(module: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{module}: absolute imports only"
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "pipeline" else set()
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda m: str(m.relative_to(ROOT)))
+def test_a_module_imports_only_from_packages_below_its_own(module: Path) -> None:
+    part = _part(module)
+    if part == "__init__":
+        return
+    for name in _imports(module):
+        package, _, rest = name.partition(".")
+        assert package != "stages", f"{module} imports the command line"
+        if package == "pipeline" and rest:
+            other = rest.split(".")[0]
+            assert ORDER.index(other) <= ORDER.index(part), f"{part} imports {other}, which is above it"
+
+
+def test_every_package_has_a_place_and_nothing_lies_beside_them() -> None:
+    assert {_part(module) for module in MODULES} - {"__init__"} == set(ORDER)
+    assert [path.name for path in (ROOT / "pipeline").glob("*.py")] == ["__init__.py"]
+    assert len(ORDER) <= 15
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module.name == "__init__.py"], ids=str)
+def test_a_package_says_what_it_is_and_runs_nothing(module: Path) -> None:
+    """Imports name the module that defines a thing, so that a stage loads, and depends on, what it uses."""
+    tree = ast.parse(module.read_text())
+    assert ast.get_docstring(tree)
+    assert len(tree.body) == 1
+
+
+@pytest.mark.parametrize("module", sorted((ROOT / "stages").glob("*.py")), ids=lambda m: m.name)
+def test_stages_import_nothing_heavy_at_the_top(module: Path) -> None:
+    allowed = {"__future__", "collections", "pathlib", "sys", "typing", "typer", "stages"}
+    tree = ast.parse(module.read_text())
+    for node in tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            for name in names:
+                light = name in {"pipeline.core.errors", "pipeline.core.params"}
+                assert name.split(".")[0] in allowed or light, f"{module.name} imports {name} before it is needed"

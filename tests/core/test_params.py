@@ -1,0 +1,176 @@
+"""params.yaml: every mistake a user makes gets its exact sentence, before any work."""
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.core.errors import ParamsError, WeightsError
+from pipeline.core.params import load_params
+from pipeline.core.sources import Source
+from stages.loading import check_networks, load_checked
+
+ROOT = Path(__file__).parents[2]
+
+MISTAKES = {
+    "decoder=wavlet": "params.yaml: decoder = 'wavlet' is unknown (did you mean 'wavelet'?); choose one of: "
+    "attention, frequency_aware, linear, patch_transformer, residual, transposed_conv, wavelet",
+    "backbone=vgg61": "params.yaml: backbone = 'vgg61' is unknown (did you mean 'vgg16'?); choose one of: "
+    "pvt_v2_b2, resnet34, resnet50, vgg16, vit_base, vit_small",
+    "layer=block9": "params.yaml: layer = 'block9' is unknown (did you mean 'block5'?); choose one of: "
+    "block1, block2, block3, block4, block5 (or add it to backbones.vgg16.layers)",
+    "loss=huber": "params.yaml: loss = 'huber' is unknown; choose one of: hybrid, lpips, mse, ssim_l1",
+    "dataset=coco": "params.yaml: dataset = 'coco' is unknown; choose one of: "
+    "celeba_hq, div2k, folder, imagenet_val, sample",
+    "train.protocol=quick": (
+        "params.yaml: train.protocol = 'quick' is unknown; choose one of: fast, published, thorough"
+    ),
+    "train.warmstart=linear": "params.yaml: unknown key 'train.warmstart' (did you mean 'warm_start'?)",
+    "backbones.vgg16.wieghts=random": "params.yaml: unknown key 'backbones.vgg16.wieghts' (did you mean 'weights'?)",
+    "seed=1.5": "params.yaml: seed = 1.5: must be a whole number",
+    "seed=-1": "params.yaml: seed = -1: must be at least 0",
+    "backbones.vgg16.layers=block1": "params.yaml: backbones.vgg16.layers = 'block1': must be a list",
+    "protocols.fast.epochs=0": "params.yaml: protocols.fast.epochs = 0: must be at least 1",
+    "protocols.fast.learning_rate='1e-4'": "params.yaml: protocols.fast.learning_rate = '1e-4': "
+    "must be a number (write 1e-4 or 0.0001 without quotes)",
+    "prepare.resize=stretch": "params.yaml: prepare.resize = 'stretch' is unknown; choose one of: squash, short_side",
+    "prepare.crop=300": "params.yaml: prepare.crop = 300 is larger than prepare.size = 256; "
+    "a crop must fit into the stored image",
+    "fusion=concat": "params.yaml: fusion = 'concat' needs a second source; set ensemble.second.backbone and "
+    "ensemble.second.layer, or fusion: none",
+    "losses.mse.mse=0.0": "params.yaml: losses.mse = {'mse': 0.0} has no term above 0; give at least one term a weight",
+    "losses.mse.mse=.inf": "params.yaml: losses.mse.mse = inf: must be finite",
+    "ensemble.second.layer=block3": "params.yaml: ensemble.second.layer = 'block3' has no network; "
+    "set ensemble.second.backbone, or layer: none",
+    "protocols.published.warmup=0.1": "params.yaml: protocols.published.warmup = 0.1 has no meaning with "
+    "schedule: plateau; set it to 0.0",
+    "losses.mse.mse=-1": "params.yaml: losses.mse.mse = -1: must be at least 0.0",
+}
+
+
+@pytest.mark.parametrize(("override", "sentence"), MISTAKES.items(), ids=MISTAKES)
+def test_a_mistake_gets_its_sentence(override: str, sentence: str) -> None:
+    with pytest.raises(ParamsError) as caught:
+        load_params(ROOT / "params.yaml", [override])
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    {
+        "decoders.linear.kernle=3": "params.yaml: unknown key 'decoders.linear.kernle' (did you mean 'kernel'?)",
+        "decoders.nosuch={}": "params.yaml: decoders = 'nosuch' is unknown; choose one of: "
+        "attention, frequency_aware, linear, patch_transformer, residual, transposed_conv, wavelet",
+        "losses.mine={mae: 1.0}": "params.yaml: losses.mine = 'mae' is unknown "
+        "(did you mean 'mse'?); choose one of: l1, lpips, mse, ssim",
+    }.items(),
+)
+def test_options_of_parts_that_are_not_chosen_are_checked_too(override: str, sentence: str) -> None:
+    with pytest.raises(ParamsError) as caught:
+        load_checked(ROOT / "params.yaml", [override])
+    assert str(caught.value) == sentence
+
+
+def test_all_problems_are_reported_at_once() -> None:
+    with pytest.raises(ParamsError) as caught:
+        load_params(ROOT / "params.yaml", ["decoder=nosuch", "loss=nosuch"])
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_the_shipped_file_is_valid() -> None:
+    params = load_checked(ROOT / "params.yaml", [])
+    assert params.sources == (Source("vgg16", "block1"),)
+    assert params.protocols["published"].learning_rate == 1e-4  # YAML 1.2: a number, not a text
+
+
+def test_the_published_protocol_is_the_literatures() -> None:
+    """Its plateau (factor 0.5, patience 5, down to 1e-7) is the fitter's own."""
+    assert load_params(ROOT / "params.yaml").protocols["published"].model_dump() == {
+        "optimizer": "adam",
+        "learning_rate": 1e-4,
+        "schedule": "plateau",
+        "warmup": 0.0,
+        "batch_size": 4,
+        "epochs": 30,
+        "early_stopping": 15,
+        "gradient_clip": 0.0,
+        "ema": 0.0,
+    }
+
+
+def test_an_ensemble_has_its_sources_in_slot_order() -> None:
+    slots = ["ensemble.second={backbone: resnet34, layer: layer1}", "fusion=weighted"]
+    params = load_params(ROOT / "params.yaml", slots)
+    assert params.sources == (Source("vgg16", "block1"), Source("resnet34", "layer1"))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("seed: [1", "is not valid YAML"),
+        ("", "holds no keys"),
+        ("seed: 1\nseed: 2\n", "is not valid YAML"),
+    ],
+)
+def test_an_unreadable_file_is_named(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ParamsError, match=sentence) as caught:
+        load_params(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="is missing"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_a_typo_fails_fast_and_changes_nothing(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "stages", "extract", "--set", "decoder=nosuch"]
+    run = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stderr.startswith("error: params.yaml: decoder = 'nosuch' is unknown")
+    assert "Traceback" not in run.stderr
+    assert "torch" not in run.stderr
+    assert time.perf_counter() - start < 30  # a hang, not a bar: benchmarks measure
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["params.yaml"]
+
+
+def test_scoring_needs_no_weights_of_the_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(WeightsError, match="cannot be computed here"):
+        load_checked(ROOT / "params.yaml", ["loss=hybrid"])
+    assert load_checked(ROOT / "params.yaml", ["loss=hybrid"], loss=False).loss == "hybrid"
+
+
+@pytest.mark.parametrize("stage", ["prepare", "train"])
+def test_a_loss_without_its_weights_fails_fast_and_changes_nothing(tmp_path: Path, stage: str) -> None:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    command = [sys.executable, "-v", "-m", "stages", stage, "--set", "loss=hybrid", "--set", "prepare.crop=99"]
+    environment = {"PYTHONPATH": str(ROOT), "TORCH_HOME": str(tmp_path / "cache")}
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert (
+        "error: params.yaml: loss = 'hybrid' cannot be computed here: LPIPS needs AlexNet's weights alexnet-owt-"
+        f"7be5be79.pth, which are not in {tmp_path / 'cache/hub/checkpoints'}; run `python -m stages weights lpips "
+        "--to DIR` on a connected machine, then `python -m stages weights lpips --from DIR` here"
+    ) in run.stderr.splitlines()
+    imported = {line.split()[1] for line in run.stderr.splitlines() if line.startswith("import '")}
+    assert "'pipeline.core.params'" in imported  # -v names every module
+    assert "'torch'" not in imported
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["params.yaml"]
+
+
+def test_networks_that_are_not_chosen_are_checked_too() -> None:
+    params = load_checked(ROOT / "params.yaml", ["backbones.resnet34.layers=[layer1, layer9]"])
+    with pytest.raises(ParamsError, match=r"layer9.*layer1, layer2, layer3, layer4"):
+        check_networks(params)
+
+
+def test_a_crop_that_only_an_unused_network_refuses_is_fine() -> None:
+    check_networks(load_checked(ROOT / "params.yaml", ["prepare.crop=208", "backbones.vgg16.layers=[block1]"]))

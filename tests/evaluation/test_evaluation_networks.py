@@ -1,0 +1,86 @@
+"""The networks that see the reconstructions: those of the stores, in their precision, of every source."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_evaluation import no_lpips_weights, scored  # noqa: F401  (autouse)
+from small_experiment import CPU, Experiment, experiment
+
+from pipeline.backbones.backbone import Backbone, load_backbone
+from pipeline.core.errors import StoreError, WeightsError
+from pipeline.core.params import BackboneParams
+from pipeline.core.sources import Source
+from pipeline.refinement.networks import Networks
+
+
+@pytest.fixture(scope="module")
+def made() -> Experiment:
+    return experiment("transposed_conv")
+
+
+def test_without_its_networks_weights_consistency_is_null(
+    made: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(*_: object) -> None:
+        raise WeightsError("vgg16-397923af.pth is not in the cache")
+
+    monkeypatch.setattr("pipeline.refinement.networks.load_backbone", absent)
+    assert scored(made, tmp_path)["consistency"] is None
+    reason = json.loads((tmp_path / "protocol.json").read_text())["not_computed"]["consistency"]
+    assert reason == "the weights of vgg16 are not on this machine; see `python -m stages weights --help`"
+
+
+def test_another_network_than_the_stores_is_refused(
+    made: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights of the same name and other content, as a file that was replaced."""
+
+    def replaced(name: str, entry: BackboneParams, *rest: Any) -> Backbone:
+        return load_backbone(name, entry.model_copy(update={"seed": 1}), *rest)
+
+    monkeypatch.setattr("pipeline.refinement.networks.load_backbone", replaced)
+    message = (
+        r"block1 was written with torchvision vgg16, random \(seed 0\) weights \w{12}…, params.yaml now gives "
+        r"torchvision vgg16, random \(seed 1\) weights \w{12}…; extract again: "
+    )
+    with pytest.raises(StoreError, match=message):
+        scored(made, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_network_runs_in_the_precision_of_the_store_and_without_tf32(made: Experiment) -> None:
+    seen: list[tuple[torch.dtype, bool, bool]] = []
+    sources, image = (Source("vgg16", "block1"),), torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        for precision in ("fp32", "bf16"):
+            networks = Networks(made.params, sources, [precision], CPU)
+            networks.backbones["vgg16"].register_forward_hook(
+                lambda _, __, out: seen.append(
+                    (out["block1"].dtype, torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+                )
+            )
+            assert networks(image)[0].dtype == torch.float32
+        assert torch.backends.cudnn.allow_tf32
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+    assert seen == [(torch.float32, False, False), (torch.bfloat16, False, False)]
+
+
+def test_an_ensemble_reports_its_source_weights(tmp_path: Path) -> None:
+    ensemble = experiment(
+        "residual",
+        "fusion=weighted",
+        "ensemble.second={backbone: resnet34, layer: layer1}",
+        "backbones.resnet34.layers=[layer1]",
+        "train.warm_start=none",
+    )
+    result = scored(ensemble, tmp_path)
+    assert set(result["fusion"]) == {"vgg16.block1", "resnet34.layer1"}
+    assert sum(result["fusion"].values()) == pytest.approx(1, abs=1e-5)
+    assert result["features"]["bits_per_pixel"] == 16 * (64 * 32 * 32 + 64 * 16 * 16) / 64**2
+    assert 0 < result["consistency"]["cosine"] <= 1

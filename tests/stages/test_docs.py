@@ -1,0 +1,108 @@
+"""Every command of the README and the guides, typed into a real clone."""
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from project import ROOT, Project, small_project
+
+from pipeline.core.params import load_params
+
+DOCUMENTS = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
+
+INSTALLS = "make test"  # the suite cannot run itself; continuous integration runs this one
+
+
+def blocks(document: str, language: str) -> list[str]:
+    """The fenced blocks of `language`, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / document).read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    project = small_project(tmp_path)
+    project.set({"backbones.vgg16.layers": ["block1", "block2", "block3"]})
+    project.commit("a third layer")
+    _installed(project)
+    return project
+
+
+def _installed(project: Project) -> None:
+    """This environment as the clone's .venv, so that make has nothing to install."""
+    (project.root / ".venv").symlink_to(sys.prefix)
+    (project.root / ".venv/.installed").touch()
+    os.utime(project.root / "requirements.txt", (0, 0))
+
+
+def _type(project: Project, commands: str) -> str:
+    return project.run("bash", "-euo", "pipefail", "-c", commands).output
+
+
+@pytest.mark.slow
+def test_readme(project: Project) -> None:
+    commands = "".join(blocks("README.md", "bash"))
+    assert INSTALLS in commands
+    output = _type(project, re.sub(rf"^{INSTALLS}.*\n", "", commands, flags=re.MULTILINE))
+    assert "this decoder" in output
+    assert "bicubic thumbnail" in output
+
+
+@pytest.mark.slow
+def test_tutorial(project: Project) -> None:
+    output = _type(project, "".join(blocks("docs/tutorial.md", "bash")))
+    assert output.count("Running stage 'extract@vgg16'") == 1
+    assert "Data and pipelines are up to date." in output
+
+
+@pytest.mark.slow
+def test_add_a_decoder(project: Project) -> None:
+    project.run("dvc", "repro")
+    (source,) = blocks("docs/add-a-decoder.md", "python")
+    (section,) = blocks("docs/add-a-decoder.md", "yaml")
+    (project.root / "pipeline/models/decoders/shuffle.py").write_text(source)
+    params = project.root / "params.yaml"
+    params.write_text(params.read_text().replace("\ndecoders:\n", f"\ndecoders:\n{section}", 1))
+    output = _type(project, "".join(blocks("docs/add-a-decoder.md", "bash")))
+    assert re.search(r"\d+ passed", output)
+    assert "extract" not in re.findall(r"Running stage '([^'@]+)", output)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document: str) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", (ROOT / document).read_text()):
+        if "://" in target:
+            continue
+        path = (ROOT / document).parent / target if target else ROOT / document
+        assert path.exists(), f"{document} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+            assert anchor in map(_anchor, headings), f"{document} links to {target}#{anchor}"
+
+
+def _anchor(heading: str) -> str:
+    """As GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_the_readme_holds_the_measured_leaderboard() -> None:
+    from benchmarks.readme import with_results
+
+    readme = (ROOT / "README.md").read_text()
+    assert with_results(readme, (ROOT / "docs/sample/leaderboard.md").read_text()) == readme
+
+
+def test_the_measured_leaderboard_is_that_of_the_committed_scores() -> None:
+    """The default experiment's row, so that a README from before the last `dvc repro` is noticed."""
+    params = load_params(ROOT / "params.yaml")
+    (source,) = params.sources
+    table = pd.read_csv(ROOT / "docs/sample/leaderboard.csv")
+    (row,) = table[table["setting"].str.startswith(f"{source} → {params.decoder} · ")].to_dict("records")
+    scores = json.loads((ROOT / "metrics/metrics.json").read_text())
+    stale = "docs/sample is not of metrics/metrics.json; run: make readme"
+    for metric in ("psnr", "ssim", "mse", "mae"):
+        assert row[metric] == scores[metric]["mean"], stale
+    assert row["parameters"] == scores["decoder"]["parameters"], stale

@@ -1,0 +1,149 @@
+"""A real clone of this project in a temporary folder, with photographs of its own and settings of seconds."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[2]
+RUNNING = re.compile(r"^Running stage '([^']+)'", re.MULTILINE)
+
+SMALL = {
+    "dataset": "folder",
+    "prepare.size": 72,
+    "prepare.crop": 64,
+    "datasets.folder.validation_fraction": 0.2,
+    "datasets.folder.test_fraction": 0.2,
+    "backbones.vgg16.layers": ["block1", "block2"],
+    "backbones.resnet34.layers": ["layer1", "layer2"],
+    "protocols.fast.epochs": 2,
+    "evaluate.bootstrap": 100,
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command printed and how it ended."""
+
+    code: int
+    output: str
+
+    @property
+    def ran(self) -> list[str]:
+        """The DVC stages that ran, in order, without the validation of params.yaml."""
+        return [stage for stage in RUNNING.findall(self.output) if stage != "check"]
+
+
+@dataclass(frozen=True)
+class Project:
+    """A checkout to type commands into."""
+
+    root: Path
+
+    def run(self, *command: str, check: bool = True, **environment: str) -> Result:
+        """Run a command as a user would; `dvc` and `python` are those of this environment."""
+        run = subprocess.run(
+            command,
+            cwd=self.root,
+            env=_environment() | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        if check and run.returncode:
+            raise AssertionError(f"{' '.join(command)} ended with {run.returncode}:\n{run.stdout}")
+        return Result(run.returncode, run.stdout)
+
+    def kill(self, *command: str, when: Callable[[], bool], seconds: float = 120) -> None:
+        """Start a command and kill -9 it, with everything it started, as soon as `when()`."""
+        output = subprocess.DEVNULL
+        process = subprocess.Popen(
+            command, cwd=self.root, env=_environment(), stdout=output, stderr=output, start_new_session=True
+        )
+        deadline = time.monotonic() + seconds
+        while not when():
+            assert process.poll() is None, f"{' '.join(command)} ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def set(self, values: Mapping[str, object]) -> None:
+        """Change keys of params.yaml, comments kept, as an editor would."""
+        yaml = YAML()
+        path = self.root / "params.yaml"
+        params = yaml.load(path)
+        for key, value in values.items():
+            *parents, last = key.split(".")
+            section = params
+            for parent in parents:
+                section = section[parent]
+            section[last] = value
+        yaml.dump(params, path)
+
+    def commit(self, message: str) -> None:
+        self.run("git", "add", "--all")
+        self.run("git", "commit", "--quiet", "--allow-empty", "--message", message)
+
+    def clone(self, target: Path) -> Project:
+        self.run("git", "clone", "--quiet", str(self.root), str(target))
+        return _with_identity(Project(target))
+
+
+def checkout(target: Path) -> Project:
+    """The tracked files of this working tree, as they are now, as a repository of its own."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    project = Project(target)
+    project.run("git", "init", "--quiet", "--initial-branch=main")
+    return _with_identity(project)
+
+
+def small_project(target: Path, photographs: int = 14) -> Project:
+    """A checkout whose default experiment takes seconds, committed."""
+    project = checkout(target)
+    write_photographs(target / "data/raw/photographs", photographs)
+    project.set(SMALL)
+    (target / "dvc.lock").unlink(missing_ok=True)
+    project.commit("small settings")
+    return project
+
+
+def write_photographs(folder: Path, count: int, edge: int = 80) -> None:
+    """Smooth colourful pictures with some texture, each different."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        random = np.random.default_rng(index)
+        coarse = random.uniform(0, 255, (5, 5, 3)).astype(np.uint8)
+        smooth = Image.fromarray(coarse).resize((edge, edge), Image.Resampling.BICUBIC)
+        noise = random.normal(0, 8, (edge, edge, 3))
+        pixels = np.clip(np.asarray(smooth, float) + noise, 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"photograph_{index:03d}.png")
+
+
+def _environment() -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONPATH", None)
+    return environment
+
+
+def _with_identity(project: Project) -> Project:
+    project.run("git", "config", "user.name", "Test")
+    project.run("git", "config", "user.email", "test@example.org")
+    return project
