@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.params import Params, load_params
+from stages.options import WORK
 
 
 def load_checked(path: Path, overrides: Iterable[str] | None, loss: bool = True) -> Params:
     """Params whose every section is valid, chosen or not.
 
-    Names, types, ranges and missing weights of the loss come first and need no torch: they fail within a second.
+    Names, types, ranges and missing weights of the loss come first and need no torch: they fail within a second. What
+    `check` has proved of equal params, with this code and these libraries, is not proved again.
     `loss` is False for what computes none, and so needs no weights of it.
 
     Raises:
@@ -20,10 +22,30 @@ def load_checked(path: Path, overrides: Iterable[str] | None, loss: bool = True)
     params = load_params(path, overrides or ())
     if loss:
         check_loss(params)
-    check_options(params)
-    check_dataset(params)
-    check_experiment(params)
+    if not _proof(params).is_file():
+        check_options(params)
+        check_dataset(params)
+        check_experiment(params)
     return params
+
+
+def remember(params: Params) -> None:
+    """Note that all checks of `params` have passed, for the stages that follow on this machine."""
+    from pipeline.core.files import write_whole
+
+    write_whole(_proof(params), b"")
+
+
+def _proof(params: Params) -> Path:
+    """A file named after everything that a check depends on: params, code, libraries."""
+    import hashlib
+    from importlib.metadata import version
+
+    from pipeline.core.code import digest
+
+    libraries = [f"{name} {version(name)}" for name in ("torch", "torchvision", "timm", "pydantic")]
+    facts = [params.model_dump_json(), digest("stages.check", "stages.loading"), *libraries]
+    return WORK / "checked" / hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
 
 
 def check_loss(params: Params) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from lightning_fabric import Fabric
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def build_fabric(precision: str, device: torch.device) -> Fabric:
     """For one process on `device`. `precision` is `train.precision`: auto, fp32 or bf16."""
+    from lightning_fabric import Fabric  # as slow to import as torch, and the read-out alone does without
+
     return Fabric(
         accelerator=device.type, devices=fabric_devices(device), precision=fabric_precision(precision, device)
     )

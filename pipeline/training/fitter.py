@@ -9,10 +9,9 @@ import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -24,6 +23,9 @@ from pipeline.core.progress import Advance, progress
 from pipeline.metrics.scores import capped_psnr
 from pipeline.training.losses import Loss
 from pipeline.training.optimizers import build_optimizers, rate_factor
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 CHECKED_TOGETHER = 32  # steps between two looks at the loss: on a GPU each look waits for all that was queued
 

@@ -9,6 +9,8 @@ import torch
 from huggingface_hub import constants
 from typer.testing import CliRunner, Result
 
+from pipeline.core.errors import ParamsError
+from stages import loading
 from stages.__main__ import app
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
@@ -54,3 +56,24 @@ def test_each_network_of_an_ensemble_has_its_note() -> None:
         "VGG16_Weights.IMAGENET1K_V1,",
         "vit_small_patch16_224.augreg_in21k_ft_in1k,",
     ]
+
+
+def test_what_check_has_proved_is_not_proved_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    proved: list[str] = []
+    monkeypatch.setattr(loading, "check_experiment", lambda params: proved.append(params.decoder))
+    loading.load_checked(PARAMS, [])
+    assert proved == ["transposed_conv"]  # nothing was remembered before
+    check()
+    loading.load_checked(PARAMS, [])
+    assert len(proved) == 2  # by check itself
+    loading.load_checked(PARAMS, ["decoder=wavelet"])
+    assert proved[2:] == ["wavelet"]
+    monkeypatch.setattr("pipeline.core.code.digest", lambda *_: "edited")
+    loading.load_checked(PARAMS, [])
+    assert len(proved) == 4
+
+
+def test_a_typo_is_refused_whatever_was_proved() -> None:
+    check()
+    with pytest.raises(ParamsError, match="wavelett"):
+        loading.load_checked(PARAMS, ["decoder=wavelett"])

@@ -1,11 +1,7 @@
 """Training on a small real experiment: what the saved model is, and that an interruption changes nothing."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -45,24 +41,38 @@ def _train(project: Project, name: str, *overrides: str) -> Path:
     return out
 
 
-def test_a_killed_training_ends_with_the_same_bytes(project: Project) -> None:
-    undisturbed = _train(project, "undisturbed")
-    out = project.root / "out/killed"
-    command = [sys.executable, "-m", "stages", "train", "--models", str(out), "--curves", str(out / "curves.csv")]
-    running = subprocess.Popen(
-        command, cwd=project.root, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL
-    )
+def _kill(project: Project, name: str) -> Path:
+    """Start a training and kill it after its first epoch; the state that it leaves."""
+    out = project.root / "out" / name
+    command = ("python", "-m", "stages", "train", "--models", str(out), "--curves", str(out / "curves.csv"))
     unfinished = project.root / ".work/train"
-    while not list(unfinished.glob("*/state.pt")):
-        assert running.poll() is None, "it ended before it could be killed"
-        time.sleep(0.01)
-    running.send_signal(signal.SIGKILL)
-    running.wait()
+    project.kill(*command, when=lambda: bool(list(unfinished.glob("*/state.pt"))))
     assert not (out / "model.json").exists()
-    _train(project, "killed")
+    (state,) = unfinished.glob("*/state.pt")
+    return state
+
+
+def _edit(project: Project, path: str) -> None:
+    with (project.root / path).open("a") as file:
+        file.write("\nEDITED = True\n")
+
+
+def test_a_killed_training_ends_with_the_same_bytes_whatever_is_edited_elsewhere(project: Project) -> None:
+    undisturbed = _train(project, "undisturbed")
+    _kill(project, "killed")
+    _edit(project, "pipeline/evaluation/scoring.py")
+    out = _train(project, "killed")
     for name in ("model.safetensors", "model.json", "linear/model.safetensors"):
         assert (out / name).read_bytes() == (undisturbed / name).read_bytes(), name
-    assert not list(unfinished.glob("*")), "finished work is cleared away"
+    assert not list((project.root / ".work/train").glob("*")), "finished work is cleared away"
+
+
+def test_a_killed_training_is_not_continued_by_another_fitter(project: Project) -> None:
+    state = _kill(project, "other")
+    _edit(project, "pipeline/training/fitter.py")
+    _train(project, "other")
+    assert state.exists(), "the work of the old code is left alone"
+    shutil.rmtree(state.parent)
 
 
 def test_the_order_of_sources_changes_nothing(project: Project) -> None:
