@@ -23,7 +23,7 @@ from pipeline.loading.loader import Batch, CachedFeatures
 from pipeline.loading.sampler import batched, spread
 from pipeline.metrics.scores import capped_psnr, score
 from pipeline.models.common.prior import load_prior
-from pipeline.refinement.base import Refiner, build_refiner
+from pipeline.refinement.base import Refiner, Step, build_refiner
 from pipeline.refinement.examples import SplitExamples
 from pipeline.refinement.misleading import VALIDATION_IMAGES, misleading
 from pipeline.stores.prepared import PreparedData
@@ -144,17 +144,14 @@ def _warning(
     refiner: Refiner, subject: Subject, cached: CachedFeatures, rows: NDArray[np.int64], params: Params
 ) -> str | None:
     """A sentence when, on validation rows, PSNR falls although the features come nearer."""
-    record = _Record()
-    with progress("refine validation images", len(rows), "images") as advance:
-        for batch in cached.batches(batched(rows, params.evaluate.batch_size)):
-            _refine_batch(refiner, subject, batch, record)
-            advance(len(batch.rows))
-    if not record.psnr:
-        return None
-    scores, errors = (values.mean(0) for values in record.trajectory())
-    before = scores[-1] - record.columns()["gain"].mean()  # of the start, which a refiner need not pass through
-    advice = refiner.advice.format(refine="evaluate.refine", budget="evaluate.refine_budget")
-    return misleading(params.evaluate.refine, (before, scores[-1]), (errors[0], errors[-1]), len(rows), advice)
+
+    def attempt(batch: Batch) -> tuple[Tensor, Iterable[Step]]:
+        with torch.no_grad():
+            start = subject.inverter(batch.features)
+        return start, refiner.refine(batch.features[0], start)
+
+    batches = cached.batches(batched(rows, params.evaluate.batch_size))
+    return misleading(params.evaluate.refine, "evaluate", refiner.advice, batches, attempt)
 
 
 class _Strips:

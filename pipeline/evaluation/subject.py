@@ -65,8 +65,7 @@ class Subject:
     @property
     def feature_bytes(self) -> int:
         """Bytes of one image's features as stored, before any compression; int8 brings two scales a channel."""
-        stores = self._of_sources(self.stores)
-        return sum(store.layout.row_bytes + 8 * store.shape.channels * store.layout.has_scales for store in stores)
+        return sum(store.layout.row_bytes for store in self._of_sources(self.stores))
 
     def _of_sources(self, inputs: Sequence[T]) -> Sequence[T]:
         """Without the refined image."""

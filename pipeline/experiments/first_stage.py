@@ -27,8 +27,7 @@ from pipeline.core.sources import FeatureShape, ImageSize
 from pipeline.extraction.run import extract
 from pipeline.loading.inputs import REFINED_IMAGES, first_stage_facts, open_features
 from pipeline.loading.loader import CachedFeatures
-from pipeline.loading.sampler import spread
-from pipeline.metrics.scores import capped_psnr
+from pipeline.loading.sampler import READ_BATCH, batched, spread
 from pipeline.models.common.checkpoint import LEARNED, LINEAR_FOLDER, save_model
 from pipeline.models.common.inverter import LINEAR, RGB, Blueprint, Inverter, load_inverter
 from pipeline.models.common.prior import load_prior
@@ -180,13 +179,11 @@ def _describe(inverter: Inverter, store: FeatureStore, ridge: Mapping[str, Any])
 
 def _warning(stage: FirstStage, facts: Mapping[str, Any], data: PreparedData, cached: CachedFeatures) -> str | None:
     rows = data.rows("validation")
-    rows = rows[spread(len(rows), VALIDATION_IMAGES)]
-    if not len(rows):
-        return None
-    (batch,) = cached.batches([rows])
-    steps = list(stage.steps(*batch.features))
-    images = (stage.start_of(*batch.features), steps[-1].images)
-    before, after = (float(capped_psnr(each, batch.targets).mean()) for each in images)
-    errors = (float(steps[0].feature_error.mean()), float(steps[-1].feature_error.mean()))
-    advice = stage.refiner.advice.format(refine="two_stage.refine", budget="two_stage.budget")
-    return misleading(facts["refiner"], (before, after), errors, len(rows), advice)
+    batches = cached.batches(batched(rows[spread(len(rows), VALIDATION_IMAGES)], READ_BATCH))
+    return misleading(
+        facts["refiner"],
+        "two_stage",
+        stage.refiner.advice,
+        batches,
+        lambda batch: (stage.start_of(*batch.features), stage.steps(*batch.features)),
+    )

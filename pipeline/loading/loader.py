@@ -169,8 +169,7 @@ class CachedFeatures:
         return kept
 
     def _row_bytes(self) -> int:
-        features = sum(s.layout.row_bytes + 8 * s.shape.channels * s.layout.has_scales for s in self.stores)
-        return features + 3 * self.data.crop**2
+        return sum(store.layout.row_bytes for store in self.stores) + 3 * self.data.crop**2
 
 
 def memory_size() -> int:

@@ -62,8 +62,12 @@ class Layout:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row before compression, scales not counted."""
-        return self.shape.elements * self.stored.itemsize
+        """Bytes of one row before compression; int8 brings two float32 scales a channel."""
+        return self.shape.elements * self.stored.itemsize + self._scale_bytes
+
+    @property
+    def _scale_bytes(self) -> int:
+        return 4 * 2 * self.shape.channels if self.has_scales else 0
 
     @property
     def shards(self) -> int:
@@ -77,8 +81,8 @@ class Layout:
     @property
     def expected_bytes(self) -> int:
         """Size of the finished store: within 1 % without compression, a guess from experience with it."""
-        scales = 4 * 2 * self.shape.channels if self.has_scales else 0
-        row = self.row_bytes * EXPECTED_RATIO[self.compression] + scales + 16  # 16: its entry in the shard's index
+        values = (self.row_bytes - self._scale_bytes) * EXPECTED_RATIO[self.compression]
+        row = values + self._scale_bytes + 16  # 16: its entry in the shard's index
         return round(self.rows * row) + 4096 * (self.shards + 2)
 
     def facts(self) -> dict[str, Any]:

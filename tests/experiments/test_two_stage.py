@@ -185,7 +185,7 @@ def test_it_warns_when_nearer_features_are_worse_images(tmp_path: Path, monkeypa
     def flatness(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return -(images - 0.5).square().mean((1, 2, 3))
 
-    monkeypatch.setattr("pipeline.experiments.first_stage.capped_psnr", flatness)
+    monkeypatch.setattr("pipeline.refinement.misleading.capped_psnr", flatness)
     arguments = (one.params, one.data(), one.features, one.prior, tmp_path / "out", tmp_path / "work", CPU)
     warning = refine_photographs(*arguments)
     assert warning is not None

@@ -19,8 +19,9 @@ from pipeline.loading import loader as module
 from pipeline.loading.loader import CachedFeatures
 from pipeline.loading.prefetch import new_slots, prefetch
 from pipeline.loading.sampler import windowed_plan, windows
+from pipeline.stores import layout
 from pipeline.stores.base import FeatureStore
-from pipeline.stores.opening import layout, open_store
+from pipeline.stores.opening import open_store
 
 PLAN = [np.array([5, 3, 39]), np.array([0]), np.array([7, 7, 8, 9, 1])]
 LAYERS = ("shallow", "deep")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import pipeline.backbones
+from pipeline.backbones import backbone
 from pipeline.core.errors import ParamsError, ShapeError
 from pipeline.core.params import NONE, Params, load_params
 from pipeline.data.preparation.dataset import DATASETS
@@ -42,10 +42,10 @@ def remembered(function: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.fixture(autouse=True)
 def networks_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same answers with one network built for all its layers, which is nearly all the time there is."""
-    whole = remembered(pipeline.backbones.backbone.feature_shapes)
-    monkeypatch.setattr(pipeline.backbones, "check_backbone", remembered(pipeline.backbones.backbone.check_backbone))
+    whole = remembered(backbone.feature_shapes)
+    monkeypatch.setattr(backbone, "check_backbone", remembered(backbone.check_backbone))
     monkeypatch.setattr(
-        pipeline.backbones,
+        backbone,
         "feature_shapes",
         lambda name, entry, layers, image: {layer: whole(name, entry, entry.layers, image)[layer] for layer in layers},
     )

@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 
 from pipeline.core.errors import ParamsError, PipelineError, StoreError
 from pipeline.experiments import plan as planning
-from pipeline.stores.opening import layout, open_store, workspace
+from pipeline.extraction import workspace
+from pipeline.stores import layout
+from pipeline.stores.opening import open_store
 from pipeline.stores.prepared import PreparedData
 from stages.__main__ import app
 from stages.tables import duration, size, text_table

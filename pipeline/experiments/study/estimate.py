@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,10 +15,9 @@ from pipeline.core.sources import FeatureShape, ImageSize, Source
 from pipeline.extraction.job import layouts
 from pipeline.models.common.inverter import RGB, Blueprint, Inverter
 from pipeline.models.common.ridge import NormalEquations
+from pipeline.training.fabric import build_fabric
+from pipeline.training.fitter import Fitter
 from pipeline.training.losses import Loss
-from pipeline.training.optimizers import build_optimizers
-
-TIMED = 2  # training steps; the first one is not counted
 
 
 @dataclass(frozen=True)
@@ -97,26 +96,42 @@ def _ridge_seconds(inverter: Inverter, crop: ImageSize) -> float:
     return time.perf_counter() - start
 
 
+@dataclass(frozen=True)
+class _NoiseFeed:
+    """One training batch of noise an epoch."""
+
+    batch: _NoiseBatch
+    waited = 0.0
+
+    def training_images(self) -> int:
+        return len(self.batch.targets)
+
+    def training(self, epoch: int) -> Iterator[_NoiseBatch]:
+        yield self.batch
+
+    def validation(self) -> Iterator[_NoiseBatch]:
+        yield self.batch
+
+
+@dataclass(frozen=True)
+class _NoiseBatch:
+    features: tuple[torch.Tensor, ...]
+    targets: torch.Tensor
+
+
 def _step_seconds(inverter: Inverter, params: Params, crop: ImageSize) -> float:
+    """Of the fitter's own step, the second one."""
     protocol, device = params.protocols[params.train.protocol], inverter.device
     loss = Loss(params.losses[params.loss]).to(device)
-    optimizers = build_optimizers(protocol.optimizer, protocol.learning_rate, inverter, inverter.linear)
-    features = _noise(protocol.batch_size, inverter)
+    fitter = Fitter(inverter, inverter.linear, loss, protocol, build_fabric(params.train.precision, device))
     target = torch.rand(protocol.batch_size, 3, crop.height, crop.width, device=device)
-    inverter.train()
-    start = 0.0
-    for step in range(TIMED):
-        if step == 1:
-            _wait(device)
-            start = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            image = inverter(features)
-        loss(image, target)["total"].backward()
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+    feed = _NoiseFeed(_NoiseBatch(tuple(_noise(protocol.batch_size, inverter)), target))
+    fitter.train_epoch(feed, lambda images: None)
     _wait(device)
-    return (time.perf_counter() - start) / (TIMED - 1)
+    start = time.perf_counter()
+    fitter.train_epoch(feed, lambda images: None)
+    _wait(device)
+    return time.perf_counter() - start
 
 
 def _wait(device: torch.device) -> None:

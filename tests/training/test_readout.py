@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from small_experiment import CPU, Experiment, experiment
 
 from pipeline.loading.loader import CachedFeatures
-from pipeline.models.common import readout as closed_form
 from pipeline.models.common.inverter import Inverter
 from pipeline.models.common.ridge import STRENGTHS
 from pipeline.stores.base import FeatureStore
 from pipeline.stores.opening import open_store
+from pipeline.training import readout as closed_form
 from pipeline.training.readout import solve_linear
 from pipeline.training.run import build_inverter
 
