@@ -73,7 +73,8 @@ def test_celeba_hq_subset(tmp_path: Path) -> None:
 
 
 def test_sample_at_its_defaults(tmp_path: Path) -> None:
-    prepare(
+    params = load_params(TESTS.parents[1] / "params.yaml", ("dataset=sample",))
+    prepare(params, tmp_path / "prepared", tmp_path / "work")
         load_params(TESTS.parents[1] / "params.yaml", ("dataset=sample",)), tmp_path / "prepared", tmp_path / "work"
     )
     data = PreparedData.open(tmp_path / "prepared")
