@@ -75,8 +75,6 @@ def test_celeba_hq_subset(tmp_path: Path) -> None:
 def test_sample_at_its_defaults(tmp_path: Path) -> None:
     params = load_params(TESTS.parents[1] / "params.yaml", ("dataset=sample",))
     prepare(params, tmp_path / "prepared", tmp_path / "work")
-        load_params(TESTS.parents[1] / "params.yaml", ("dataset=sample",)), tmp_path / "prepared", tmp_path / "work"
-    )
     data = PreparedData.open(tmp_path / "prepared")
     assert data.summary() == "sample: 60 train, 12 validation, 20 test images; 152 views of 224×224"
     astronaut = np.asarray(Image.open(data_file("skimage/data/astronaut.png")))
