@@ -7,13 +7,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.metrics.scores import PSNR_CAP
+from pipeline.metrics.table import all_metrics
 
 CONVENTIONS = {
     "images": "RGB, float32 in [0, 1], clamped, no border crop; scored one by one, then averaged",
-    "psnr": f"10 log10(1 / MSE) dB over all pixels and channels; identical images count as {PSNR_CAP:g}",
-    "ssim": "Wang et al. 2004: Gaussian 11x11, sigma 1.5, valid region, population covariance, mean over channels",
-    "lpips": "v0.1, AlexNet, inputs scaled to [-1, 1]",
+    **{name: metric.convention for name, metric in all_metrics().items() if metric.convention},
     "std": "population standard deviation over the images",
     "low, high": "95 % percentile cluster bootstrap of the mean, seeded: photographs drawn, each with all its images",
     "mean_colour": "every pixel the mean colour of the training images",

@@ -18,7 +18,8 @@ from pipeline.evaluation.refined import Refinement, trajectory_tables
 from pipeline.evaluation.scoring import Columns, Energies
 from pipeline.evaluation.spectrum import octaves
 from pipeline.evaluation.subject import WEIGHT, Subject
-from pipeline.metrics.scores import METRICS, summarise
+from pipeline.metrics.scores import summarise
+from pipeline.metrics.table import all_metrics
 
 DIGITS = 6  # significant digits of every number: a little less than float32 holds
 FLOORS = ("mean_colour", "bicubic", "linear", "first_stage")
@@ -114,9 +115,10 @@ def rounded(values: Any) -> Any:
 
 def _scores(params: Params, columns: Columns, photographs: Sequence[str]) -> dict[str, dict[str, float] | None]:
     """Mean, spread and interval of every metric, null where it cannot be had."""
-    own = {name: columns[name] for name in METRICS if name in columns}
+    names = list(all_metrics())
+    own = {name: columns[name] for name in names if name in columns}
     spread = summarise(own, photographs, params.evaluate.bootstrap, params.seed)
-    return {name: spread.get(name) for name in METRICS}
+    return {name: spread.get(name) for name in names}
 
 
 def _refined(params: Params, refinement: Refinement, photographs: Sequence[str]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +19,9 @@ from pipeline.core.files import whole_file, write_whole
 from pipeline.evaluation.conventions import differences
 from pipeline.evaluation.pictures import Picture, require_folder, save_png, sheet
 from pipeline.evaluation.report import read_protocol, read_scores, title, weights
-from pipeline.metrics.scores import HIGHER_IS_BETTER, bootstrap_means
+from pipeline.metrics.scores import bootstrap_means
+from pipeline.metrics.table import METRICS, all_metrics
 
-Metric = Literal["psnr", "ssim", "lpips", "mse", "mae"]
 METRICS_FOLDER, WORKSPACE = "metrics", "workspace"  # DVC calls the files as they are now `workspace`
 STRIP = "strip.png"
 NEEDED = ("metrics.json", "protocol.json", "per_image.csv", "reconstructions")
@@ -103,7 +103,7 @@ def opened(names: Sequence[str]) -> Iterator[list[Experiment]]:
         yield [Experiment.read(name, place) for name, place in zip(names, places, strict=True)]
 
 
-def compare(names: Sequence[str], output: Path, metric: Metric = "psnr") -> str:
+def compare(names: Sequence[str], output: Path, metric: str = "psnr") -> str:
     """Write leaderboard.md, leaderboard.csv and strip.png into `output`; returns the leaderboard as Markdown.
 
     Best first by the mean of `metric`; each line says by how much it leads the next one, on the same photographs.
@@ -129,12 +129,12 @@ def compare(names: Sequence[str], output: Path, metric: Metric = "psnr") -> str:
     return text
 
 
-def leaderboard(experiments: Sequence[Experiment], metric: Metric) -> pd.DataFrame:
+def leaderboard(experiments: Sequence[Experiment], metric: str) -> pd.DataFrame:
     """One row for each experiment, best first. Raises DataError: one has no `metric`."""
     without = [each.name for each in experiments if each.metrics.get(metric) is None]
     if without:
         raise DataError(f"no {metric} in {', '.join(without)}; compare by a metric that all have (--metric psnr)")
-    sign = -1 if HIGHER_IS_BETTER[metric] else 1
+    sign = -1 if METRICS.get(metric).higher_is_better else 1
     order = sorted(experiments, key=lambda each: sign * each.metrics[metric]["mean"])
     return pd.DataFrame(
         _row(place + 1, each, order[place + 1] if place + 1 < len(order) else None, metric)
@@ -142,14 +142,14 @@ def leaderboard(experiments: Sequence[Experiment], metric: Metric) -> pd.DataFra
     )
 
 
-def lead(first: Experiment, second: Experiment, metric: Metric) -> Lead | None:
+def lead(first: Experiment, second: Experiment, metric: str) -> Lead | None:
     """Paired cluster bootstrap over the photographs both were scored on; None when their protocols differ.
 
     Raises DataError: per_image.csv names no photographs.
     """
     if differences(first.protocol, second.protocol):
         return None
-    sign = 1 if HIGHER_IS_BETTER[metric] else -1
+    sign = 1 if METRICS.get(metric).higher_is_better else -1
     # equal protocols mean equal pixels in equal order, whatever the files are called
     gains = sign * (first.per_image[metric].to_numpy() - second.per_image[metric].to_numpy())
     photographs = first.photographs
@@ -185,10 +185,11 @@ def markdown(table: pd.DataFrame) -> str:
         "rank": "#", "experiment": "experiment", "setting": "setting", "psnr": "PSNR dB", "ssim": "SSIM",
         "lpips": "LPIPS", "parameters": "parameters", "lead": "ahead of the next by",
     }  # fmt: skip
-    formats = {"psnr": "{:.2f}", "ssim": "{:.4f}", "lpips": "{:.4f}", "parameters": "{:,.0f}"}
+    formats: dict[str, Callable[[Any], str]] = {name: metric.shown for name, metric in all_metrics().items()}
+    formats["parameters"] = "{:,.0f}".format
     lines = ["| " + " | ".join(columns.values()) + " |", "|" + "---|" * len(columns)]
     for _, row in table.iterrows():
-        cells = ["–" if pd.isna(row[key]) else formats.get(key, "{}").format(row[key]) for key in columns]
+        cells = ["–" if pd.isna(row[key]) else formats.get(key, str)(row[key]) for key in columns]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -217,9 +218,9 @@ def strip(experiments: Sequence[Experiment]) -> Picture | None:
     return sheet(rows, captions)
 
 
-def _row(rank: int, experiment: Experiment, following: Experiment | None, metric: Metric) -> dict[str, Any]:
+def _row(rank: int, experiment: Experiment, following: Experiment | None, metric: str) -> dict[str, Any]:
     ahead = None if following is None else lead(experiment, following, metric)
-    means = {name: (experiment.metrics[name] or {}).get("mean") for name in HIGHER_IS_BETTER}
+    means = {name: (experiment.metrics.get(name) or {}).get("mean") for name in all_metrics()}
     return {
         "rank": rank,
         "experiment": experiment.name,

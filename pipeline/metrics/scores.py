@@ -16,14 +16,15 @@ from torch import Tensor
 
 from pipeline.metrics import similarity
 from pipeline.metrics.similarity import C1, C2, SIGMA, WINDOW, Lpips
+from pipeline.metrics.table import Pair, all_metrics, mean_of_each
 
 __all__ = [
-    "METRICS",
     "PSNR_CAP",
     "bootstrap_means",
     "capped_psnr",
     "check_eight_bit",
     "check_images",
+    "decibels",
     "mae",
     "mse",
     "psnr",
@@ -31,8 +32,6 @@ __all__ = [
     "ssim",
 ]
 
-METRICS = ("psnr", "ssim", "lpips", "mse", "mae")
-HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "lpips": False, "mse": False, "mae": False}
 PSNR_CAP = 100.0  # dB; what an identical image counts as in means, tables and files
 
 PLANES = 16  # colour planes in flight: four cache lines of float32, and all of it stays in a core's share of the cache
@@ -42,22 +41,27 @@ _EIGHT_BIT_TOLERANCE = 1e-3  # of one grey level: float32 holds k/255 to 1e-5 of
 
 def mse(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean squared error of each image, (B,) float64 (rows summed in float32, the rest in float64)."""
-    return _squared(prediction - target)
+    return Pair(prediction, target).squared
 
 
 def mae(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean absolute error of each image, (B,) float64."""
-    return _absolute(prediction - target)
+    return mean_of_each((prediction - target).abs())
 
 
 def psnr(prediction: Tensor, target: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each image in dB, 10·log10(1 / MSE); inf for identical images."""
-    return -10 * torch.log10(mse(prediction, target))
+    return _psnr_of(mse(prediction, target))
+
+
+def decibels(squared: Tensor) -> Tensor:
+    """PSNR of mean squared errors, with `PSNR_CAP` for what lies above it."""
+    return _psnr_of(squared).clamp(max=PSNR_CAP)
 
 
 def capped_psnr(prediction: Tensor, target: Tensor) -> Tensor:
     """`psnr`, with `PSNR_CAP` for what lies above it: identical images have a place in means, tables and files."""
-    return psnr(prediction, target).clamp(max=PSNR_CAP)
+    return decibels(mse(prediction, target))
 
 
 def ssim(prediction: Tensor, target: Tensor) -> Tensor:
@@ -84,17 +88,9 @@ def score(prediction: Tensor, target: Tensor, perceptual: Lpips | None = None) -
     if prediction.shape != target.shape:
         raise ValueError(f"reconstructions are {tuple(prediction.shape)}, targets {tuple(target.shape)}; must be equal")
     with torch.no_grad(), torch.autocast(target.device.type, enabled=False):
-        difference = prediction - target
-        squared = _squared(difference)
-        scores = {
-            "psnr": (-10 * torch.log10(squared)).clamp(max=PSNR_CAP),
-            "ssim": ssim(prediction, target),
-            "mse": squared,
-            "mae": _absolute(difference),
-        }
-        if perceptual is not None:
-            scores["lpips"] = perceptual(prediction, target).double()  # takes [0, 1], scales to [-1, 1] itself
-    return {name: scores[name] for name in METRICS if name in scores}
+        pair = Pair(prediction, target, perceptual)
+        scores = {name: metric.measure(pair) for name, metric in all_metrics().items()}
+    return {name: values for name, values in scores.items() if values is not None}
 
 
 def check_images(images: Tensor, what: str) -> None:
@@ -135,19 +131,8 @@ def _mistake(low: float, high: float) -> str:
     return "undo the ImageNet normalisation, or clamp"
 
 
-def _squared(difference: Tensor) -> Tensor:
-    """Mean square (B,) float64 of (B, 3, H, W)."""
-    return _mean(difference.square())
-
-
-def _absolute(difference: Tensor) -> Tensor:
-    """Mean absolute value (B,) float64 of (B, 3, H, W)."""
-    return _mean(difference.abs())
-
-
-def _mean(values: Tensor) -> Tensor:
-    """(B, 3, H, W) → (B,) float64. Row sums are accurate in float32 and need no float64 copy of the image."""
-    return values.sum(dim=-1).double().sum(dim=(1, 2)) / values[0].numel()
+def _psnr_of(squared: Tensor) -> Tensor:
+    return -10 * torch.log10(squared)
 
 
 def _planes_first(images: Tensor) -> Tensor:

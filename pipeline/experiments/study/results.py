@@ -12,7 +12,6 @@ from pipeline.core.params import Params
 from pipeline.evaluation.report import weights
 from pipeline.experiments.comparison import (
     Experiment,
-    Metric,
     lead_notes,
     leaderboard,
     markdown,
@@ -22,13 +21,13 @@ from pipeline.experiments.comparison import (
 from pipeline.experiments.study.figures import depth_curves, heat_map
 from pipeline.experiments.study.grid import Configuration
 from pipeline.experiments.study.held import by_depth, held, held_markdown
+from pipeline.metrics.table import METRICS
 
-UNITS = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS", "mse": "MSE", "mae": "MAE"}
 DEPTHS = "depths.svg"
 
 
 def write_results(
-    configurations: Sequence[Configuration], params: Params, output: Path, metric: Metric, notes: Sequence[str] = ()
+    configurations: Sequence[Configuration], params: Params, output: Path, metric: str, notes: Sequence[str] = ()
 ) -> str:
     """Write leaderboard.md, leaderboard.csv, table.csv, heat_map.svg and, with several layers of a network, depths.svg.
 
@@ -47,9 +46,9 @@ def write_results(
     for name, frame, index in (("leaderboard.csv", table, False), ("table.csv", scores, True)):
         with whole_file(output / name) as part:
             frame.to_csv(part, index=index, float_format="%.6g", lineterminator="\n")
-    write_whole(output / "heat_map.svg", heat_map(scores, UNITS[metric], title).encode())
+    write_whole(output / "heat_map.svg", heat_map(scores, METRICS.get(metric).title, title).encode())
     depths = {name: entry.layers for name, entry in params.backbones.items()}
-    _write_or_remove(output / DEPTHS, depth_curves(scores, depths, UNITS[metric], title))
+    _write_or_remove(output / DEPTHS, depth_curves(scores, depths, METRICS.get(metric).title, title))
     _write_held(refined, depths, output, title)
     text = "\n".join([markdown(table), *(f"\n{remark}" for remark in remarks)]) + "\n"
     write_whole(output / "leaderboard.md", text.encode())
@@ -61,7 +60,7 @@ def _write_held(table: pd.DataFrame, depths: Mapping[str, Sequence[str]], output
     if len(table):
         texts["held.csv"] = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
         texts["held.md"] = held_markdown(table) + "\n"
-        texts["held.svg"] = depth_curves(by_depth(table), depths, UNITS["psnr"], title)
+        texts["held.svg"] = depth_curves(by_depth(table), depths, METRICS.get("psnr").title, title)
     for name, text in texts.items():
         _write_or_remove(output / name, text)
 
@@ -80,7 +79,7 @@ def _title(experiments: Sequence[Experiment]) -> str:
     return "; ".join(named)
 
 
-def pivot(table: pd.DataFrame, configurations: Sequence[Configuration], metric: Metric) -> pd.DataFrame:
+def pivot(table: pd.DataFrame, configurations: Sequence[Configuration], metric: str) -> pd.DataFrame:
     """Means of `metric`: a row for each variant, a column for each source, both in the order of the study's file."""
     means = dict(zip(table["experiment"], table[metric], strict=True))
     variants = list(dict.fromkeys(each.variant for each in configurations))

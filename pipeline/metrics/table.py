@@ -1,0 +1,76 @@
+"""The table of metrics: one entry each, one file each in `measures`; whatever lists metrics lists these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from pipeline.core.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.metrics.similarity import Lpips
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A batch of reconstructions with their targets, both (B, 3, H, W), and what several metrics need of them."""
+
+    prediction: Tensor
+    target: Tensor
+    perceptual: Lpips | None = None  # None without AlexNet's weights
+
+    @cached_property
+    def difference(self) -> Tensor:
+        return self.prediction - self.target
+
+    @cached_property
+    def squared(self) -> Tensor:
+        """Mean squared error of each image, (B,) float64."""
+        return mean_of_each(self.difference.square())
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of one image against another.
+
+    Attributes:
+        place: among the columns of tables and files, from 0.
+        label, unit, digits: how a table shows it; `digits` after the decimal point.
+        higher_is_better: what a leaderboard goes by.
+        convention: how it is computed, for protocol.json: scores are compared under equal conventions only.
+        measure: a `Pair` → (B,) float64, one number an image; None where it cannot be computed here.
+    """
+
+    place: int
+    label: str
+    digits: int
+    higher_is_better: bool
+    measure: Callable[[Pair], Tensor | None]
+    unit: str = ""
+    convention: str = ""
+
+    @property
+    def title(self) -> str:
+        """`PSNR, dB`."""
+        return f"{self.label}, {self.unit}" if self.unit else self.label
+
+    def shown(self, value: float) -> str:
+        return f"{value:.{self.digits}f}"
+
+
+METRICS: Registry[Metric] = Registry("metric", "pipeline.metrics.measures")
+
+
+def all_metrics() -> dict[str, Metric]:
+    """Every metric by its name, in the order of tables and files."""
+    entries = {name: METRICS.get(name) for name in METRICS.names()}
+    return dict(sorted(entries.items(), key=lambda entry: entry[1].place))
+
+
+def mean_of_each(values: Tensor) -> Tensor:
+    """(B, 3, H, W) → (B,) float64. Row sums are accurate in float32 and need no float64 copy of the image."""
+    return values.sum(dim=-1).double().sum(dim=(1, 2)) / values[0].numel()
