@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.core.errors import NOTHING_GAINED
 from stages.options import (
     FEATURES,
     FIRST_STAGE,
@@ -53,4 +54,6 @@ def train(
     prepared, place = PreparedData.open(data), choose_device(device)
     remedy = f"set train.resident: never, lower protocols.{settings.train.protocol}.batch_size, or pass --device cpu"
     with disk_errors(f"{work} or {models}", "from what was saved"), enough_memory(remedy):
-        training.train(settings, prepared, features, first_stage, prior, models, curves, work, place)
+        model = training.train(settings, prepared, features, first_stage, prior, models, curves, work, place)
+    if model.get("best_epoch") == 0:
+        typer.echo(NOTHING_GAINED)

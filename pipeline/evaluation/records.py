@@ -49,7 +49,10 @@ def summary(
         **({} if refinement is None else {"refined": _refined(params, refinement, photographs)}),
         "consistency": {name: float(columns[name].mean()) for name in CONSISTENCY if name in columns} or None,
         **_source_weights(columns),
-        "decoder": {"parameters": sum(parameter.numel() for parameter in subject.inverter.parameters())},
+        "decoder": {
+            "parameters": sum(parameter.numel() for parameter in subject.inverter.parameters()),
+            **{key: value for key, value in subject.description.items() if key == "best_epoch"},  # of a trained one
+        },
         "features": {"bits_per_pixel": 8 * subject.feature_bytes / crop**2},
     }
     return rounded(values)

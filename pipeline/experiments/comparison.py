@@ -18,13 +18,14 @@ from pipeline.core.errors import DataError
 from pipeline.core.files import whole_file, write_whole
 from pipeline.evaluation.conventions import differences
 from pipeline.evaluation.pictures import Picture, require_folder, save_png, sheet
-from pipeline.evaluation.report import read_protocol, read_scores, title, weights
+from pipeline.evaluation.report import is_linear_start, read_protocol, read_scores, title, weights
 from pipeline.metrics.scores import bootstrap_means
 from pipeline.metrics.table import METRICS, all_metrics
 
 METRICS_FOLDER, WORKSPACE = "metrics", "workspace"  # DVC calls the files as they are now `workspace`
 STRIP = "strip.png"
 NEEDED = ("metrics.json", "protocol.json", "per_image.csv", "reconstructions")
+LINEAR_START = " (= linear start)"  # no epoch of its training came up to that
 RESAMPLES, SEED = 10_000, 0
 FEW = 30  # photographs: with fewer, resampling them says too little of how others would differ
 
@@ -224,7 +225,7 @@ def _row(rank: int, experiment: Experiment, following: Experiment | None, metric
     return {
         "rank": rank,
         "experiment": experiment.name,
-        "setting": title(experiment.protocol),
+        "setting": title(experiment.protocol) + LINEAR_START * is_linear_start(experiment.metrics),
         **means,
         "parameters": experiment.metrics["decoder"]["parameters"],
         "lead": None if ahead is None else str(ahead),

@@ -39,7 +39,7 @@ from pipeline.refinement.networks import Networks
 from pipeline.stores.base import FeatureStore
 from pipeline.stores.encoding import decode, encode
 from pipeline.stores.prepared import PreparedData
-from pipeline.training.readout import ridge_summary, solve_linear
+from pipeline.training.readout import linear_state, load_linear, ridge_summary, solve_linear
 
 ALONE = {"decoder": LINEAR, "two_stage": TwoStageParams()}  # changes to params: the closed-form decoder by itself
 SHARD_MEGABYTES = 8  # some minutes of work: what a kill can cost
@@ -162,8 +162,7 @@ def _closed_form(
     inverter.fit_statistics([(torch.from_numpy(store.mean), torch.from_numpy(store.std))])
     inverter.to(cached.device).eval()
     solution = solve_linear(inverter, data, cached)
-    assert inverter.linear is not None
-    inverter.linear.load_solution(solution.weight[:-1], solution.weight[-1])
+    load_linear(inverter, linear_state(solution))
     return inverter, ridge_summary(solution)
 
 

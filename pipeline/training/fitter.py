@@ -98,6 +98,12 @@ class Fitter:
             report(self.progress.history)
         elif self._warm:
             self.progress.best_loss = self._validate(feed)["total"]
+            if not math.isfinite(self.progress.best_loss):  # no learning rate has had a part in that
+                raise TrainingError(
+                    f"the validation loss of the linear start is {self.progress.best_loss}: features or photographs "
+                    "hold numbers that are not finite, or too large; extract again (python -m stages extract) with "
+                    "extract.precision: fp32, or set train.warm_start: none"
+                )
         epochs, images = self.protocol.epochs, feed.training_images()
         with progress(label, epochs * images, "images", done=self.progress.epoch * images) as advance:
             while self.progress.epoch < epochs and not self.progress.stopped(self.protocol.early_stopping):

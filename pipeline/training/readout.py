@@ -2,42 +2,116 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from pipeline.core.progress import progress
 from pipeline.loading.loader import CachedFeatures
 from pipeline.loading.sampler import READ_BATCH, batched
-from pipeline.models.common.inverter import Inverter
+from pipeline.models.common.inverter import Inverter, joined
+from pipeline.models.common.linear import Linear
 from pipeline.models.common.ridge import NormalEquations, RidgeSolution, solve
-from pipeline.stores.prepared import PreparedData
+from pipeline.stores.prepared import PreparedData, Split
+
+SPLITS: tuple[Split, ...] = ("train", "validation")
+Reading = tuple[tuple[int, ...] | None, Linear]  # places of the sources, None for all on the largest grid
 
 
-def solve_linear(inverter: Inverter, data: PreparedData, cached: CachedFeatures) -> RidgeSolution:
-    """Solve the linear part over all training rows, its strength judged on the validation rows."""
+@dataclass(frozen=True)
+class LinearSolution:
+    """The ridge over all sources and, where the sources of one grid are read `apart`, theirs on that grid."""
+
+    joint: RidgeSolution
+    apart: tuple[int, ...] = ()
+    own: RidgeSolution | None = None
+
+
+def solve_linear(inverter: Inverter, data: PreparedData, cached: CachedFeatures) -> LinearSolution:
+    """Solve the linear part over all training rows, its strengths judged on the validation rows.
+
+    On the largest grid all pixels under a coarse feature are predicted alike. Where the sources of a coarser grid, each
+    pixel with weights of its own, alone come nearer to the validation images, they go first, and all sources explain
+    what they leave: a second pass over the rows. So no source of a set is better without the others.
+    """
     linear = inverter.linear
     assert linear is not None
-    equations = {}
-    for split in ("train", "validation"):
-        equations[split] = NormalEquations(linear.shape.channels, linear.kernel, linear.ratio, inverter.device)
-        _accumulate(equations[split], inverter, cached, data.rows(split), split)
-    return solve(equations["train"], equations["validation"])
+    coarser = inverter.coarser() if inverter.blueprint.kernels else []  # an older model's kernel is of all sources
+    readings: list[Reading] = [(None, linear), *coarser]
+    sums = [_accumulate(inverter, data, cached, readings, split) for split in SPLITS]
+    joint, *others = (solve(train, judge) for train, judge in zip(*sums, strict=True))
+    best = min(range(len(others)), key=lambda each: others[each].error, default=None)
+    if best is None or others[best].error >= joint.error:
+        return LinearSolution(joint)
+    places, reading = coarser[best]
+    own = others[best]
+    reading.load_solution(own.weight[:-1], own.weight[-1])
+    (train,), (judge,) = (
+        _accumulate(inverter, data, cached, [(None, linear)], split, (places, reading)) for split in SPLITS
+    )
+    rest = solve(train, judge)
+    if rest.error >= own.error:
+        rest = replace(rest, weight=torch.zeros_like(rest.weight), error=own.error)
+    return LinearSolution(rest, places, own)
 
 
-def ridge_summary(solution: RidgeSolution) -> dict[str, Any]:
+def load_linear(inverter: Inverter, state: Mapping[str, Any]) -> None:
+    """Take over what `linear_state` made of a solution."""
+    assert inverter.linear is not None
+    inverter.linear.load_solution(state["weight"][:-1], state["weight"][-1])
+    if state["own"] is not None:
+        reading = dict(inverter.coarser())[tuple(state["apart"])]
+        reading.load_solution(state["own"][:-1], state["own"][-1])
+        inverter.read_apart(state["apart"], reading)
+
+
+def linear_state(solution: LinearSolution) -> dict[str, Any]:
+    """Plain values and tensors, for a file."""
+    own = None if solution.own is None else solution.own.weight
+    return {
+        "weight": solution.joint.weight,
+        "own": own,
+        "apart": list(solution.apart),
+        "summary": ridge_summary(solution),
+    }
+
+
+def ridge_summary(solution: LinearSolution) -> dict[str, Any]:
     """For the model's description: the strength, and what each strength gave on the validation rows."""
+    apart = {} if solution.own is None else {"apart": _summary(solution.own)}
+    return _summary(solution.joint) | apart
+
+
+def _summary(solution: RidgeSolution) -> dict[str, Any]:
     psnr = {f"{strength:g}": round(float(-10 * np.log10(error)), 3) for strength, error in solution.errors.items()}
-    return {"strength": solution.strength, "validation_psnr_of_mean_error": psnr}
+    own = {"strengths": list(solution.strengths)} if len(solution.strengths) > 1 else {}
+    return {"strength": solution.strength, **own, "validation_psnr_of_mean_error": psnr}
 
 
 @torch.no_grad()
 def _accumulate(
-    equations: NormalEquations, inverter: Inverter, cached: CachedFeatures, rows: NDArray[np.int64], split: str
-) -> None:
+    inverter: Inverter,
+    data: PreparedData,
+    cached: CachedFeatures,
+    readings: Sequence[Reading],
+    split: Split,
+    explained: tuple[tuple[int, ...], Linear] | None = None,
+) -> list[NormalEquations]:
+    """One pass over the rows of `split`: sums for each of `readings` (None: of all sources on the largest grid).
+
+    What `explained` predicts is subtracted from the images.
+    """
+    sums = [NormalEquations(linear.parts, linear.ratio, inverter.device) for _, linear in readings]
+    rows = data.rows(split)
     with progress(f"ridge ({split})", len(rows)) as advance:
         for batch in cached.batches(batched(rows, READ_BATCH)):
-            equations.update(inverter.stack(inverter.standardised(batch.features)), batch.targets)
+            features, targets = inverter.standardised(batch.features), batch.targets
+            if explained is not None:
+                targets = targets - explained[1].synthesize(joined(features, explained[0]))
+            for equations, (places, _) in zip(sums, readings, strict=True):
+                equations.update(inverter.stack(features) if places is None else joined(features, places), targets)
             advance(len(batch.rows))
+    return sums

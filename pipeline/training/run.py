@@ -41,7 +41,7 @@ from pipeline.stores.prepared import PreparedData
 from pipeline.training.fabric import build_fabric, fabric_precision
 from pipeline.training.fitter import Feed, Fitter, Report, load_state, save_state, validate
 from pipeline.training.losses import Loss
-from pipeline.training.readout import ridge_summary, solve_linear
+from pipeline.training.readout import linear_state, load_linear, solve_linear
 
 SPEED = ("samples_per_second", "waiting_share")
 RESCUED = "best"  # folder, within unfinished work, of the best epoch's model when training cannot go on
@@ -98,6 +98,7 @@ def train(
         floor = None
         if inverter.linear is not None:
             description["ridge"] = _fit_linear(inverter, data, cached, workspace / "linear.pt")
+            description |= _size(inverter)  # a grid that is read apart came with the solution
             if inverter.decoder is not None and not inverter.blueprint.two_stage:
                 floor = _linear_alone(inverter)
         save = partial(
@@ -107,7 +108,7 @@ def train(
         if inverter.decoder is None:
             report([_validation_row(inverter, loss, feed)])
         else:
-            _fit_decoder(inverter, loss, params, feed, workspace, save, report)
+            _fit_decoder(inverter, loss, params, feed, workspace, description, save, report)
         save(output)
         shutil.rmtree(workspace, ignore_errors=True)
     return description
@@ -121,7 +122,11 @@ def _save(
     prior: Path,
     first_stage: Path,
 ) -> None:
-    """The fitted inverter, and beside it what its reconstructions may be refined with and are compared with."""
+    """The fitted inverter, and beside it what its reconstructions may be refined with and are compared with.
+
+    Raises:
+        CheckpointError: it is not finite.
+    """
     _clear(output)
     shutil.copyfile(prior / PRIOR, output / PRIOR)
     if inverter.blueprint.two_stage:
@@ -188,8 +193,7 @@ def _describe(
         "protocol": params.protocols[params.train.protocol].model_dump(),
     }
     return {
-        "blueprint": inverter.blueprint.plain(),
-        "parameters": sum(p.numel() for p in inverter.parameters()),
+        **_size(inverter),
         "stores": {name: store.fingerprint for name, store in zip(inverter.inputs, stores, strict=True)},
         "stored": {
             str(source): {"dtype": store.layout.dtype, "precision": store.manifest.facts["precision"]}
@@ -205,6 +209,11 @@ def _describe(
     }
 
 
+def _size(inverter: Inverter) -> dict[str, Any]:
+    parameters = sum(parameter.numel() for parameter in inverter.parameters())
+    return {"blueprint": inverter.blueprint.plain(), "parameters": parameters}
+
+
 def _work_key(params: Params, description: dict[str, Any], device: torch.device) -> str:
     """Unfinished work is continued only by the same code, on the same kind of device, towards the same model."""
     code = digest(__name__, chosen={DECODERS: params.decoder, FUSIONS: params.fusion})
@@ -214,15 +223,12 @@ def _work_key(params: Params, description: dict[str, Any], device: torch.device)
 
 def _fit_linear(inverter: Inverter, data: PreparedData, cached: CachedFeatures, saved: Path) -> dict[str, Any]:
     """Solve the linear part, or take over what a killed run had solved; a summary of it."""
-    linear = inverter.linear
-    assert linear is not None
     if saved.is_file():
         state = load_state(saved, inverter.device)
     else:
-        solution = solve_linear(inverter, data, cached)
-        state = {"weight": solution.weight, "summary": ridge_summary(solution)}
+        state = linear_state(solve_linear(inverter, data, cached))
         save_state(state, saved)
-    linear.load_solution(state["weight"][:-1], state["weight"][-1])
+    load_linear(inverter, state)
     return state["summary"]
 
 
@@ -235,6 +241,7 @@ def _linear_alone(inverter: Inverter) -> Inverter:
     assert alone.linear is not None
     alone.standardise.load_state_dict(inverter.standardise.state_dict())
     alone.linear.load_state_dict(inverter.linear.state_dict())
+    alone.apart.load_state_dict(inverter.apart.state_dict())
     return alone
 
 
@@ -244,10 +251,13 @@ def _fit_decoder(
     params: Params,
     feed: Feed,
     workspace: Path,
+    description: dict[str, Any],
     save: Callable[[Path], None],
     report: Report,
 ) -> None:
-    """Gradient descent; leaves the best epoch's weights in `inverter`. `report` gets the history after each epoch.
+    """Gradient descent; leaves the best epoch's weights in `inverter`, and its number in `description` (0: the start).
+
+    `report` gets the history after each epoch.
 
     Raises:
         TrainingError: the loss is not finite. The best epoch, if there is one, is saved first and named.
@@ -255,10 +265,11 @@ def _fit_decoder(
     protocol = params.protocols[params.train.protocol]
     fabric = build_fabric(params.train.precision, inverter.device)
     inverter.to(memory_format=torch.channels_last)  # faster: docs/training.md
-    fitter = Fitter(inverter, inverter.linear, loss, protocol, fabric)
+    fitter = Fitter(inverter, inverter.closed_form, loss, protocol, fabric)
     try:
         fitter.run(feed, workspace / "state.pt", f"train {params.decoder}", report)
     except TrainingError as error:
+        description["best_epoch"] = fitter.progress.best_epoch
         if not fitter.progress.best_epoch:
             raise
         # unfinished work is continued only under the same settings, and the remedy is to change them
@@ -266,6 +277,7 @@ def _fit_decoder(
         save(workspace / RESCUED)
         kept = f"the model of epoch {fitter.progress.best_epoch}, the best so far, is in {workspace / RESCUED}"
         raise TrainingError(f"{error} ({kept})") from None
+    description["best_epoch"] = fitter.progress.best_epoch
     inverter.load_state_dict(fitter.best)
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pipeline.core.errors import ParamsError
 from pipeline.core.section import parse_section
 from pipeline.core.sources import FeatureShape, ImageSize
-from pipeline.models.decoders.linear import Linear
+from pipeline.models.common.linear import Linear
 
 
 def _linear(channels: int, kernel: int | None, ratio: int = 2) -> Linear:

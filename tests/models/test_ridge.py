@@ -42,7 +42,7 @@ def _blocks(images: torch.Tensor) -> np.ndarray:
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_it_equals_lstsq(kernel: int) -> None:
     features, images = _problem(6, seed=1)
-    equations = NormalEquations(5, kernel, 2, CPU)
+    equations = NormalEquations([(5, kernel)], 2, CPU)
     for start in range(0, 6, 4):  # an uneven last batch
         equations.update(features[start : start + 4], images[start : start + 4])
     solution = solve(equations, equations, strengths=[0.0])
@@ -62,7 +62,7 @@ def test_moments_of_patches_equal_those_of_unfolded_ones(kernel: int, size: tupl
 
 def test_a_strength_penalises_the_slopes_and_not_the_constant() -> None:
     features, images = _problem(4, seed=2)
-    equations = NormalEquations(5, 1, 2, CPU)
+    equations = NormalEquations([(5, 1)], 2, CPU)
     equations.update(features, images)
     weight = solve(equations, equations, strengths=[1e9]).weight
     np.testing.assert_allclose(weight[-1].numpy(), _blocks(images).mean(axis=0), atol=1e-6)
@@ -71,7 +71,7 @@ def test_a_strength_penalises_the_slopes_and_not_the_constant() -> None:
 
 def test_the_error_from_the_sums_equals_the_error_of_the_prediction() -> None:
     features, images = _problem(4, seed=3)
-    equations = NormalEquations(5, 3, 2, CPU)
+    equations = NormalEquations([(5, 3)], 2, CPU)
     equations.update(features, images)
     solution = solve(equations, equations, strengths=[1e-3])
     residual = _design(features, 3) @ solution.weight.numpy() - _blocks(images)
@@ -80,7 +80,7 @@ def test_the_error_from_the_sums_equals_the_error_of_the_prediction() -> None:
 
 def test_the_strength_is_the_judges_choice() -> None:
     few, judge = _problem(1, seed=4, noise=3.0), _problem(8, seed=5)
-    train, validation = NormalEquations(5, 3, 2, CPU), NormalEquations(5, 3, 2, CPU)
+    train, validation = NormalEquations([(5, 3)], 2, CPU), NormalEquations([(5, 3)], 2, CPU)
     train.update(*few)
     validation.update(*judge)
     solution = solve(train, validation)
@@ -90,10 +90,10 @@ def test_the_strength_is_the_judges_choice() -> None:
 
 def test_chunks_and_order_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     features, images = _problem(5, seed=6)
-    whole = NormalEquations(5, 3, 2, CPU)
+    whole = NormalEquations([(5, 3)], 2, CPU)
     whole.update(features, images)
     monkeypatch.setattr("pipeline.models.common.ridge.CHUNK_ELEMENTS", 1)
-    pieces = NormalEquations(5, 3, 2, CPU)
+    pieces = NormalEquations([(5, 3)], 2, CPU)
     pieces.update(features.flip(0), images.flip(0))
     torch.testing.assert_close(whole.gram, pieces.gram)
     torch.testing.assert_close(whole.cross, pieces.cross)
@@ -101,4 +101,4 @@ def test_chunks_and_order_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_grid_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ShapeError, match=r"are no 8×6 grid of 3×3 blocks"):
-        NormalEquations(5, 3, 3, CPU).update(*_problem(1, seed=7))
+        NormalEquations([(5, 3)], 3, CPU).update(*_problem(1, seed=7))

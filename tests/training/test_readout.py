@@ -46,7 +46,7 @@ def test_the_validation_split_picks_the_strength_from_one_factorisation(
     (inverter, store), data = _parts(made), made.data()
     assert inverter.linear is not None
     with CachedFeatures(data, [store], CPU) as cached:
-        solution = solve_linear(inverter, data, cached)
+        solution = solve_linear(inverter, data, cached).joint
         inverter.linear.load_solution(solution.weight[:-1], solution.weight[-1])
         found = {split: _error(inverter, cached, data.rows(split)) for split in ("train", "validation")}
     assert factorised == [(64 * 9, 64 * 9)]

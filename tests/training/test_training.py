@@ -152,7 +152,8 @@ def test_an_epoch_visits_every_image_once_in_changing_views(project: Project) ->
 def test_a_model_with_other_weights_than_its_description(project: Project) -> None:
     out = _train(project, "broken", "decoder=linear")
     description = json.loads((out / "model.json").read_text())
-    description["blueprint"]["decoder_options"] = {"kernel": 5}
+    assert description["blueprint"]["kernels"] == [3]  # what kernel: null was
+    description["blueprint"]["kernels"] = [5]
     (out / "model.json").write_text(json.dumps(description))
     with pytest.raises(CheckpointError, match="do not fit the model described there"):
         load_inverter(out, CPU)

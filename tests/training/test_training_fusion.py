@@ -63,8 +63,10 @@ def test_linear_over_a_fusion_is_a_ridge_on_all_sources_on_the_largest_grid(made
     x, y, _ = _design(made, "train")
     mean_x, mean_y = x.mean(0), y.mean(0)
     centred = x - mean_x
-    strength = json.loads((made.models / "model.json").read_text())["ridge"]["strength"]
-    penalty = np.sqrt(strength * np.square(centred).sum() / x.shape[1]) * np.eye(x.shape[1])
+    strengths = json.loads((made.models / "model.json").read_text())["ridge"]["strengths"]  # of 128 and 64 channels
+    parts = zip(strengths, (slice(128), slice(128, None)), strict=True)
+    own = [np.full(centred[:, part].shape[1], s * np.square(centred[:, part]).sum(0).mean()) for s, part in parts]
+    penalty = np.diag(np.sqrt(np.concatenate(own)))
     targets = np.concatenate([y - mean_y, np.zeros((len(penalty), y.shape[1]))])
     slope = np.linalg.lstsq(np.concatenate([centred, penalty]), targets, rcond=None)[0]
     x, _, features = _design(made, "validation")

@@ -88,7 +88,7 @@ def _ridge_seconds(inverter: Inverter, crop: ImageSize) -> float:
     """Of one row."""
     linear = inverter.linear
     assert linear is not None
-    equations = NormalEquations(linear.shape.channels, linear.kernel, linear.ratio, inverter.device)
+    equations = NormalEquations(linear.parts, linear.ratio, inverter.device)
     features, image = _noise(1, inverter), torch.rand(1, 3, crop.height, crop.width)
     start = time.perf_counter()
     equations.update(inverter.stack(inverter.standardised(features)), image.to(inverter.device))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pipeline.core.sources import FeatureShape, ImageSize, Source
 from pipeline.models.common.checkpoint import load_model
 from pipeline.models.common.decoder import Decoder, build_decoder
 from pipeline.models.common.fusion import Fusion, build_fusion
-from pipeline.models.decoders.linear import Linear
+from pipeline.models.common.linear import Linear, kernel_alone
 
 LINEAR = "linear"
 REFINED_INPUT = "refined image"
@@ -32,7 +33,9 @@ class Blueprint:
     """Everything that fixes an inverter's modules and shapes; plain values, so that it is saved beside the weights.
 
     `linear` holds the options of a linear read-out under the decoder (warm start), or None. `two_stage`: behind the
-    one source comes a refined image.
+    one source comes a refined image. `kernels`: the linear part's neighbourhood of each input; none in older models,
+    whose options gave one for all channels together. `apart`: places of the sources, all of one grid, that the linear
+    part reads on that grid, too, because there they alone say more than all on the largest.
     """
 
     sources: tuple[str, ...]
@@ -44,22 +47,32 @@ class Blueprint:
     fusion_options: Mapping[str, Any]
     linear: Mapping[str, Any] | None
     two_stage: bool = False
+    kernels: tuple[int, ...] = ()
+    apart: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, params: Params, shapes: Mapping[Source, FeatureShape], image: ImageSize) -> Blueprint:
         """The inverter params.yaml asks for. Sources are sorted: their order in params.yaml changes nothing."""
         sources = sorted(shapes)
         warm = params.train.warm_start == LINEAR and params.decoder != LINEAR
+        two_stage = params.two_stage.refine != NONE
+        widths = [shapes[source].channels for source in sources]
+        if two_stage:  # the pixels under a feature
+            widths.append(RGB * _block([shapes[source] for source in sources], image) ** 2)
+        linear = dict(params.decoders[LINEAR])
+        kernel = linear.pop("kernel", None)  # the saved model says what was used instead
+        kernels = tuple(kernel or kernel_alone(width) for width in widths)
         return cls(
             sources=tuple(map(str, sources)),
             shapes=tuple((shapes[s].channels, shapes[s].height, shapes[s].width) for s in sources),
             image=(image.height, image.width),
             decoder=params.decoder,
-            decoder_options=params.decoders[params.decoder],
+            decoder_options=linear if params.decoder == LINEAR else params.decoders[params.decoder],
             fusion=params.fusion,
             fusion_options=params.fusions[params.fusion],
-            linear=params.decoders[LINEAR] if warm else None,
-            two_stage=params.two_stage.refine != NONE,
+            linear=linear if warm else None,
+            two_stage=two_stage,
+            kernels=kernels if warm or params.decoder == LINEAR else (),
         )
 
     @classmethod
@@ -67,7 +80,10 @@ class Blueprint:
         """The inverse of `asdict`, after a trip through JSON (lists become tuples again)."""
         shapes = tuple((c, h, w) for c, h, w in values["shapes"])
         height, width = values["image"]
-        return cls(**{**values, "sources": tuple(values["sources"]), "shapes": shapes, "image": (height, width)})
+        later = {name: tuple(values.get(name, ())) for name in ("kernels", "apart")}  # older models lack them
+        return cls(
+            **{**values, **later, "sources": tuple(values["sources"]), "shapes": shapes, "image": (height, width)}
+        )
 
     def plain(self) -> dict[str, Any]:
         return asdict(self)
@@ -112,11 +128,13 @@ class Inverter(nn.Module):
         channels = [shape.channels for shape in shapes] + [RGB] * blueprint.two_stage
         self.standardise = nn.ModuleList(map(Standardise, channels))
         self.block = _block(shapes, image) if blueprint.two_stage else 0
+        widths = [shape.channels for shape in shapes] + [RGB * self.block**2] * blueprint.two_stage
         if blueprint.two_stage:
             shapes = [FeatureShape(shapes[0].channels + RGB * self.block**2, shapes[0].height, shapes[0].width)]
         self.grid = (max(s.height for s in shapes), max(s.width for s in shapes))
         stacked = FeatureShape(sum(s.channels for s in shapes), *self.grid)
-        self.linear = _linear(stacked, image, blueprint)
+        self.linear = _linear(stacked, image, blueprint, widths)
+        self.apart = nn.ModuleList([self._reading(blueprint.apart)] if blueprint.apart else [])
         self.fusion: Fusion | None = None
         self.decoder: Decoder | None = None
         if blueprint.decoder != LINEAR:
@@ -124,6 +142,36 @@ class Inverter(nn.Module):
             self.decoder = build_decoder(blueprint.decoder, blueprint.decoder_options, self.fusion.shape, image)
             if self.linear is not None:
                 self.decoder.zero_output()
+
+    def _reading(self, places: Sequence[int]) -> Linear:
+        """A linear part for some sources of one grid. Raises ShapeError: that is no grid of whole blocks of pixels."""
+        shapes = [FeatureShape(*self.blueprint.shapes[place]) for place in places]
+        shape = FeatureShape(sum(each.channels for each in shapes), shapes[0].height, shapes[0].width)
+        parts = tuple(
+            (each.channels, self.blueprint.kernels[place]) for place, each in zip(places, shapes, strict=True)
+        )
+        return Linear(shape, ImageSize(*self.blueprint.image), Linear.Options(), parts)
+
+    def coarser(self) -> list[tuple[tuple[int, ...], Linear]]:
+        """What the linear part could read apart: the sources of each grid that is not `grid`, and how."""
+        grids: dict[tuple[int, int], list[int]] = {}
+        for place, (_, height, width) in enumerate(self.blueprint.shapes):
+            grids.setdefault((height, width), []).append(place)
+        found = []
+        for places in (tuple(each) for grid, each in grids.items() if grid != self.grid):
+            with suppress(ShapeError):  # alone these sources have no linear decoder, so there is none to fall behind
+                found.append((places, self._reading(places).to(self.device)))
+        return found
+
+    def read_apart(self, places: Sequence[int], reading: Linear) -> None:
+        """Make one of `coarser` a piece of the linear part."""
+        self.blueprint = replace(self.blueprint, apart=tuple(places))
+        self.apart = nn.ModuleList([reading])
+
+    @property
+    def closed_form(self) -> nn.Module | None:
+        """All that is solved and not trained."""
+        return nn.ModuleList([self.linear, *self.apart]) if self.linear is not None and self.apart else self.linear
 
     @property
     def device(self) -> torch.device:
@@ -154,10 +202,7 @@ class Inverter(nn.Module):
 
     def stack(self, standardised: Sequence[Tensor]) -> Float[Tensor, "b c h w"]:
         """All sources on the largest grid (bilinear), channels concatenated: the input of the linear part."""
-        on_grid = [
-            x if x.shape[-2:] == self.grid else F.interpolate(x, self.grid, mode="bilinear", align_corners=False)
-            for x in standardised
-        ]
+        on_grid = [x if x.shape[-2:] == self.grid else _resized(x, self.grid) for x in standardised]
         return on_grid[0] if len(on_grid) == 1 else torch.cat(on_grid, dim=1)
 
     def forward(self, features: Sequence[Tensor]) -> Float[Tensor, "b 3 y x"]:
@@ -178,7 +223,22 @@ class Inverter(nn.Module):
         """
         assert self.linear is not None
         with torch.autocast(self.device.type, enabled=False):
-            return self.linear.synthesize(self.stack(standardised))
+            image = self.linear.synthesize(self.stack(standardised))
+            for reading in self.apart:
+                assert isinstance(reading, Linear)
+                image = image + reading.synthesize(joined(standardised, self.blueprint.apart))
+            return image
+
+
+def joined(standardised: Sequence[Tensor], places: Sequence[int]) -> Float[Tensor, "b c h w"]:
+    """The channels of some sources of one grid."""
+    return torch.cat([standardised[place] for place in places], dim=1)
+
+
+def _resized(x: Tensor, grid: tuple[int, int]) -> Tensor:
+    # one edge may shrink where no grid is the largest in both: bilinear alone would skip over features
+    shrinks = any(own > new for own, new in zip(x.shape[-2:], grid, strict=True))
+    return F.interpolate(x, grid, mode="bilinear", align_corners=False, antialias=shrinks)
 
 
 def _channels_last(features: Sequence[Tensor]) -> list[Tensor]:
@@ -199,11 +259,12 @@ def _block(shapes: Sequence[FeatureShape], image: ImageSize) -> int:
     return int(ratio)
 
 
-def _linear(shape: FeatureShape, image: ImageSize, blueprint: Blueprint) -> Linear | None:
+def _linear(shape: FeatureShape, image: ImageSize, blueprint: Blueprint, widths: Sequence[int]) -> Linear | None:
     options = blueprint.decoder_options if blueprint.decoder == LINEAR else blueprint.linear
     if options is None:
         return None
-    return Linear(shape, image, parse_section(Linear.Options, options, f"decoders.{LINEAR}"))
+    parts = tuple(zip(widths, blueprint.kernels, strict=True)) if blueprint.kernels else ()
+    return Linear(shape, image, parse_section(Linear.Options, options, f"decoders.{LINEAR}"), parts)
 
 
 def load_inverter(models: Path, device: torch.device) -> Inverter:
@@ -216,6 +277,6 @@ def load_inverter(models: Path, device: torch.device) -> Inverter:
     try:
         inverter = Inverter(Blueprint.parse(description["blueprint"]))
         inverter.load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"the weights in {models} do not fit the model described there: {error}") from None
     return inverter.to(device).eval()

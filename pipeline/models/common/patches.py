@@ -11,6 +11,7 @@ is a shift of the flat array: what runs over an edge lands on zeros, and no shif
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 
 import torch
@@ -19,6 +20,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 Offset = tuple[int, int]  # rows, columns
+Part = tuple[int, int]  # channels of one source, and the edge k of the k×k neighbourhood that it is read from
+
+
+def by_kernel(parts: Sequence[Part]) -> dict[int, list[int]]:
+    """Kernels, the largest first, each with the places of the parts that have it: the order of all patch entries."""
+    kernels = sorted({kernel for _, kernel in parts}, reverse=True)
+    return {kernel: [place for place, part in enumerate(parts) if part[1] == kernel] for kernel in kernels}
 
 
 def offsets(kernel: int) -> list[Offset]:
@@ -48,6 +56,14 @@ def patch_cross(x: Float[Tensor, "c b h w"], y: Float[Tensor, "t b h w"], kernel
     padded, values = _pad(x, kernel), _pad(y, kernel)
     parts = [_shifted(values, padded, offset).T for offset in offsets(kernel)]
     return torch.stack(parts, dim=1).flatten(0, 1)
+
+
+def patches(x: Float[Tensor, "c b h w"], kernel: int) -> Float[Tensor, "ckk b h w"]:
+    """The zero-padded k×k patches themselves, k² times the memory: for the smaller of two kernels, as a rule 1."""
+    if kernel == 1:
+        return x
+    unfolded = F.unfold(x.transpose(0, 1), kernel, padding=kernel // 2)  # (B, C·k·k, H·W)
+    return unfolded.transpose(0, 1).unflatten(2, x.shape[2:])
 
 
 def _pad(x: Tensor, kernel: int) -> Tensor:

@@ -8,34 +8,40 @@ kept, in float64, so a store of any size is one pass (Hoerl & Kennard 1970; the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.core.errors import ShapeError
-from pipeline.models.common.patches import patch_cross, patch_gram
+from pipeline.core.errors import ShapeError, TrainingError
+from pipeline.models.common.patches import Part, by_kernel, patch_cross, patch_gram, patches
 
 CHUNK_ELEMENTS = 2**23  # of the features held at once: 64 MB in float64
 STRENGTHS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # of the Gram matrix's mean diagonal
+DROPPED = 1e9  # the strength of a part that is left out
+PART_STRENGTHS = (1e-6, 1e-4, 1e-2, 1.0, DROPPED)  # tried for one part of several, the others held
+ROUNDING = 1e-12  # of sums of squares: a variance that is less of them is none
 
 
 class NormalEquations:
-    """The sums XᵀX, XᵀY and ‖Y‖² over everything seen so far."""
+    """The sums XᵀX, XᵀY and ‖Y‖² over everything seen so far.
 
-    def __init__(self, channels: int, kernel: int, ratio: int, device: torch.device) -> None:
-        """`ratio` is the edge of the pixel block that one feature position stands for."""
-        self.kernel, self.ratio = kernel, ratio
-        inputs, outputs = channels * kernel**2 + 1, 3 * ratio**2
+    X has a column for each entry of each part's patches, in the order of `by_kernel`, and a constant one at the end.
+    """
+
+    def __init__(self, parts: Sequence[Part], ratio: int, device: torch.device) -> None:
+        """`parts` are the channels' sources; `ratio` is the edge of the pixel block that one feature stands for."""
+        self.parts, self.ratio = tuple(parts), ratio
+        inputs, outputs = sum(width * kernel**2 for width, kernel in self.parts) + 1, 3 * ratio**2
         self.gram = torch.zeros(inputs, inputs, dtype=torch.float64, device=device)
         self.cross = torch.zeros(inputs, outputs, dtype=torch.float64, device=device)
         self.energy = torch.zeros((), dtype=torch.float64, device=device)
         self.count = 0  # positions × outputs, the number of predicted values
 
     def update(self, features: Float[Tensor, "b c h w"], images: Float[Tensor, "b 3 y x"]) -> None:
-        """Add a batch of standardised features and the RGB [0, 1] images they came from."""
+        """Add a batch of standardised features and the RGB images, or what is left of them, that they came from."""
         height, width = features.shape[-2:]
         if images.shape[-2:] != (height * self.ratio, width * self.ratio):
             block = f"{self.ratio}×{self.ratio}"
@@ -48,15 +54,48 @@ class NormalEquations:
         x = features.transpose(0, 1).double().contiguous()  # (C, B, H, W)
         y = F.pixel_unshuffle(images, self.ratio).transpose(0, 1).double().contiguous()  # (3·r·r, B, H, W)
         one = torch.ones_like(x[:1])
-        self.gram[:-1, :-1] += patch_gram(x, self.kernel)
-        sums = patch_cross(x, one, self.kernel)
-        self.gram[:-1, -1:] += sums
-        self.gram[-1:, :-1] += sums.T
+        groups = self._groups(x)
+        for number, (kernel, here, own) in enumerate(groups):
+            self.gram[here, here] += patch_gram(own, kernel)
+            sums = patch_cross(own, one, kernel)
+            self.gram[here, -1:] += sums
+            self.gram[-1:, here] += sums.T
+            self.cross[here] += patch_cross(own, y, kernel)
+            for smaller, there, other in groups[number + 1 :]:
+                block = patch_cross(own, patches(other, smaller), kernel)
+                self.gram[here, there] += block
+                self.gram[there, here] += block.T
         self.gram[-1, -1] += one.sum()
-        self.cross[:-1] += patch_cross(x, y, self.kernel)
         self.cross[-1] += y.flatten(1).sum(1)
         self.energy += y.square().sum()
         self.count += y.numel()
+
+    def _groups(self, x: Tensor) -> list[tuple[int, slice, Tensor]]:
+        """The channels that share a kernel, and their columns of X."""
+        found, start, sources = [], 0, x.split([width for width, _ in self.parts])
+        for kernel, places in by_kernel(self.parts).items():
+            own = x if len(places) == len(sources) else torch.cat([sources[place] for place in places])
+            found.append((kernel, slice(start, start + len(own) * kernel**2), own))
+            start = found[-1][1].stop
+        return found
+
+    def columns(self) -> list[slice]:
+        """The columns of X that belong to each part."""
+        found, start = [slice(0)] * len(self.parts), 0
+        for kernel, places in by_kernel(self.parts).items():
+            for place in places:
+                found[place] = slice(start, start + self.parts[place][0] * kernel**2)
+                start = found[place].stop
+        return found
+
+    def alone(self, place: int) -> NormalEquations:
+        """Those of one part."""
+        own = NormalEquations([self.parts[place]], self.ratio, self.gram.device)
+        rows = torch.arange(len(self.gram), device=self.gram.device)
+        rows = torch.cat([rows[self.columns()[place]], rows[-1:]])
+        own.gram, own.cross = self.gram[rows][:, rows], self.cross[rows]
+        own.energy, own.count = self.energy, self.count
+        return own
 
     def mean_squared_error(self, weight: Float[Tensor, "d t"]) -> float:
         """Of the prediction X @ weight over the rows seen, from the sums alone: no second pass."""
@@ -69,29 +108,99 @@ class NormalEquations:
 class RidgeSolution:
     """The chosen weights, and the error of every strength tried."""
 
-    weight: Float[Tensor, "d t"]  # rows: (C, k, k) flattened, then the constant
-    strength: float
+    weight: Float[Tensor, "d t"]  # rows: as the columns of X
+    strength: float  # the best of those that are one for all parts
     errors: dict[float, float]  # strength -> mean squared error on the judging split
+    strengths: tuple[float, ...]  # of each part, of the mean diagonal of its own block
+    error: float  # of `weight` on the judging split
 
 
 def solve(train: NormalEquations, judge: NormalEquations, strengths: Sequence[float] = STRENGTHS) -> RidgeSolution:
     """Fit on `train` with the strength whose error on `judge` is least; one factorisation serves all strengths.
 
-    The constant is eliminated first (Schur complement), so that it is not penalised; then XᵀX = QΛQᵀ gives
-    W(λ) = Q(Λ + λ)⁻¹QᵀXᵀY for every λ.
+    Of several parts each has a strength of its own, found one after the other from the best of: one strength for all,
+    and each part alone. So none of them costs anything on `judge`, and the price is bounded: the factorisation of each
+    part beside that of all, and a Cholesky decomposition of all for each part and strength of `PART_STRENGTHS`.
     """
-    positions = train.gram[-1, -1]
-    mean_x, mean_y = train.gram[-1, :-1] / positions, train.cross[-1] / positions
-    centred = train.gram[:-1, :-1] - positions * torch.outer(mean_x, mean_x)
-    cross = train.cross[:-1] - positions * torch.outer(mean_x, mean_y)
-    values, vectors = torch.linalg.eigh(centred)
-    projected = vectors.T @ cross
-    scale = centred.diagonal().mean()
+    together = _with_one_strength(train, judge, strengths)
+    if len(train.parts) == 1:
+        return together
+    system = _centred(train)
+    scales = [_scale(system, train.gram, part) for part in train.columns()]
+    whole = _scale(system, train.gram)
+    chosen = tuple(together.strength * whole / scale if scale else DROPPED for scale in scales)
+    best = replace(together, strengths=chosen)
+    for place in range(len(train.parts)):
+        alone = _with_one_strength(train.alone(place), judge.alone(place), strengths)
+        if alone.error < best.error:
+            weight = torch.zeros_like(train.cross)
+            weight[train.columns()[place]], weight[-1] = alone.weight[:-1], alone.weight[-1]
+            chosen = tuple(alone.strength if part == place else DROPPED for part in range(len(train.parts)))
+            best = replace(best, weight=weight, strengths=chosen, error=alone.error)
+    for place, scale in enumerate(scales):
+        for strength in PART_STRENGTHS if scale else ():
+            chosen = (*best.strengths[:place], strength, *best.strengths[place + 1 :])
+            tried = _with_strengths(system, chosen, scales, train.columns())
+            if tried is not None and (error := judge.mean_squared_error(tried)) < best.error:
+                best = replace(best, weight=tried, strengths=chosen, error=error)
+    return best
+
+
+@dataclass(frozen=True)
+class _Centred:
+    """Normal equations whose constant is eliminated (Schur complement), so that it is not penalised."""
+
+    gram: Tensor
+    cross: Tensor
+    mean_x: Tensor
+    mean_y: Tensor
+
+    def weight(self, slope: Tensor) -> Tensor:
+        return torch.cat([slope, (self.mean_y - self.mean_x @ slope)[None]])
+
+
+def _centred(equations: NormalEquations) -> _Centred:
+    """Raises TrainingError: a sum is not finite."""
+    if not (equations.gram.isfinite().all() and equations.cross.isfinite().all()):
+        raise TrainingError(
+            "sums over the features are not finite, so the features are not; extract them again "
+            "(python -m stages extract), with extract.precision: fp32"
+        )
+    positions = equations.gram[-1, -1]
+    mean_x, mean_y = equations.gram[-1, :-1] / positions, equations.cross[-1] / positions
+    gram = equations.gram[:-1, :-1] - positions * torch.outer(mean_x, mean_x)
+    return _Centred(gram, equations.cross[:-1] - positions * torch.outer(mean_x, mean_y), mean_x, mean_y)
+
+
+def _scale(system: _Centred, gram: Tensor, part: slice = slice(None)) -> float:
+    """The mean diagonal of a part's block, 0 where nothing varies but by rounding."""
+    scale, before = system.gram.diagonal()[part].mean(), gram.diagonal()[:-1][part].mean()
+    return float(scale) if scale > ROUNDING * before else 0.0
+
+
+def _with_one_strength(train: NormalEquations, judge: NormalEquations, strengths: Sequence[float]) -> RidgeSolution:
+    """XᵀX = QΛQᵀ gives W(λ) = Q(Λ + λ)⁻¹QᵀXᵀY for every λ. Where nothing varies, the mean colour."""
+    system = _centred(train)
+    scale = _scale(system, train.gram)
+    values, vectors = torch.linalg.eigh(system.gram)
+    projected = vectors.T @ system.cross
 
     def weights(strength: float) -> Tensor:
-        slope = vectors @ (projected / (values.clamp_min(0) + strength * scale)[:, None])
-        return torch.cat([slope, (mean_y - mean_x @ slope)[None]])
+        if not scale:
+            return system.weight(torch.zeros_like(system.cross))
+        return system.weight(vectors @ (projected / (values.clamp_min(0) + strength * scale)[:, None]))
 
     errors = {strength: judge.mean_squared_error(weights(strength)) for strength in strengths}
     best = min(errors, key=errors.__getitem__)
-    return RidgeSolution(weights(best), best, errors)
+    return RidgeSolution(weights(best), best, errors, (best,), errors[best])
+
+
+def _with_strengths(
+    system: _Centred, strengths: Sequence[float], scales: Sequence[float], columns: Sequence[slice]
+) -> Tensor | None:
+    """The weights under a strength for each part; None where rounding leaves no positive definite matrix."""
+    penalised = system.gram.clone()
+    for strength, scale, part in zip(strengths, scales, columns, strict=True):
+        penalised.diagonal()[part] += strength * (scale or max(scales))
+    factor, failed = torch.linalg.cholesky_ex(penalised)
+    return None if failed else system.weight(torch.cholesky_solve(system.cross, factor))

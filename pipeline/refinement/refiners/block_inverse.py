@@ -14,8 +14,8 @@ from torch import Tensor
 from pipeline.core.params import BackboneParams
 from pipeline.core.section import Count, Section
 from pipeline.core.sources import Source
+from pipeline.models.common.linear import Linear
 from pipeline.models.common.ridge import NormalEquations, solve
-from pipeline.models.decoders.linear import Linear
 from pipeline.refinement.base import REFINERS, TINY, Examples, KnownLayer, Pair, Refiner, Step, squared_norm
 from pipeline.refinement.token_blocks import TokenBlocks, check_token_blocks
 
@@ -72,7 +72,7 @@ class BlockInverse(Refiner):
     def _accumulate(self, pairs: Iterable[Pair]) -> NormalEquations:
         """Normal equations from tokens, inverted with the whole budget, to pixels."""
         readout, device = self._readout, self._blocks.position.device
-        equations = NormalEquations(readout.shape.channels, readout.kernel, readout.ratio, device)
+        equations = NormalEquations(readout.parts, readout.ratio, device)
         for pair in pairs:
             *_, (tokens, _) = self._inverted(pair.features[0])
             equations.update(tokens, pair.targets)
