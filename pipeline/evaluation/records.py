@@ -53,7 +53,7 @@ def summary(
             "parameters": sum(parameter.numel() for parameter in subject.inverter.parameters()),
             **{key: value for key, value in subject.description.items() if key == "best_epoch"},  # of a trained one
         },
-        "features": {"bits_per_pixel": 8 * subject.feature_bytes / crop**2},
+        "features": {"bits_per_pixel": 8 * subject.feature_bytes / crop**2, "rounding": subject.rounding},
     }
     return rounded(values)
 

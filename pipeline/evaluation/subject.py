@@ -67,6 +67,13 @@ class Subject:
         """Bytes of one image's features as stored, before any compression; int8 brings two scales a channel."""
         return sum(store.layout.row_bytes for store in self._of_sources(self.stores))
 
+    @property
+    def rounding(self) -> float | None:
+        """The error of the stored types over the deviation of their layers, the largest of the sources'."""
+        shares = [store.manifest.rounding_share for store in self._of_sources(self.stores)]
+        known = [share for share in shares if share is not None]
+        return max(known) if len(known) == len(shares) else None
+
     def _of_sources(self, inputs: Sequence[T]) -> Sequence[T]:
         """Without the refined image."""
         return inputs[: len(self.inverter.sources)]

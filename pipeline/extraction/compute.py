@@ -17,22 +17,27 @@ from pipeline.core.errors import StoreError
 from pipeline.core.runtime import computing_in, enough_memory, memory_ran_out
 from pipeline.extraction.job import Job
 from pipeline.extraction.link import Link
-from pipeline.stores.encoding import check_range, encode, rgb, row_major
+from pipeline.stores.encoding import Encoded, check_range, decode, encode, rgb, row_major
 
 READ_AHEAD = 2  # batches of crops
 FORGET = 256 << 20  # bytes of crops after which the mapped photographs behind them are let go
+MEASURED_EVERY = 8  # rows: all of a store's would take a few percent of the time of a fast network
 
 Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class LayerPiece:
-    """Encoded rows of one layer on the CPU, and their sums per row and channel: total and square, (n, C)."""
+    """Encoded rows of one layer on the CPU; per row and channel their mean and the squares about it, (n, C) float64.
+
+    `errors`: the sum of squared errors of the stored values, (measured rows, C) float64.
+    """
 
     values: Tensor
     scales: Tensor | None
-    total: Tensor
-    square: Tensor
+    mean: Tensor
+    squares: Tensor
+    errors: Tensor
 
 
 @dataclass(frozen=True)
@@ -130,27 +135,51 @@ class Computer:
         images = rgb(self._link.arrived(pixels))
         with computing_in(self._job.settings.precision, self._device):
             features = self._backbone(images)
-        layers = {layer: self._encode(layer, features.pop(layer).float()) for layer in self._job.layouts}
+        layers = {layer: self._encode(layer, features.pop(layer).float(), rows) for layer in self._job.layouts}
         return Piece(rows, layers, self._link.downloaded())
 
-    def _encode(self, layer: str, features: Tensor) -> LayerPiece:
+    def _encode(self, layer: str, features: Tensor, rows: Rows) -> LayerPiece:
         dtype = self._job.layouts[layer].dtype
-        total, square = sums(features)
-        check_range(features, square, dtype, f"{self._job.backbone.name}.{layer}")
+        mean, squares = row_moments(features)
+        check_range(features, mean.abs() + squares.sqrt(), dtype, f"{self._job.backbone.name}.{layer}")
         encoded = encode(features, dtype)
         scales = None if encoded.scales is None else self._link.download(encoded.scales)
         return LayerPiece(
             self._link.download(row_major(encoded.values, self._pool.map)),
             scales,
-            self._link.download(total),
-            self._link.download(square),
+            self._link.download(mean),
+            self._link.download(squares),
+            self._link.download(_errors(features, encoded, dtype, rows)),
         )
 
 
-def sums(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum and sum of squares per row and channel, both (B, C)."""
-    if features.device.type != "cpu":
-        return features.sum((2, 3)), features.square().sum((2, 3))
-    # image by image, so that the squares never leave the processor's cache
-    squares = [image.square().sum((1, 2)) for image in features]
-    return features.sum((2, 3)), torch.stack(squares)
+def measured(rows: Rows) -> Rows:
+    """Positions among `rows` of those on which the error of the stored type is measured, by row number alone."""
+    return np.flatnonzero(rows % MEASURED_EVERY == 0)
+
+
+def _errors(features: Tensor, encoded: Encoded, dtype: str, rows: Rows) -> Tensor:
+    chosen = measured(rows).tolist()
+    scales = None if encoded.scales is None else encoded.scales[chosen]
+    errors = decode(encoded.values[chosen], scales, dtype).sub_(features[chosen])
+    return torch.linalg.vector_norm(errors, dim=(2, 3), dtype=torch.float64).square_()
+
+
+def row_moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean, and sum of squared distances from it, per row and channel of (B, C, H, W): both (B, C) float64.
+
+    The sums are those of distances from a float32 mean, so that their error does not grow with the offset.
+    """
+    # on the CPU image by image, so that the distances never leave the processor's cache
+    parts = features.split(1) if features.device.type == "cpu" else (features,)
+    shift, total, square = (torch.cat(each) for each in zip(*map(_shifted_sums, parts), strict=True))
+    elements = features[0, 0].numel()
+    return shift + total / elements, (square - total.square() / elements).clamp_min_(0)
+
+
+def _shifted_sums(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A shift near the mean, sum and sum of squares of the distances from it, each (B, C) float64."""
+    shift = features.mean((2, 3), keepdim=True)
+    distances = features - shift
+    total = distances.sum((2, 3)).double()
+    return shift[..., 0, 0].double(), total, distances.square_().sum((2, 3)).double()

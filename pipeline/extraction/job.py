@@ -65,7 +65,8 @@ def store_facts(
 class Job:
     """One extraction. Rows are computed in fixed batches that never cross a shard.
 
-    So a resumed run, or one of several processes, computes exactly the bits that an undisturbed one would.
+    So on one machine a resumed run, or one of several processes, computes exactly the bits that an undisturbed one
+    would. Batches of another size, other threads and other processors give them but for rounding.
     """
 
     def __init__(

@@ -12,47 +12,90 @@ from numpy.typing import NDArray
 
 @dataclass
 class Moments:
-    """Count of elements, and per channel (C,) float64 their sum and sum of squares.
+    """Count of elements, and per channel (C,) float64 their mean and the sum of squared distances from it.
 
-    Kept for each shard and added in order of shards, so that the result does not depend on which run, or which
-    of several processes, computed a shard.
+    Merged as by Chan, Golub & LeVeque (1983): the error does not grow with a channel's offset. Kept for each shard and
+    merged in order of shards, so that the result does not depend on which run, or which of several processes, computed
+    a shard.
     """
 
     count: int
-    total: NDArray[np.float64]
-    square: NDArray[np.float64]
+    centre: NDArray[np.float64]
+    squares: NDArray[np.float64]
 
     @classmethod
     def empty(cls, channels: int) -> Self:
         return cls(0, np.zeros(channels), np.zeros(channels))
 
-    def add(self, count: int, total: NDArray[np.floating], square: NDArray[np.floating]) -> None:
-        """Add rows whose per-row sums are `total` and `square`, both (n, C); `count` elements a channel in all."""
-        self.count += count
-        self.total += total.sum(axis=0, dtype=np.float64)
-        self.square += square.sum(axis=0, dtype=np.float64)
+    def add(self, elements: int, means: NDArray[np.float64], squares: NDArray[np.float64]) -> None:
+        """Add n rows of `elements` a channel, each with its own mean and squares, both (n, C)."""
+        if len(means):
+            centre = means.mean(axis=0)
+            between = elements * np.square(means - centre).sum(axis=0)
+            self._merge(Moments(elements * len(means), centre, squares.sum(axis=0) + between))
 
     @classmethod
-    def sum(cls, parts: Iterable[Moments], channels: int) -> Self:
+    def merged(cls, parts: Iterable[Moments], channels: int) -> Self:
         whole = cls.empty(channels)
         for part in parts:
-            whole.add(part.count, part.total[None], part.square[None])
+            whole._merge(part)
         return whole
+
+    def _merge(self, other: Moments) -> None:
+        count = self.count + other.count
+        share, distance = other.count / max(count, 1), other.centre - self.centre
+        self.squares = self.squares + other.squares + np.square(distance) * self.count * share
+        self.centre = self.centre + distance * share
+        self.count = count
 
     @property
     def mean(self) -> NDArray[np.float32]:
-        return (self.total / max(self.count, 1)).astype(np.float32)
+        return self.centre.astype(np.float32)
 
     @property
     def std(self) -> NDArray[np.float32]:
-        """Population standard deviation; zero for a channel that never changes."""
-        count = max(self.count, 1)
-        variance = self.square / count - (self.total / count) ** 2
-        return np.sqrt(np.maximum(variance, 0)).astype(np.float32)
+        """Population standard deviation; zero, or the rounding of a mean, for a channel that never changes."""
+        return np.sqrt(self.squares / max(self.count, 1)).astype(np.float32)
 
     def plain(self) -> dict[str, Any]:
-        return {"count": self.count, "total": self.total.tolist(), "square": self.square.tolist()}
+        return {"count": self.count, "mean": self.centre.tolist(), "squares": self.squares.tolist()}
 
     @classmethod
     def from_plain(cls, values: dict[str, Any]) -> Self:
-        return cls(values["count"], np.array(values["total"]), np.array(values["square"]))
+        return cls(values["count"], np.array(values["mean"]), np.array(values["squares"]))
+
+
+@dataclass
+class Rounding:
+    """What a stored type costs: count of elements measured, and per channel (C,) float64 their squared errors."""
+
+    count: int
+    squares: NDArray[np.float64]
+
+    @classmethod
+    def empty(cls, channels: int) -> Self:
+        return cls(0, np.zeros(channels))
+
+    def add(self, count: int, squares: NDArray[np.float64]) -> None:
+        """Add `count` elements a channel with squared errors (C,)."""
+        self.count += count
+        self.squares = self.squares + squares
+
+    @classmethod
+    def merged(cls, parts: Iterable[Rounding], channels: int) -> Self:
+        whole = cls.empty(channels)
+        for part in parts:
+            whole.add(part.count, part.squares)
+        return whole
+
+    @property
+    def error(self) -> NDArray[np.float32]:
+        """Root of the mean squared error of each channel, (C,), in the unit of the features."""
+        return np.sqrt(self.squares / max(self.count, 1)).astype(np.float32)
+
+    def plain(self) -> dict[str, Any]:
+        return {"count": self.count, "squares": self.squares.tolist()}
+
+    @classmethod
+    def from_plain(cls, values: dict[str, Any]) -> Self:
+        return cls(values["count"], np.array(values["squares"]))

@@ -15,15 +15,17 @@ from pipeline.core.params import ExtractParams, StoreParams
 from pipeline.core.progress import progress
 from pipeline.extraction.compute import Computer
 from pipeline.extraction.job import Job
-from pipeline.extraction.moments import Moments
+from pipeline.extraction.moments import Moments, Rounding
 from pipeline.extraction.sink import Sink
 from pipeline.extraction.workspace import Workspace, check_same_file_system, free_bytes
 from pipeline.stores.base import FORMATS
+from pipeline.stores.encoding import check_rounding
 from pipeline.stores.files import disk_errors
 from pipeline.stores.manifest import Manifest
 from pipeline.stores.opening import open_store
 from pipeline.stores.prepared import PreparedData
 
+NUMBERS = ("pipeline.extraction.compute", "pipeline.extraction.moments")  # the modules that make them
 QUEUED = 2  # pieces computed ahead of the writer
 
 
@@ -70,7 +72,7 @@ def _code(backbone: FrozenNetwork) -> str:
     It names the unfinished work alone. A finished store is DVC's to make again when the code has changed, and its
     fingerprint stays the same through edits that change no number.
     """
-    return digest("pipeline.extraction.compute", type(backbone).__module__, chosen=NO_DECODER)
+    return digest(*NUMBERS, type(backbone).__module__, chosen=NO_DECODER)
 
 
 def require_space(needed: int, what: str, work: Path) -> None:
@@ -132,7 +134,10 @@ def _publish(job: Job, space: Workspace, output: Path) -> bool:
         files = FORMATS.get(job.format)().write_metadata(path, layout, attributes)
         for record in records:
             files |= record[layer].files
-        moments = Moments.sum((record[layer].moments for record in records), layout.shape.channels)
-        Manifest(job.facts[layer], layout, moments.mean, moments.std, files).write(path)
+        moments = Moments.merged((record[layer].moments for record in records), layout.shape.channels)
+        rounding = Rounding.merged((record[layer].rounding for record in records), layout.shape.channels)
+        manifest = Manifest(job.facts[layer], layout, moments.mean, moments.std, files, rounding.error)
+        check_rounding(manifest.rounding_share or 0, layout.dtype, f"{job.backbone.name}.{layer}")
+        manifest.write(path)
     space.publish(output)
     return True

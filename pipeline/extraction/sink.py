@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline.extraction.compute import Piece
+from pipeline.extraction.compute import Piece, measured
 from pipeline.extraction.job import Job
-from pipeline.extraction.moments import Moments
+from pipeline.extraction.moments import Moments, Rounding
 from pipeline.extraction.workspace import LayerShard, Workspace
 from pipeline.stores.base import FORMATS, ShardWriter
 from pipeline.stores.encoding import as_numpy
@@ -18,6 +18,7 @@ class Sink:
         self._format = FORMATS.get(job.format)()
         self._writers: dict[str, ShardWriter] = {}
         self._moments: dict[str, Moments] = {}
+        self._rounding: dict[str, Rounding] = {}
         self._failed = False
 
     def add(self, piece: Piece) -> None:
@@ -51,17 +52,22 @@ class Sink:
     def _begin(self, shard: int) -> None:
         for layer, layout in self._job.layouts.items():
             self._moments[layer] = Moments.empty(layout.shape.channels)
+            self._rounding[layer] = Rounding.empty(layout.shape.channels)
             self._writers[layer] = self._format.write_shard(self._space.layer(layer), layout, shard)
 
     def _append(self, layer: str, piece: Piece) -> None:
         found, shape = piece.layers[layer], self._job.layouts[layer].shape
         training = self._job.training[piece.rows]
-        elements = int(training.sum()) * shape.height * shape.width
-        self._moments[layer].add(elements, found.total.numpy()[training], found.square.numpy()[training])
+        elements = shape.height * shape.width
+        self._moments[layer].add(elements, found.mean.numpy()[training], found.squares.numpy()[training])
+        self._rounding[layer].add(elements * len(measured(piece.rows)), found.errors.numpy().sum(axis=0))
         scales = None if found.scales is None else found.scales.numpy()
         self._writers[layer].append(as_numpy(found.values), scales)
 
     def _end(self, shard: int) -> None:
-        record = {layer: LayerShard(writer.finish(), self._moments[layer]) for layer, writer in self._writers.items()}
+        record = {
+            layer: LayerShard(writer.finish(), self._moments[layer], self._rounding[layer])
+            for layer, writer in self._writers.items()
+        }
         self._writers = {}
         self._space.finish(shard, record)

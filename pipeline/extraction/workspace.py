@@ -19,7 +19,7 @@ from pathlib import Path
 from pipeline.core.errors import StoreError
 from pipeline.core.files import can_rename, existing, write_whole
 from pipeline.core.locks import LOCK, try_lock
-from pipeline.extraction.moments import Moments
+from pipeline.extraction.moments import Moments, Rounding
 from pipeline.stores.files import FileRecord, record_of
 from pipeline.stores.manifest import fingerprint
 
@@ -29,10 +29,11 @@ PUBLISH = 1 << 40  # the byte of the lock file that stands for renaming the stor
 
 @dataclass(frozen=True)
 class LayerShard:
-    """What is known about a finished shard of one layer: its files, and the moments of its training rows."""
+    """What is known about a finished shard of one layer: its files, its training rows' moments, what its type costs."""
 
     files: dict[str, FileRecord]
     moments: Moments
+    rounding: Rounding
 
 
 class Workspace:
@@ -80,6 +81,7 @@ class Workspace:
             layer: LayerShard(
                 {name: FileRecord(**file) for name, file in entry["files"].items()},
                 Moments.from_plain(entry["moments"]),
+                Rounding.from_plain(entry["rounding"]),
             )
             for layer, entry in json.loads(path.read_bytes()).items()
         }
@@ -99,6 +101,7 @@ class Workspace:
             layer: {
                 "files": {name: vars(file) for name, file in entry.files.items()},
                 "moments": entry.moments.plain(),
+                "rounding": entry.rounding.plain(),
             }
             for layer, entry in record.items()
         }

@@ -19,7 +19,7 @@ from pipeline.core.section import Section, parse_section
 from pipeline.core.sources import FeatureShape, ImageSize, Source
 from pipeline.models.common.prior import ImagePrior
 
-TINY = 1e-12  # keeps the error of features that are all zero a number
+TINY = torch.finfo(torch.float64).tiny  # keeps the error of features that are all zero a number, in any unit
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,8 @@ def build_refiner(name: str, options: Mapping[str, Any], layer: KnownLayer, budg
 
 
 def squared_norm(values: Tensor) -> Float[Tensor, " b"]:
-    """(B, …) → (B,) float64."""
-    return values.square().flatten(1).sum(1, dtype=torch.float64)
+    """(B, …) → (B,) float64; no square of a small float32 number is lost."""
+    return torch.linalg.vector_norm(values.flatten(1), dim=1, dtype=torch.float64).square()
 
 
 def relative_error(difference: Tensor, features: Tensor) -> Float[Tensor, " b"]:

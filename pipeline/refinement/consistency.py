@@ -14,7 +14,7 @@ from pipeline.core.sources import Source
 from pipeline.refinement.networks import Networks, network_title, same_network
 from pipeline.stores.base import FeatureStore
 
-TINY = 1e-12  # keeps the error of features that are all zero a number
+TINY = torch.finfo(torch.float64).tiny  # keeps the scores of features that are all zero numbers, in any unit
 
 
 class Reencoder:
@@ -40,15 +40,17 @@ class Reencoder:
         Returns `cosine` and `relative_error` (norm of the difference over the norm of `features`), each (B,)
         float64, averaged over the sources.
         """
-        pairs = [
-            (again.flatten(1), stored.float().flatten(1))
-            for again, stored in zip(self.networks(images), features, strict=True)
-        ]
-        cosines = [torch.cosine_similarity(again, stored).double() for again, stored in pairs]
-        errors = [
-            ((again - stored).norm(dim=1) / stored.norm(dim=1).clamp(min=TINY)).double() for again, stored in pairs
-        ]
+        pairs = zip(self.networks(images), features, strict=True)
+        cosines, errors = zip(*(agreement(again, stored.float()) for again, stored in pairs), strict=True)
         return {"cosine": torch.stack(cosines).mean(0), "relative_error": torch.stack(errors).mean(0)}
+
+
+def agreement(again: Tensor, stored: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine and relative error of features (B, C, h, w) of any scale against the stored ones, each (B,) float64."""
+    again, stored = again.flatten(1).double(), stored.flatten(1).double()
+    norms = [values.norm(dim=1).clamp_min(TINY) for values in (again, stored)]
+    cosine = ((again / norms[0][:, None]) * (stored / norms[1][:, None])).sum(1)
+    return cosine, (again - stored).norm(dim=1) / norms[1]
 
 
 def _check_network(name: str, store: FeatureStore, now: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ TORCH_DTYPES = {
     "int8": torch.int8,
 }
 TURNED_AT_ONCE = 512  # positions
+ROUNDING_LIMIT = 0.01  # of a layer's deviation: what a stored type may cost
 LEVELS = 255  # steps between the smallest and the largest value of an int8 channel
 
 
@@ -98,19 +99,19 @@ def rgb(crops: Tensor) -> Tensor:
     return crops.permute(0, 3, 1, 2).to(torch.float32).div_(255)
 
 
-def check_range(features: Tensor, square: Tensor, dtype: str, what: str) -> None:
+def check_range(features: Tensor, bound: Tensor, dtype: str, what: str) -> None:
     """Refuse what `dtype` cannot hold.
 
     Args:
         features: (B, C, H, W) before encoding.
-        square: (B, C), the sum of their squares: when it is small enough, no element needs to be looked at.
+        bound: (B, C), what no magnitude exceeds but for rounding: when it is small enough, no element is looked at.
         what: the name of the layer, for the message.
 
     Raises:
         StoreError: a feature is NaN or infinite, or too large for float16.
     """
     largest = torch.finfo(torch.float32 if dtype == "int8" else TORCH_DTYPES[dtype]).max
-    if bool((square < min(largest, 1e15) ** 2).all()):
+    if bool((bound < largest / 2).all()):
         return
     if not bool(torch.isfinite(features).all()):
         raise StoreError(
@@ -121,6 +122,16 @@ def check_range(features: Tensor, square: Tensor, dtype: str, what: str) -> None
         raise StoreError(
             f"{what} gives features up to {peak:.4g}, more than {dtype} can hold ({largest:.0f}); "
             "set store.dtype to bfloat16 or float32"
+        )
+
+
+def check_rounding(share: float, dtype: str, what: str) -> None:
+    """Raises StoreError: the error of `dtype` is more than `ROUNDING_LIMIT` of the deviation of the layer `what`."""
+    if share > ROUNDING_LIMIT:
+        others = " or ".join(name for name in ("bfloat16", "int8", "float32") if name != dtype)
+        raise StoreError(
+            f"{what} as {dtype} is off by {share:.2%} of its deviation, more than {ROUNDING_LIMIT:.0%}; "
+            f"set store.dtype to {others}"
         )
 
 

@@ -48,6 +48,8 @@ class Manifest:
         layout: how the rows lie on disk (also among the facts, under `store`).
         mean, std: (C,) float32, per channel over the training rows, before rounding to the stored type.
         files: size and checksum of every other file of the store, by path relative to it.
+        rounding: (C,) float32, the root mean squared error of each channel as stored, measured on some of the rows;
+            None in stores written before it was measured.
     """
 
     facts: dict[str, Any]
@@ -55,6 +57,17 @@ class Manifest:
     mean: NDArray[np.float32]
     std: NDArray[np.float32]
     files: dict[str, FileRecord]
+    rounding: NDArray[np.float32] | None = None
+
+    @property
+    def rounding_share(self) -> float | None:
+        """The error of the stored type over the layer's deviation; 0 where nothing varies, None: not measured."""
+        if self.rounding is None:
+            return None
+        error, deviation = (
+            float(np.sqrt(np.square(each, dtype=np.float64).mean())) for each in (self.rounding, self.std)
+        )
+        return error / deviation if deviation else 0.0
 
     @property
     def fingerprint(self) -> str:
@@ -69,6 +82,8 @@ class Manifest:
             "std": [float(value) for value in self.std],
             "files": {name: vars(record) for name, record in sorted(self.files.items())},
         }
+        if self.rounding is not None:
+            content["rounding"] = [float(value) for value in self.rounding]
         content["checksum"] = fingerprint(content)
         write_whole(store / MANIFEST, (json.dumps(content, indent=1) + "\n").encode())
 
@@ -83,6 +98,7 @@ class Manifest:
             mean=np.array(content["mean"], np.float32),
             std=np.array(content["std"], np.float32),
             files={name: FileRecord(**record) for name, record in content["files"].items()},
+            rounding=np.array(content["rounding"], np.float32) if "rounding" in content else None,
         )
 
 

@@ -46,7 +46,7 @@ class Muon(Optimizer):
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
     """The nearest semi-orthogonal matrix (U Vᵀ of the SVD), approximately, by a quintic Newton-Schulz iteration."""
     a, b, c = 3.4445, -4.7750, 2.0315  # Jordan et al.: steepest at zero, singular values end in [0.7, 1.2]
-    x = matrix / (matrix.norm() + 1e-7)
+    x = matrix / matrix.norm().clamp_min(torch.finfo(matrix.dtype).tiny)  # zero stays zero
     transposed = x.shape[0] > x.shape[1]
     x = x.T if transposed else x
     for _ in range(steps):

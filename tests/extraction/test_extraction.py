@@ -1,4 +1,4 @@
-"""Extracted features are the network's: the bits of a hand-written forward, or within the rounding of their type."""
+"""Extracted features are the network's: those of a hand-written forward, within the rounding of their type."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from devices import needs_gpu
 from shards_of_nine import small_shards  # noqa: F401  (autouse)
-from small_stores import CPU, SmallBackbone, SmallData, small_extraction, small_params, tree
+from small_stores import CPU, ROUNDING, SmallBackbone, SmallData, apart, small_extraction, small_params, tree
 from torch import nn
 from torchvision.models import vgg16
 
@@ -25,7 +25,7 @@ FORMATS = ["zarr", "hdf5"]
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("codec", ["none", "lz4"])
-def test_float32_features_are_the_bits_of_a_hand_written_forward(tmp_path: Path, format: str, codec: str) -> None:
+def test_float32_features_are_those_of_a_hand_written_forward(tmp_path: Path, format: str, codec: str) -> None:
     data, network = SmallData(), SmallBackbone()
     small_extraction(tmp_path, small_params(format=format, dtype="float32", compression=codec))
     pixels = torch.from_numpy(data.crops(np.arange(40)))
@@ -36,12 +36,12 @@ def test_float32_features_are_the_bits_of_a_hand_written_forward(tmp_path: Path,
     for layer, expected in (("shallow", shallow), ("deep", deep)):
         store = open_store(tmp_path / "features/small" / layer)
         found = store.read(np.arange(40))
-        np.testing.assert_array_equal(found, expected.numpy())
+        assert apart(found, expected.numpy()) < ROUNDING  # here all rows went through the network together
         np.testing.assert_allclose(store.mean, expected[:32].mean((0, 2, 3)), rtol=1e-5)
         np.testing.assert_allclose(store.std, expected[:32].std((0, 2, 3), correction=0), rtol=1e-4)
 
 
-def test_vgg16_features_are_the_bits_of_torchvisions_truncated_network(tmp_path: Path) -> None:
+def test_vgg16_features_are_those_of_torchvisions_truncated_network(tmp_path: Path) -> None:
     data, entry = SmallData(rows=7, crop=64), BackboneParams(weights="random", seed=5, layers=("block1", "block2"))
     backbone = load_backbone("vgg16", entry, CPU)
     with torch.random.fork_rng():
@@ -59,7 +59,7 @@ def test_vgg16_features_are_the_bits_of_torchvisions_truncated_network(tmp_path:
         block2 = features[5:10](block1)
     for layer, expected in (("block1", block1), ("block2", block2)):
         found = open_store(tmp_path / "features/vgg16" / layer).read(np.arange(7))
-        np.testing.assert_array_equal(found, expected.numpy())
+        assert apart(found, expected.numpy()) < ROUNDING
 
 
 def test_float16_features_are_within_their_rounding(tmp_path: Path) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from shards_of_nine import small_shards  # noqa: F401  (autouse)
-from small_stores import CPU, SmallBackbone, small_extraction, tree
+from small_stores import CPU, ROUNDING, SmallBackbone, apart, small_extraction, small_params, tree
 
 from pipeline.backbones.backbone import load_backbone
 from pipeline.core.errors import DeviceError, StoreError
 from pipeline.core.params import BackboneParams, ExtractParams
 from pipeline.extraction import run
+from pipeline.stores import layout, open_store
 from stages.extract import write_placeholder
 
 
@@ -67,14 +69,22 @@ WORDS = (
 
 
 @pytest.mark.parametrize("refusal", [torch.OutOfMemoryError("no room"), *map(RuntimeError, WORDS)])
-def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path: Path, refusal: RuntimeError) -> None:
-    settings = ExtractParams(batch_size=9)
-    small_extraction(tmp_path / "roomy", settings=settings)
+def test_out_of_memory_halves_the_batch_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: RuntimeError
+) -> None:
+    monkeypatch.setattr(layout, "MEGABYTE", 20_000)  # nine rows of float32 in a shard
+    settings, store = ExtractParams(batch_size=9), small_params(dtype="float32")
+    small_extraction(tmp_path / "roomy", store, settings=settings)
     backbone = HungryBackbone(2, refusal)
-    small_extraction(tmp_path / "tight", settings=settings, backbone=backbone)
+    small_extraction(tmp_path / "tight", store, settings=settings, backbone=backbone)
     assert backbone.sizes[:8] == [9, 5, 3, 2, 2, 2, 2, 1]  # halved until it fits, then kept
     assert max(backbone.sizes[4:]) == 2
-    assert tree(tmp_path / "tight") == tree(tmp_path / "roomy")
+    assert list(tree(tmp_path / "tight")) == list(tree(tmp_path / "roomy"))
+    for layer in ("shallow", "deep"):  # smaller batches: equal but for rounding, which a processor may do otherwise
+        tight, roomy = (open_store(tmp_path / name / "features/small" / layer) for name in ("tight", "roomy"))
+        assert apart(tight.read(np.arange(40)), roomy.read(np.arange(40))) < ROUNDING
+        np.testing.assert_allclose(tight.mean, roomy.mean, rtol=1e-5)
+        np.testing.assert_allclose(tight.std, roomy.std, rtol=1e-5)
 
 
 def test_no_memory_for_one_image(tmp_path: Path) -> None:

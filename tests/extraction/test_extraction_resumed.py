@@ -141,9 +141,11 @@ def test_work_of_other_code_is_not_used(
     assert tree(tmp_path / "features") == undisturbed  # a store does not say which code it is from: DVC does
 
 
-@pytest.mark.parametrize("file", ["backbones/backbone.py", "extraction/compute.py", "stores/encoding.py"])
+@pytest.mark.parametrize(
+    "file", ["backbones/backbone.py", "extraction/compute.py", "extraction/moments.py", "stores/encoding.py"]
+)
 def test_each_file_that_decides_numbers_is_among_its_code(file: str) -> None:
-    assert Path("pipeline", file) in files("pipeline.extraction.compute", "pipeline.backbones.backbone")
+    assert Path("pipeline", file) in files(*run.NUMBERS, "pipeline.backbones.backbone")
 
 
 def test_finished_shards_are_checked_before_they_are_used(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:

@@ -17,8 +17,9 @@ def _crops(count: int = 5, height: int = 6, width: int = 8) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
 
 
-def test_moments_equal_numpys() -> None:
-    crops = _crops()
+@pytest.mark.parametrize("dark", [1, 200])
+def test_moments_equal_numpys(dark: int) -> None:
+    crops = dark + _crops() // 8 if dark > 1 else _crops()
     mean, covariance = moments([crops[:2], crops[2:]])
     images = crops.transpose(0, 3, 1, 2) / 255
     expected = images.mean(axis=(0, 2, 3))

@@ -18,6 +18,7 @@ from small_stores import tree, write_store
 
 from pipeline.core.errors import StoreError
 from pipeline.core.sources import FeatureShape
+from pipeline.extraction.compute import row_moments
 from pipeline.extraction.moments import Moments
 from pipeline.stores.base import FORMATS
 from pipeline.stores.encoding import as_numpy, check_range, decode, encode
@@ -217,13 +218,13 @@ def test_what_a_type_cannot_hold_is_refused(value: float, dtype: str, message: s
     features = torch.zeros(2, 3, 4, 4)
     features[1, 2, 3, 3] = value
     with pytest.raises(StoreError) as error:
-        check_range(features, features.square().sum((2, 3)), dtype, "net.layer")
+        check_range(features, features.abs().sum((2, 3)), dtype, "net.layer")
     assert str(error.value) == message
 
 
 def test_large_but_representable_features_are_not_refused() -> None:
     features = torch.full((1, 1, 64, 64), 60000.0)  # the sum of squares alone would not tell
-    check_range(features, features.square().sum((2, 3)), "float16", "net.layer")
+    check_range(features, features.abs().sum((2, 3)), "float16", "net.layer")
 
 
 @pytest.mark.parametrize("format", FORMAT_NAMES)
@@ -259,14 +260,27 @@ def test_layout_survives_its_facts() -> None:
     assert [list(layout.rows_of(shard)) for shard in range(layout.shards)] == [[0, 1, 2], [3, 4, 5], [6]]
 
 
-def test_moments_do_not_depend_on_how_rows_are_split() -> None:
-    features = torch.randn(10, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 5 + 40
-    total, square = features.sum((2, 3)).numpy(), features.square().sum((2, 3)).numpy()
+@pytest.mark.parametrize("offset", [0, 1e3, 1e6])
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_moments_are_those_of_float64_whatever_the_offset_and_the_split(
+    offset: float, memory: torch.memory_format
+) -> None:
+    features = (
+        torch.randn(10, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * torch.tensor([5, 1, 0])[:, None, None]
+    )
+    features = (features + offset).contiguous(memory_format=memory)
+    means, squares = (values.numpy() for values in row_moments(features))
     parts = []
     for rows in (slice(0, 4), slice(4, 4), slice(4, 10)):
         part = Moments.empty(3)
-        part.add(64 * len(total[rows]), total[rows], square[rows])
+        part.add(64, means[rows], squares[rows])
         parts.append(Moments.from_plain(part.plain()))
-    whole = Moments.sum(parts, 3)
-    np.testing.assert_allclose(whole.mean, features.numpy().mean((0, 2, 3)), rtol=1e-5)
-    np.testing.assert_allclose(whole.std, features.numpy().std((0, 2, 3)), rtol=1e-4)
+    whole, exact = Moments.merged(parts, 3), features.double().numpy()
+    assert whole.count == 640
+    np.testing.assert_allclose(whole.mean, exact.mean((0, 2, 3)), rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(whole.std, exact.std((0, 2, 3)), rtol=1e-5, atol=1e-10 * offset)
+
+
+def test_moments_of_nothing_are_zero() -> None:
+    empty = Moments.merged([Moments.empty(2)], 2)
+    np.testing.assert_array_equal([empty.mean, empty.std], np.zeros((2, 2)))

@@ -61,7 +61,7 @@ def test_inspect_prints_everything_about_a_store(features: Path) -> None:
         *text.splitlines()[5:8],
         "",
     ]
-    columns = "layer shape rows type codec shards size mean std fingerprint"
+    columns = "layer shape rows type codec shards size mean std rounding fingerprint"
     assert text.splitlines()[5].split() == columns.split()
     deep, shallow = text.splitlines()[6:8]
     assert deep.split()[:7] == ["small.deep", "16×4×4", "40", "float16", "zarr/none", "5", "of"]

@@ -21,6 +21,7 @@ from pipeline.stores.manifest import Manifest
 
 CPU = torch.device("cpu")
 CROP = 16
+ROUNDING = 1e-5  # of a layer's deviation: float32 features of other batches, threads or processors are nearer
 
 
 class SmallData:
@@ -94,6 +95,11 @@ def small_extraction(root: Path, store: StoreParams | None = None, **changes: ob
 def small_params(**changes: object) -> StoreParams:
     """A megabyte, the smallest shard, would hold everything: tests shrink it with `small_shards`."""
     return StoreParams.model_validate({"shard_megabytes": 1, **changes})
+
+
+def apart(found: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference between two tables of features, in deviations of the expected ones."""
+    return float(np.abs(found - expected).max() / expected.std())
 
 
 def tree(root: Path) -> dict[str, bytes]:

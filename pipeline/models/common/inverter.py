@@ -25,7 +25,9 @@ from pipeline.models.common.linear import Linear, kernel_alone
 LINEAR = "linear"
 REFINED_INPUT = "refined image"
 RGB = 3  # channels of an image
-DEAD = 1e-6  # a channel whose standard deviation is below this is constant: it carries nothing
+DEAD = torch.finfo(
+    torch.float32
+).eps  # of its layer's deviation or its own mean: a channel that varies less is constant
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,11 @@ class Standardise(nn.Module):
         self.register_buffer("scale", torch.ones(channels, 1, 1))
 
     def fit(self, mean: Float[Tensor, " c"], std: Float[Tensor, " c"]) -> None:
-        """Take the statistics over; a channel that never varies is only centred."""
+        """Take the statistics over; a channel that never varies becomes zero. No unit of the features matters."""
+        layer = std.double().square().mean().sqrt()
+        alive = std > DEAD * torch.maximum(layer, mean.double().abs())
         self.mean.copy_(mean[:, None, None])
-        self.scale.copy_(torch.where(std > DEAD, std, torch.ones_like(std)).reciprocal()[:, None, None])
+        self.scale.copy_(torch.where(alive, std.reciprocal(), 0)[:, None, None])
 
     def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         return (features - self.mean) * self.scale

@@ -105,8 +105,12 @@ def load_prior(folder: Path, data: PreparedData, remedy: str = "fit it: python -
 def moments(crops: Iterable[NDArray[np.uint8]]) -> tuple[Float[Tensor, " 3"], Float[Tensor, "3 3 h w"]]:
     """Mean colour and C(ω) at the frequencies of `rfft2` over batches of crops (B, H, W, 3), in float64, one pass."""
     count, total, second = 0, torch.zeros(3, dtype=torch.float64), torch.zeros(())
+    shift = torch.zeros(1, 3, 1, 1, dtype=torch.float64)
     for batch in crops:
         images = torch.from_numpy(batch).permute(0, 3, 1, 2).double() / 255
+        if not count:
+            shift = images.mean(dim=(0, 2, 3), keepdim=True)  # near the mean, so that no square of it is subtracted
+        images -= shift
         spectrum = torch.fft.rfft2(images, norm="ortho")
         second = second + torch.einsum("bchw,bdhw->cdhw", spectrum, spectrum.conj()).real
         total += images.mean(dim=(2, 3)).sum(0)
@@ -114,4 +118,4 @@ def moments(crops: Iterable[NDArray[np.uint8]]) -> tuple[Float[Tensor, " 3"], Fl
         pixels = images[0, 0].numel()
     mean, covariance = total / count, second / count
     covariance[:, :, 0, 0] -= pixels * torch.outer(mean, mean)  # a constant image lives at frequency 0 alone
-    return mean, covariance
+    return mean + shift.flatten(), covariance

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.core.section import Count, Section
-from pipeline.refinement.base import REFINERS, KnownLayer, Refiner, Step, relative_error, squared_norm
+from pipeline.refinement.base import REFINERS, TINY, KnownLayer, Refiner, Step, relative_error, squared_norm
 from pipeline.refinement.descent import Evaluated, lbfgs
 
 
@@ -31,11 +31,15 @@ class Lbfgs(Refiner):
         self.history = options.history
 
     def refine(self, features: Float[Tensor, "b c h w"], start: Float[Tensor, "b 3 y x"]) -> Iterator[Step]:
+        size = (
+            squared_norm(features).clamp_min(TINY).sqrt().to(features)[:, None, None, None]
+        )  # the unit does not matter
+
         def objective(images: Tensor) -> Evaluated:
             with torch.enable_grad():
                 images = images.detach().requires_grad_()
                 difference = self.layer(images) - features
-                value = squared_norm(difference)
+                value = squared_norm(difference / size)
                 (gradient,) = torch.autograd.grad(value.sum(), images)
             return Evaluated(images.detach(), value.detach(), gradient, relative_error(difference, features))
 

@@ -89,7 +89,7 @@ class Map(Refiner):
                 latent = latent.detach().requires_grad_()
                 centred = colour(latent)
                 difference = self.layer(mean + centred) - features
-                value = squared_norm(difference) / self._gain + squared_norm(latent) - squared_norm(centred)
+                value = squared_norm(difference / self._gain**0.5) + squared_norm(latent) - squared_norm(centred)
                 (gradient,) = torch.autograd.grad(value.sum(), latent)
             return Evaluated(latent.detach(), value.detach(), gradient, relative_error(difference, features))
 
