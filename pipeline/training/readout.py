@@ -42,7 +42,10 @@ def solve_linear(inverter: Inverter, data: PreparedData, cached: CachedFeatures)
     coarser = inverter.coarser() if inverter.blueprint.kernels else []  # an older model's kernel is of all sources
     readings: list[Reading] = [(None, linear), *coarser]
     sums = [_accumulate(inverter, data, cached, readings, split) for split in SPLITS]
-    joint, *others = (solve(train, judge) for train, judge in zip(*sums, strict=True))
+    (first, *own_sums) = zip(*sums, strict=True)
+    tried_apart = [place for places, _ in coarser for place in places]
+    joint = solve(first[0], first[1], elsewhere=tried_apart)
+    others = [solve(train, judge) for train, judge in own_sums]
     best = min(range(len(others)), key=lambda each: others[each].error, default=None)
     if best is None or others[best].error >= joint.error:
         return LinearSolution(joint)

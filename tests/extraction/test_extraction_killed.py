@@ -19,7 +19,8 @@ from small_stores import SmallBackbone, SmallData, small_extraction, small_param
 from pipeline.core.errors import StoreError
 from pipeline.core.params import ExtractParams
 from pipeline.extraction import run
-from pipeline.stores import layout, open_store
+from pipeline.stores import layout
+from pipeline.stores.opening import open_store
 
 FORMATS = ["zarr", "hdf5"]
 SMALL_MEGABYTE = 4_000  # three rows in a shard: 14 shards

@@ -15,7 +15,8 @@ from pipeline.backbones.backbone import load_backbone
 from pipeline.core.errors import DeviceError, StoreError
 from pipeline.core.params import BackboneParams, ExtractParams
 from pipeline.extraction import run
-from pipeline.stores import layout, open_store
+from pipeline.stores import layout
+from pipeline.stores.opening import open_store
 from stages.extract import write_placeholder
 
 

@@ -16,7 +16,8 @@ import pytest
 import torch
 from small_stores import ROUNDING, SmallBackbone, SmallData, apart, small_extraction, small_params, tree
 
-from pipeline.stores import layout, open_store
+from pipeline.stores import layout
+from pipeline.stores.opening import open_store
 
 SMALL_MEGABYTE = 80_000  # nine rows of 32 pixels in a shard: three batches of three
 ROWS, KILLED_AT = 40, 20

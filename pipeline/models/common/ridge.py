@@ -115,12 +115,18 @@ class RidgeSolution:
     error: float  # of `weight` on the judging split
 
 
-def solve(train: NormalEquations, judge: NormalEquations, strengths: Sequence[float] = STRENGTHS) -> RidgeSolution:
+def solve(
+    train: NormalEquations,
+    judge: NormalEquations,
+    strengths: Sequence[float] = STRENGTHS,
+    elsewhere: Sequence[int] = (),
+) -> RidgeSolution:
     """Fit on `train` with the strength whose error on `judge` is least; one factorisation serves all strengths.
 
     Of several parts each has a strength of its own, found one after the other from the best of: one strength for all,
     and each part alone. So none of them costs anything on `judge`, and the price is bounded: the factorisation of each
     part beside that of all, and a Cholesky decomposition of all for each part and strength of `PART_STRENGTHS`.
+    Parts that are tried alone `elsewhere` are not here.
     """
     together = _with_one_strength(train, judge, strengths)
     if len(train.parts) == 1:
@@ -130,7 +136,7 @@ def solve(train: NormalEquations, judge: NormalEquations, strengths: Sequence[fl
     whole = _scale(system, train.gram)
     chosen = tuple(together.strength * whole / scale if scale else DROPPED for scale in scales)
     best = replace(together, strengths=chosen)
-    for place in range(len(train.parts)):
+    for place in sorted({*range(len(train.parts))} - {*elsewhere}):
         alone = _with_one_strength(train.alone(place), judge.alone(place), strengths)
         if alone.error < best.error:
             weight = torch.zeros_like(train.cross)
