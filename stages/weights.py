@@ -1,4 +1,4 @@
-"""`python -m stages weights`: are the published weights here, and how to carry them to a machine without network."""
+"""`python -m stages weights`: published weights listed, fetched, or carried to a machine without network."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,9 +9,10 @@ from pipeline.core.errors import ParamsError
 from stages.options import PARAMS, Overrides, ParamsFile
 
 Names = Annotated[
-    list[str] | None, typer.Argument(help="Backbones of params.yaml, or lpips (AlexNet). Default, to list: all.")
+    list[str] | None,
+    typer.Argument(help="Fetch these: backbones of params.yaml, or lpips (AlexNet). Without: list all."),
 ]
-To = Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Download what is missing and copy it to DIR.")]
+To = Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Fetch what is missing and copy it to DIR.")]
 From = Annotated[
     Path | None, typer.Option("--from", metavar="DIR", help="Copy from DIR to where torchvision and timm look.")
 ]
@@ -24,7 +25,7 @@ def weights(
     params: ParamsFile = PARAMS,
     overrides: Overrides = None,
 ) -> None:
-    """List published weights, or carry them: --to DIR with network, then --from DIR without."""
+    """List published weights; fetch those named; or carry them: --to DIR with network, then --from DIR without."""
     from pipeline.core.params import load_params
 
     entries = load_params(params, overrides or ()).backbones
@@ -35,15 +36,17 @@ def weights(
 
     from pipeline.experiments import transfer
 
+    written: list[Path] = []
+    fetched: list[str] = []  # what is newly where the libraries look
     if to is not None:
         written = transfer.export(names or (), entries, to)
     elif source is not None:
-        written = transfer.install(names or (), entries, source)
+        written, fetched = transfer.install(names or (), entries, source), names or []
     else:
+        fetched = transfer.fetch(names or (), entries)
         for name in names or transfer.names(entries):
             typer.echo(transfer.status(name, entries))
-        return
     for path in written:
         typer.echo(f"wrote {path}")
-    if source is not None and transfer.LPIPS in (names or ()):
+    if transfer.LPIPS in fetched:
         typer.echo("scores that were written without LPIPS stay so until: dvc repro --force --single-item evaluate")

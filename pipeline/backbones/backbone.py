@@ -125,11 +125,17 @@ def published_weights(name: str, entry: BackboneParams) -> Published:
     Raises:
         ParamsError: unknown network or tag. WeightsError: the library publishes none.
     """
-    spec, library = _spec(name, entry)
+    spec, library = _named(name, entry)  # what is published is known without building the network
     return library.published(name, spec.model, entry.tag)
 
 
 def _spec(name: str, entry: BackboneParams) -> tuple[NetworkSpec, Library]:
+    spec, library = _named(name, entry)
+    library.check_maps(name, spec.model)
+    return spec, library
+
+
+def _named(name: str, entry: BackboneParams) -> tuple[NetworkSpec, Library]:
     spec = resolve(name, entry)
     library = LIBRARIES[spec.library]
     library.check(name, spec.model)

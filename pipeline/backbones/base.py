@@ -70,6 +70,9 @@ class Library(ABC):
     def check(self, name: str, model: str) -> None:
         """Raise ParamsError, naming `backbones.<name>.model`, when `model` is not one of this library's."""
 
+    def check_maps(self, name: str, model: str) -> None:  # noqa: B027  (torchvision's families all do)
+        """Raise ParamsError when a model that passed `check` gives no feature maps. May build it, without numbers."""
+
     @abstractmethod
     def build(self, model: str) -> Network:
         """The network as the library initialises it, on the default device."""

@@ -12,40 +12,96 @@ from pipeline.backbones.base import Network
 from pipeline.core.errors import WeightsError
 
 NAMED = 3  # problems spelled out; the rest are counted
+UNUSED = ("num_batches_tracked",)  # last parts of keys that no feature depends on: older torch did not write them
+REAL = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # 8-bit floats mean nothing without their scales
+
+
+def is_unused(key: str) -> bool:
+    """Whether no feature depends on this tensor: a file may lack it, and the network keeps its own."""
+    return key.rpartition(".")[2] in UNUSED
 
 
 def check_state(network: Network, state: Mapping[str, Any], file: str) -> dict[str, Tensor]:
-    """The tensors of `state` that the network keeps, if every one is there, fits, and is finite.
+    """The tensors of `state` that the network keeps, of the network's own types, if all are there, fit and are finite.
 
     Tensors of the head may be there, in any shape, or not: a network fine-tuned on ten classes has the same trunk.
+    For tensors that no feature depends on (`UNUSED`) the network's own value is given, whatever the file says.
 
     Raises:
-        WeightsError: one sentence with the first few problems and the number of the others.
+        WeightsError: one sentence with the first few problems and the number of the others; if no key is the network's,
+            the file's own first keys beside those that are wanted.
     """
+    own = network.model.state_dict()
     problems = list(_problems(network, state))
     if problems:
-        more = f", and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
         raise WeightsError(
-            f"{file} does not hold the weights of this network: {'; '.join(problems[:NAMED])}{more}; "
+            f"{file} does not hold the weights of this network: {_in_short(network, state, problems)}; "
             "save the state dict of the library's own model, or change backbones.<name>.model"
         )
-    return {key: state[key] for key in network.model.state_dict()}
+    return {
+        key: torch.zeros_like(tensor, device="cpu") if is_unused(key) else state[key].to(tensor.dtype)
+        for key, tensor in own.items()
+    }
+
+
+def fits(network: Network, state: Mapping[str, Any]) -> bool:
+    """Whether the keys of `state` are exactly the network's, with its head or without."""
+    return not any(_foreign_keys(network, state))
+
+
+def _foreign_keys(network: Network, state: Mapping[str, Any]) -> Iterator[str]:
+    """What is missing from `state` or too much in it."""
+    own = network.model.state_dict()
+    yield from (key for key in own if key not in state and not is_unused(key))
+    yield from (key for key in state if key not in own and key not in network.head_keys)
 
 
 def _problems(network: Network, state: Mapping[str, Any]) -> Iterator[str]:
     own = network.model.state_dict()
     for key, tensor in own.items():
-        if key not in state:
-            yield f"'{key}' is missing"
-        elif not isinstance(state[key], Tensor):
-            yield f"'{key}' is a {type(state[key]).__name__}, not a tensor"
-        elif state[key].shape != tensor.shape:
-            yield f"'{key}' is {_size(state[key])}, not {_size(tensor)}"
-        elif not torch.isfinite(state[key]).all():
-            yield f"'{key}' holds values that are not finite"
+        if is_unused(key):
+            continue
+        problem = "is missing" if key not in state else _problem(key, state[key], tensor)
+        if problem is not None:
+            yield f"'{key}' {problem}"
     for key in state:
         if key not in own and key not in network.head_keys:
             yield f"'{key}' belongs to no part of it"
+
+
+def _problem(key: str, found: Any, wanted: Tensor) -> str | None:
+    """What is wrong with one tensor: numbers that would load and mean something else, above all."""
+    if not isinstance(found, Tensor):
+        return f"is a {type(found).__name__}, not a tensor"
+    if found.shape != wanted.shape:
+        return f"is {_size(found)}, not {_size(wanted)}"
+    if found.layout != torch.strided or found.is_meta:
+        return "is sparse or without numbers; save it dense"
+    kind = str(found.dtype).removeprefix("torch.")
+    if not wanted.is_floating_point():
+        whole = not (found.is_floating_point() or found.is_complex() or found.is_quantized)
+        return None if whole else f"is of type {kind}, not of whole numbers"
+    if found.dtype not in REAL:
+        return (
+            f"is of type {kind}, which are not the weights but codes of them without their scale; save them as float32"
+        )
+    if not torch.isfinite(found.to(wanted.dtype)).all():
+        return "holds values that are not finite"
+    if key.rpartition(".")[2] == "running_var" and (found < 0).any():
+        return f"holds a variance of {float(found.min()):.3g}; variances must be at least 0"
+    return None
+
+
+def _in_short(network: Network, state: Mapping[str, Any], problems: list[str]) -> str:
+    if not set(state) & set(network.model.state_dict()):
+        found, wanted = (_first(keys) for keys in (state, network.model.state_dict()))
+        return f"{len(problems)} keys do not fit: its first are {found}, those wanted begin {wanted}"
+    more = f", and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
+    return "; ".join(problems[:NAMED]) + more
+
+
+def _first(keys: Mapping[str, Any]) -> str:
+    return ", ".join(f"'{key}'" for key in list(keys)[:NAMED]) or "none"
 
 
 def _size(tensor: Tensor) -> str:

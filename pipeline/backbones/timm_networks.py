@@ -9,7 +9,6 @@ intermediate (its own ResNets), `stage1` is that stem.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from pipeline.backbones.base import Library, Network, Published, drop_head, reas
 from pipeline.backbones.caches import CachedFile, HubFile, TorchHubFile
 from pipeline.backbones.normalization import Normalization
 from pipeline.core.errors import ParamsError, WeightsError
-from pipeline.core.section import unknown_name
+from pipeline.core.section import did_you_mean, unknown_name
 
 
 @dataclass(frozen=True)
@@ -58,12 +57,12 @@ class Timm(Library):
                 f"write model: {architecture} and tag: {tag}"
             )
         if not timm.is_model(model):
-            close = difflib.get_close_matches(model, timm.list_models(), n=1)
-            guess = f" (did you mean '{close[0]}'?)" if close else ""
             raise ParamsError(
-                f"params.yaml: backbones.{name}.model = {model!r} is not a timm model{guess}; "
-                "timm.list_models() lists them"
+                f"params.yaml: backbones.{name}.model = {model!r} is not a timm model"
+                f"{did_you_mean(model, timm.list_models())}; timm.list_models() lists them"
             )
+
+    def check_maps(self, name: str, model: str) -> None:
         try:
             outline(model)
         except (AttributeError, AssertionError, RuntimeError, TypeError, ValueError) as error:

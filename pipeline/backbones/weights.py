@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,8 +20,9 @@ from torch import nn
 
 from pipeline.backbones.base import Library, Network, Published, reason
 from pipeline.backbones.caches import TorchHubFile, hub_offline
-from pipeline.backbones.checking import check_state
+from pipeline.backbones.checking import check_state, is_unused
 from pipeline.backbones.normalization import Normalization
+from pipeline.backbones.wrapping import unwrap
 from pipeline.core.errors import WeightsError
 from pipeline.core.params import BackboneParams
 
@@ -30,8 +33,8 @@ UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.Unpi
 class WeightsRecord:
     """What ran: goes into every store's manifest and every metrics file.
 
-    `detail` is the seed, the library's name of the published weights, or the file's name; `sha256` is over every
-    key, type, shape and byte of the network without its head.
+    `detail` is the seed, the library's name of the published weights, or the file's name and, in brackets, what was
+    taken off its keys; `sha256` is over every key, type, shape and byte of the network without its head.
     """
 
     kind: Literal["random", "imagenet", "path"]
@@ -62,18 +65,25 @@ def load_network(name: str, entry: BackboneParams, library: Library, model: str)
         network = _published(name, library, model, published)
         return _loaded(network, "imagenet", _detail(published), published.normalization)
     path = weights_file(name, entry)
-    state = read_state(path)
     network = seeded(lambda: library.build(model), 0)
+    state, taken_off = unwrap(network, read_state(path), str(path))
     network.model.load_state_dict(check_state(network, state, str(path)))
-    return _loaded(network, "path", path.name, _of_file(name, entry, library, model))
+    if taken_off:
+        print(f"backbones.{name}.weights: {path} fits as {taken_off}", file=sys.stderr)
+    detail = f"{path.name} ({taken_off})" if taken_off else path.name
+    return _loaded(network, "path", detail, _of_file(name, entry, library, model))
 
 
 def state_sha256(model: nn.Module) -> str:
-    """SHA-256 over the state dict in order of keys: the same for the same numbers, wherever they came from."""
+    """SHA-256 over the state dict in order of keys: the same for the same numbers, wherever they came from.
+
+    Tensors that no feature depends on (`checking.UNUSED`) count as zero, so that a file without them has the same.
+    """
     digest = hashlib.sha256()
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        counted: Any = torch.zeros_like(tensor) if is_unused(key) else tensor
+        digest.update(counted.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
@@ -104,18 +114,28 @@ def read_state(path: Path) -> Mapping[str, Any]:
     """The state dict in a .safetensors file or a .pth/.pt/.bin saved by torch. No code in it is ever run.
 
     Raises:
-        WeightsError: not such a file, damaged, or something else than a state dict.
+        WeightsError: not such a file, damaged, with code in it, or something else than a state dict.
     """
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except UNREADABLE as error:
-        raise WeightsError(f"{path} cannot be read as weights ({reason(error)}); save it again") from None
+        raise WeightsError(f"{path} cannot be read as weights ({_unreadable(error)}); save it again") from None
     if not isinstance(state, Mapping):
         raise WeightsError(f"{path} holds a {type(state).__name__}, not a state dict; save model.state_dict()")
-    for key, value in state.items():
-        if isinstance(value, Mapping):
-            raise WeightsError(f"{path} holds a whole checkpoint; save its part '{key}' alone, as a state dict")
     return state
+
+
+def _unreadable(error: Exception) -> str:
+    """Why a file could not be read. Own words for pickles: torch's advise to load them by running what is in them."""
+    if not isinstance(error, pickle.UnpicklingError):
+        return reason(error)
+    code = re.search(r"GLOBAL (\S+)", str(error), re.IGNORECASE)
+    if code is None:
+        return "it is damaged, or no file that torch.save wrote"
+    return (
+        f"it holds the Python object {code.group(1)}, which to load is to run code, so nothing of it was loaded; "
+        "where it was made, save model.state_dict() alone"
+    )
 
 
 def obtain(name: str, published: Published) -> None:
@@ -150,7 +170,7 @@ def _readable(published: Published) -> Iterator[None]:
     except UNREADABLE as error:
         raise WeightsError(
             f"{published.file.name} in {published.file.folder} cannot be loaded as {published.label} "
-            f"({reason(error)}); delete it so that it is fetched again"
+            f"({_unreadable(error)}); delete it so that it is fetched again"
         ) from None
 
 

@@ -44,8 +44,13 @@ def unknown_name(key: str, value: str, legal: Iterable[str]) -> str:
 
 
 def did_you_mean(value: str, names: Iterable[str]) -> str:
-    """` (did you mean 'x'?)`, or nothing when no name is close to `value`."""
-    close = difflib.get_close_matches(value, list(names), n=1)
+    """` (did you mean 'x'?)`, or nothing when no name begins with `value` or is close to it.
+
+    Names that begin with what was typed come first, the closest of them: it is more often cut short than misspelt.
+    """
+    known = list(names)
+    begun = [name for name in known if value and name.startswith(value)]
+    close = difflib.get_close_matches(value, begun, n=1, cutoff=0) or difflib.get_close_matches(value, known, n=1)
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 
@@ -70,11 +75,17 @@ def _rule(problem: Mapping[str, Any]) -> str:
     for name, words in bounds.items():
         if name in context:
             return f"{words} {context[name]}"
+    if problem["type"] in ("tuple_type", "list_type") and isinstance(problem["input"], str | int | float):
+        return f"must be a list (write [{problem['input']}])"
+    if problem["type"] in ("too_short", "string_too_short"):
+        return (
+            "must not be empty" if context["min_length"] == 1 else f"must have at least {context['min_length']} parts"
+        )
     types = {
         "int_type": "must be a whole number",
         "int_from_float": "must be a whole number",
         "float_type": "must be a number (write 1e-4 or 0.0001 without quotes)",
-        "string_type": "must be a text",
+        "string_type": "must be a text (write it in quotes when YAML takes it for something else)",
         "bool_type": "must be true or false",
         "tuple_type": "must be a list",
         "dict_type": "must be a section of keys",

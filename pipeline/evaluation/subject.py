@@ -141,7 +141,7 @@ def _perceptual(device: torch.device, missing: dict[str, str]) -> Lpips | None:
     if lpips_available() is None:
         return load_lpips().to(device)
     # in words that are the same on every machine: protocol.json is an output whose hash DVC records in dvc.lock
-    missing["lpips"] = f"AlexNet's {ALEXNET_FILE} is not in torchvision's cache; see `python -m stages weights --help`"
+    missing["lpips"] = f"AlexNet's {ALEXNET_FILE} is not in torchvision's cache; run `python -m stages weights lpips`"
     return None
 
 

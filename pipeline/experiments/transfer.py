@@ -1,4 +1,4 @@
-"""Published weights on their way to a machine without network: into a folder there, out of it here."""
+"""Published weights: fetched to where the libraries look, or carried in a folder to a machine without network."""
 
 from __future__ import annotations
 
@@ -35,6 +35,20 @@ def find(name: str, entries: Mapping[str, BackboneParams]) -> Published:
         weights = AlexNet_Weights.IMAGENET1K_V1
         return Published(str(weights), Normalization(), TorchHubFile(weights.url))
     return published_weights(name, entries[name])
+
+
+def fetch(chosen: Iterable[str], entries: Mapping[str, BackboneParams]) -> list[str]:
+    """Download what the libraries' caches lack to where the libraries look; the names that were missing.
+
+    Raises:
+        ParamsError: an unknown name (nothing is downloaded then). WeightsError: none are published, or a file cannot
+            be downloaded.
+    """
+    found = {name: find(name, entries) for name in chosen}
+    missing = [name for name, published in found.items() if not published.file.present()]
+    for name in missing:
+        obtain(name, found[name])
+    return missing
 
 
 def export(chosen: Iterable[str], entries: Mapping[str, BackboneParams], folder: Path) -> list[Path]:

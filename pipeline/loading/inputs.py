@@ -74,8 +74,6 @@ def expected_facts(source: Source, params: Params, data: PreparedData) -> dict[s
     weights = {"kind": entry.weights if entry.weights in ("random", "imagenet") else "path"}
     if entry.weights == "random":
         weights["detail"] = f"seed {entry.seed}"
-    elif entry.weights != "imagenet":
-        weights["detail"] = Path(entry.weights).name
     described = entry.model_dump(include={"library", "model"}, exclude_none=True)  # what its name does not say
     return {
         "backbone": {"name": source.backbone, "weights": weights} | described,
@@ -88,12 +86,20 @@ def expected_facts(source: Source, params: Params, data: PreparedData) -> dict[s
 
 def _open(root: Path, source: Source, params: Params, data: PreparedData, verify: Verify) -> FeatureStore:
     store = open_store(root / source.backbone / source.layer, expected_facts(source, params, data), verify)
-    tag, found = params.backbones[source.backbone].tag, store.manifest.facts["backbone"]["weights"]
-    if tag is not None and found["kind"] == "imagenet" and _tag(found["detail"]) != tag:
+    entry, found = params.backbones[source.backbone], store.manifest.facts["backbone"]["weights"]
+    asked = {"imagenet": entry.tag, "path": Path(entry.weights).name}.get(found["kind"])
+    if asked is not None and not _called(asked, **found):
         raise StoreError(
-            f"{store.path} is stale: its weights are {found['detail']}, not those called {tag}; {remedy(store.path)}"
+            f"{store.path} is stale: its weights are {found['detail']}, not those called {asked}; {remedy(store.path)}"
         )
     return store
+
+
+def _called(asked: str, kind: str, detail: str, **_: str) -> bool:
+    """Whether weights are those of the tag or file `asked`: in brackets may follow what was found or taken off."""
+    if kind == "imagenet":
+        return _tag(detail) == asked
+    return detail == asked or (detail.startswith(f"{asked} (") and detail.endswith(")"))
 
 
 def _tag(detail: str) -> str:

@@ -22,5 +22,5 @@ def lpips_available() -> str | None:
         return None
     return (
         f"LPIPS needs AlexNet's weights {path.name}, which are not in {path.parent}; run `python -m stages weights "
-        "lpips --to DIR` on a connected machine, then `python -m stages weights lpips --from DIR` here"
+        "lpips`, or without network here the same with --to DIR on a connected machine, then with --from DIR here"
     )

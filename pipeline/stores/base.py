@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -77,6 +78,9 @@ FORMATS: Registry[type[StoreFormat]] = Registry("store format", "pipeline.stores
 class FeatureStore(ABC):
     """A finished store, opened for reading. `pipeline.stores.opening.open_store` makes one.
 
+    Pickled (for worker processes of any start method, as part of a torch Dataset too) it is its place and its
+    fingerprint: unpickled it opens itself again, and raises StoreError where another store is by then.
+
     Attributes:
         path: its directory. source: the layer it holds. rows: how many.
         shape: channels, height, width of a row. dtype: float32, float16, bfloat16 or int8.
@@ -89,6 +93,12 @@ class FeatureStore(ABC):
         self._codec = codec(self.layout.compression, self.layout.stored)
         self._opened: dict[tuple[Array, int], Chunks] = {}
         self._locks = [threading.Lock() for _ in range(self.layout.shards)]
+
+    def __reduce__(self) -> tuple[Callable[..., FeatureStore], tuple[Path, str, Verify]]:
+        from pipeline.stores.opening import open_store  # which imports this module
+
+        # absolute: the other process may stand elsewhere; maps and locks are of this process alone
+        return open_store, (Path(os.path.abspath(self.path)), self.fingerprint, self._verify)
 
     @property
     def shape(self) -> FeatureShape:

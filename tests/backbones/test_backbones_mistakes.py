@@ -29,6 +29,11 @@ MISTAKES = {
     ),
     "params.yaml: backbones.mine.model = 'test_vitt' is not a timm model (did you mean 'test_vit'?); "
     "timm.list_models() lists them": ("mine", {"library": "timm", "model": "test_vitt"}),
+    "params.yaml: backbones.mine.model = 'swin_tiny' is not a timm model (did you mean "
+    "'swin_tiny_patch4_window7_224'?); timm.list_models() lists them": (
+        "mine",
+        {"library": "timm", "model": "swin_tiny"},
+    ),
     "params.yaml: backbones.mine.model = 'test_vit.r160_in1k' holds a tag; write model: test_vit and tag: r160_in1k": (
         "mine",
         {"library": "timm", "model": "test_vit.r160_in1k"},

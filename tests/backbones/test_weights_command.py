@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from pathlib import Path
 
 import pytest
 import torch
+from torchvision.models import AlexNet_Weights
 from typer.testing import CliRunner
 from weight_caches import VIT, VIT_REPOSITORY, entry, fresh, place_hub, place_torch, use_caches, use_empty_caches
 
 from pipeline.backbones.backbone import load_backbone
+from pipeline.backbones.timm_networks import outline
 from pipeline.core.errors import ParamsError, WeightsError
 from stages.__main__ import app
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
+DOWNLOAD = torch.hub.download_url_to_file  # before `use_empty_caches` takes the network away
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +73,52 @@ def test_to_downloads_what_is_missing(caches: Path, tmp_path: Path, monkeypatch:
     stage("lpips", "--to", str(tmp_path / "stick"))  # the second time it is in the cache
     assert asked == [("https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", "7be5be79")]
     assert (tmp_path / "stick" / "checkpoints" / "alexnet-owt-7be5be79.pth").read_bytes() == b"weights"
+
+
+@pytest.fixture
+def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that stands at AlexNet's address, named by its hash as torch.hub has it."""
+    content = io.BytesIO()
+    torch.save({"features.0.bias": torch.ones(64)}, content)
+    path = tmp_path / "mirror" / f"alexnet-{hashlib.sha256(content.getvalue()).hexdigest()[:8]}.pth"
+    path.parent.mkdir()
+    path.write_bytes(content.getvalue())
+    monkeypatch.setattr(AlexNet_Weights.IMAGENET1K_V1.value, "url", path.as_uri())
+    monkeypatch.setattr(torch.hub, "download_url_to_file", DOWNLOAD)
+    return path
+
+
+def test_a_name_alone_fetches_what_is_missing_to_where_the_library_looks(caches: Path, mirror: Path) -> None:
+    assert "lpips: AlexNet_Weights.IMAGENET1K_V1, missing" in stage()
+    assert not caches.exists()  # without names it only lists
+    output = stage("lpips")
+    assert "lpips: AlexNet_Weights.IMAGENET1K_V1, present" in output
+    assert "without LPIPS stay so until: dvc repro --force" in output
+    there = caches / "torch" / "hub" / "checkpoints" / mirror.name
+    assert there.read_bytes() == mirror.read_bytes()
+    mirror.unlink()
+    assert "dvc repro" not in stage("lpips")  # the second time nothing is asked of the network
+
+
+def test_a_download_of_something_else_leaves_nothing(caches: Path, mirror: Path) -> None:
+    mirror.write_bytes(b"a page that asks for a password")
+    with pytest.raises(WeightsError, match=rf"^{mirror.name}, .* cannot be downloaded \(invalid hash value"):
+        stage("lpips")
+    assert not list((caches / "torch" / "hub" / "checkpoints").iterdir())
+
+
+def test_without_network_a_name_alone_says_how_to_carry_them(caches: Path) -> None:
+    with pytest.raises(WeightsError, match=r"no route to host.*`python -m stages weights lpips --to DIR`, bring"):
+        stage("lpips")
+
+
+def test_listing_builds_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(*_: object, **__: object) -> None:
+        raise AssertionError("built")
+
+    monkeypatch.setattr("timm.create_model", build)
+    outline.cache_clear()
+    assert "tiny: test_vit.r160_in1k, missing" in stage()
 
 
 def test_from_a_folder_that_lacks_one_copies_nothing(caches: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.core.errors import ParamsError, WeightsError
 from pipeline.core.params import load_params
+from pipeline.core.section import did_you_mean
 from pipeline.core.sources import Source
 from stages.loading import check_networks, load_checked
 
@@ -32,7 +33,8 @@ MISTAKES = {
     "backbones.vgg16.wieghts=random": "params.yaml: unknown key 'backbones.vgg16.wieghts' (did you mean 'weights'?)",
     "seed=1.5": "params.yaml: seed = 1.5: must be a whole number",
     "seed=-1": "params.yaml: seed = -1: must be at least 0",
-    "backbones.vgg16.layers=block1": "params.yaml: backbones.vgg16.layers = 'block1': must be a list",
+    "backbones.vgg16.layers=block1": "params.yaml: backbones.vgg16.layers = 'block1': must be a list (write [block1])",
+    "backbones.vgg16.weights=''": "params.yaml: backbones.vgg16.weights = '': must not be empty",
     "protocols.fast.epochs=0": "params.yaml: protocols.fast.epochs = 0: must be at least 1",
     "protocols.fast.learning_rate='1e-4'": "params.yaml: protocols.fast.learning_rate = '1e-4': "
     "must be a number (write 1e-4 or 0.0001 without quotes)",
@@ -62,6 +64,12 @@ def test_a_mistake_gets_its_sentence(override: str, sentence: str) -> None:
     ("override", "sentence"),
     {
         "decoders.linear.kernle=3": "params.yaml: unknown key 'decoders.linear.kernle' (did you mean 'kernel'?)",
+        "decoders.residual.dilations=2": "params.yaml: decoders.residual.dilations = 2: must be a list (write [2])",
+        "decoders.residual.dilations=[]": "params.yaml: decoders.residual.dilations = []: must not be empty",
+        "datasets.folder.train=1e5": "params.yaml: datasets.folder.train = 100000.0: must be a text (write it in "
+        "quotes when YAML takes it for something else)",
+        "datasets.folder.train=true": "params.yaml: datasets.folder.train = True: must be a text (write it in "
+        "quotes when YAML takes it for something else)",
         "decoders.nosuch={}": "params.yaml: decoders = 'nosuch' is unknown; choose one of: "
         "attention, frequency_aware, linear, patch_transformer, residual, transposed_conv, wavelet",
         "losses.mine={mae: 1.0}": "params.yaml: losses.mine = 'mae' is unknown "
@@ -72,6 +80,27 @@ def test_options_of_parts_that_are_not_chosen_are_checked_too(override: str, sen
     with pytest.raises(ParamsError) as caught:
         load_checked(ROOT / "params.yaml", [override])
     assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("swin_tiny", "swin_tiny_patch4_window7_224"),
+        ("swin_tiny_patch4_window7", "swin_tiny_patch4_window7_224"),
+        ("swin_tinny_patch4_window7_224", "swin_tiny_patch4_window7_224"),
+        ("swin_s3_tinny_224", "swin_s3_tiny_224"),
+    ],
+)
+def test_a_name_cut_short_is_completed_before_it_is_corrected(typed: str, meant: str) -> None:
+    known = [
+        "swin_s3_tiny_224",
+        "swin_tiny_patch4_window7_224",
+        "swin_tiny_patch4_window7_224_of_another_size",
+        "vgg16",
+    ]
+    assert did_you_mean(typed, known) == f" (did you mean '{meant}'?)"
+    assert did_you_mean("", known) == ""
+    assert did_you_mean("nothing_like_it", known) == ""
 
 
 def test_all_problems_are_reported_at_once() -> None:
@@ -157,8 +186,8 @@ def test_a_loss_without_its_weights_fails_fast_and_changes_nothing(tmp_path: Pat
     assert run.returncode == 1
     assert (
         "error: params.yaml: loss = 'hybrid' cannot be computed here: LPIPS needs AlexNet's weights alexnet-owt-"
-        f"7be5be79.pth, which are not in {tmp_path / 'cache/hub/checkpoints'}; run `python -m stages weights lpips "
-        "--to DIR` on a connected machine, then `python -m stages weights lpips --from DIR` here"
+        f"7be5be79.pth, which are not in {tmp_path / 'cache/hub/checkpoints'}; run `python -m stages weights lpips`, "
+        "or without network here the same with --to DIR on a connected machine, then with --from DIR here"
     ) in run.stderr.splitlines()
     imported = {line.split()[1] for line in run.stderr.splitlines() if line.startswith("import '")}
     assert "'pipeline.core.params'" in imported  # -v names every module

@@ -202,7 +202,7 @@ def test_the_protocol_names_what_the_numbers_are_made_of(protocol: dict[str, Any
     assert protocol["runtime"]["packages"]["torch"] == torch.__version__.partition("+")[0]
     assert set(protocol["conventions"]) >= {"psnr", "ssim", "lpips", "bicubic", "jpeg", "consistency"}
     assert protocol["not_computed"] == {
-        "lpips": f"AlexNet's {ALEXNET_FILE} is not in torchvision's cache; see `python -m stages weights --help`"
+        "lpips": f"AlexNet's {ALEXNET_FILE} is not in torchvision's cache; run `python -m stages weights lpips`"
     }
 
 

@@ -54,8 +54,15 @@ def test_another_tag_is_another_store(tmp_path: Path, detail: str) -> None:
 def test_another_weights_file_is_another_store(tmp_path: Path) -> None:
     features = extracted(tmp_path, "path", "one.pth")
     assert opened(features, weights="weights/one.pth")
-    with pytest.raises(StoreError, match=r"stale: backbone\.weights\.detail is one\.pth, not other\.pth; run"):
+    with pytest.raises(StoreError, match=r"stale: its weights are one\.pth, not those called other\.pth; run"):
         opened(features, weights="weights/other.pth")
+
+
+def test_what_was_taken_off_a_files_keys_does_not_make_it_another_file(tmp_path: Path) -> None:
+    features = extracted(tmp_path, "path", "one.pth (without the prefix 'module.')")
+    assert opened(features, weights="weights/one.pth")
+    with pytest.raises(StoreError, match=r"stale: its weights are one\.pth \(.*\), not those called one; run"):
+        opened(features, weights="weights/one")
 
 
 @pytest.mark.parametrize(("key", "value", "was"), [("library", "timm", "torchvision"), ("model", "large", "small")])

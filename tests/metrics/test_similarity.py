@@ -212,7 +212,8 @@ def test_the_weights_can_be_named_by_their_hash() -> None:
 def test_absent_weights_are_named_with_the_remedy(empty: Path) -> None:
     reason = (
         f"LPIPS needs AlexNet's weights alexnet-owt-7be5be79.pth, which are not in {empty.parent}; run `python -m "
-        "stages weights lpips --to DIR` on a connected machine, then `python -m stages weights lpips --from DIR` here"
+        "stages weights lpips`, or without network here the same with --to DIR on a connected machine, then "
+        "with --from DIR here"
     )
     assert lpips_available() == reason
     with pytest.raises(WeightsError) as caught:

@@ -121,7 +121,7 @@ def test_a_term_of_weight_zero_is_left_out(tmp_path: Path, monkeypatch: pytest.M
 
 def test_lpips_without_weights_refuses_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(WeightsError, match=r"alexnet-owt-7be5be79.pth.*`python -m stages weights lpips --to DIR`"):
+    with pytest.raises(WeightsError, match=r"alexnet-owt-7be5be79.pth.*`python -m stages weights lpips`"):
         Loss({"mse": 0.5, "lpips": 0.5})
 
 
