@@ -1,7 +1,7 @@
 """`python -m stages reconstruct`: any photograph through the network and the trained decoder."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,6 +34,17 @@ def reconstruct(
         result = run(images, model, settings, out, place)
     for row in result.scores:
         perceptual = f", LPIPS {row['lpips']:.4f}" if "lpips" in row else ""
-        typer.echo(f"{out / row['picture']}: {row['psnr']:.2f} dB, SSIM {row['ssim']:.4f}{perceptual}")
+        typer.echo(f"{out / row['picture']}: {row['psnr']:.2f} dB, SSIM {row['ssim']:.4f}{perceptual}{_squashed(row)}")
     for path, reason in result.bad:
         typer.echo(f"left out {printable(path)}: {reason}", err=True)
+
+
+def _squashed(row: dict[str, Any]) -> str:
+    from pipeline.experiments.reconstruction import STRETCHED
+
+    if row["stretch"] < STRETCHED:
+        return ""
+    return (
+        f" (1:{row['stretch']:.1f} squashed into a square, as in training: far from the shapes that the "
+        "decoder knows; cut a square out of it to avoid that)"
+    )

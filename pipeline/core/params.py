@@ -38,6 +38,7 @@ class PrepareParams(Section):
     views: Annotated[int, Field(ge=1, le=1000)] = 2
     smallest_edge: Count = 32
     non_rgb: Literal["refuse", "convert"] = "refuse"
+    colour_profile: Literal["convert", "ignore"] = "convert"
     on_bad_image: Literal["stop", "skip"] = "stop"
 
 

@@ -23,6 +23,11 @@ class _RateColumn(ProgressColumn):
         return Text(f"{task.speed or 0:.1f} {self._unit}/s")
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 photograph`, `0 photographs`, `1,600 photographs`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 @contextmanager
 def progress(stage: str, total: int, unit: str = "rows", done: int = 0) -> Iterator[Advance]:
     """Yield `advance(n)`. `done` of the `total` were finished by an earlier, interrupted run."""
@@ -45,4 +50,15 @@ def progress(stage: str, total: int, unit: str = "rows", done: int = 0) -> Itera
 
         yield advance
     seconds = time.perf_counter() - start
-    print(f"{stage}: {count} {unit} in {seconds:.1f} s ({count / max(seconds, 1e-9):.1f} {unit}/s)", file=sys.stderr)
+    print(f"{stage}: {_closing(count, done, unit, seconds)}", file=sys.stderr)
+
+
+def _closing(count: int, done: int, unit: str, seconds: float) -> str:
+    one, many = unit.removesuffix("s"), unit
+    if not count and done:
+        return (
+            f"nothing left to do, {'the one' if done == 1 else f'all {done}'} {one if done == 1 else many} done before"
+        )
+    if not count:
+        return f"no {many} to do"
+    return f"{count} {one if count == 1 else many} in {seconds:.1f} s ({count / max(seconds, 1e-9):.1f} {unit}/s)"

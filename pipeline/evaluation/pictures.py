@@ -47,7 +47,7 @@ def similarity_picture(similarity: Tensor, height: int, width: int) -> Picture:
 
 def comparison_tiles(prediction: Tensor, target: Tensor) -> list[Picture]:
     """Original, reconstruction, error and local SSIM of one image (3, H, W)."""
-    similarity = ssim_map(prediction[None], target[None])[0]
+    similarity = ssim_map(prediction[None].double(), target[None].double())[0].float()
     return [
         to_picture(target),
         to_picture(prediction),

@@ -22,7 +22,7 @@ from pipeline.core.files import printable, whole_file
 from pipeline.core.params import Params, PrepareParams
 from pipeline.core.progress import progress
 from pipeline.data.preparation.dataset import Photograph
-from pipeline.data.preparation.decoding import decode
+from pipeline.data.preparation.decoding import Decoded, decode
 from pipeline.data.preparation.listing import photographs_in
 from pipeline.evaluation.pictures import ERROR_GAIN, comparison_tiles, require_folder, save_png, sheet, to_picture
 from pipeline.experiments.first_stage import FirstStage, load_first_stage
@@ -34,6 +34,7 @@ from pipeline.models.common.inverter import Inverter, load_inverter
 from pipeline.refinement.networks import Networks, network_title, same_network
 from pipeline.stores.encoding import as_stored
 
+STRETCHED = 2.0  # longer over shorter edge, from which squashing into a square is worth a word
 SCORES, RECONSTRUCTION = "scores.csv", "_reconstruction"
 
 
@@ -66,7 +67,9 @@ class Encoder:
 class Result:
     """Scores of the photographs that could be used, and the others with the reason."""
 
-    scores: list[dict[str, Any]] = field(default_factory=list)  # file, picture, metrics
+    scores: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # file, picture, stretch (longer over shorter edge where squashed, else 1), metrics
     bad: list[tuple[Path, str]] = field(default_factory=list)  # file, reason
 
 
@@ -147,7 +150,9 @@ def load_encoder(models: Path, params: Params, device: torch.device) -> Encoder:
     first_stage = None
     if inverter.blueprint.two_stage:
         first_stage = load_first_stage(description["first_stage"], networks, models, geometry["crop"], device)
-    rules = params.prepare.model_copy(update=geometry)
+    # a model without the key was trained by a version that read every profile as sRGB
+    profile = {"colour_profile": description["prepare"].get("colour_profile", "ignore")}
+    rules = params.prepare.model_copy(update=geometry | profile)
     return Encoder(inverter, networks, rules, tuple(each["dtype"] for each in stored), perceptual, first_stage)
 
 
@@ -185,10 +190,12 @@ def _reconstruct_batch(
     scores = {
         metric: values.tolist() for metric, values in score(reconstructions, originals, encoder.perceptual).items()
     }
-    for place, (path, name, _) in enumerate(good):
+    for place, (path, name, image) in enumerate(good):
         own = {metric: values[place] for metric, values in scores.items()}
         _write(output, name, path, reconstructions[place].cpu(), originals[place].cpu(), own)
-        result.scores.append({"file": printable(path), "picture": f"{name}.png", **own})
+        result.scores.append(
+            {"file": printable(path), "picture": f"{name}.png", "stretch": _stretch(image, rules), **own}
+        )
 
 
 def _write(output: Path, name: str, path: Path, prediction: Tensor, target: Tensor, scores: dict[str, float]) -> None:
@@ -200,6 +207,10 @@ def _write(output: Path, name: str, path: Path, prediction: Tensor, target: Tens
     ]
     save_png(sheet([comparison_tiles(prediction, target)], [captions]), output / f"{name}.png")
     save_png(to_picture(prediction), output / f"{name}{RECONSTRUCTION}.png")
+
+
+def _stretch(image: Decoded, rules: PrepareParams) -> float:
+    return max(image.shape) / min(image.shape) if rules.resize == "squash" else 1.0
 
 
 def _to_tensor(crops: NDArray[np.uint8]) -> Tensor:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import DataError
+from pipeline.core.progress import counted
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -130,12 +131,13 @@ class PreparedData:
         found, expected = self.manifest["photographs"], self.manifest["expected_photographs"]
         parts = [
             f"{self.manifest['dataset']}: {', '.join(f'{images[split]:,} {split}' for split in SPLITS)} images",
-            f"{len(self):,} views of {self.crop}×{self.crop}",
+            f"{counted(len(self), 'view')} of {self.crop}×{self.crop}",
         ]
         if self.manifest["skipped"]:
-            parts.append(f"{len(self.manifest['skipped']):,} bad files left out")
-        if self.manifest["duplicates"]:
-            parts.append(f"{len(self.manifest['duplicates']):,} second copies left out")
+            parts.append(f"{counted(len(self.manifest['skipped']), 'bad file')} left out")
+        duplicates = len(self.manifest["duplicates"])
+        if duplicates:
+            parts.append(f"{duplicates:,} second {'copy' if duplicates == 1 else 'copies'} left out")
         if expected and found < expected:
             parts.append(f"{found:,} of the data set's {expected:,} photographs")
         return "; ".join(parts)

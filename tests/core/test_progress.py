@@ -36,3 +36,21 @@ def test_a_terminal_gets_stage_rate_and_time_left(
     assert "2/8" in printed
     assert "rows/s" in printed
     assert "-:--:--" in printed  # no rate yet, so no time left
+
+
+@pytest.mark.parametrize(
+    ("total", "done", "advanced", "said"),
+    [
+        (1, 0, 1, "prepare: 1 photograph in "),
+        (3, 0, 3, "prepare: 3 photographs in "),
+        (3, 3, 0, "prepare: nothing left to do, all 3 photographs done before"),
+        (1, 1, 0, "prepare: nothing left to do, the one photograph done before"),
+        (0, 0, 0, "prepare: no photographs to do"),
+    ],
+)
+def test_the_closing_line_is_right_for_none_and_for_one(
+    capsys: pytest.CaptureFixture[str], total: int, done: int, advanced: int, said: str
+) -> None:
+    with progress("prepare", total, "photographs", done) as advance:
+        advance(advanced)
+    assert capsys.readouterr().err.startswith(said)

@@ -152,10 +152,34 @@ def test_copies_never_land_in_two_splits(tmp_path: Path, photographs: Path) -> N
     assert data.summary().endswith("; 30 second copies left out")
 
 
+def test_the_same_pixels_in_other_files_count_once(tmp_path: Path, photographs: Path) -> None:
+    """PNG, WebP without loss, BMP and TIFF of one photograph: other bytes, equal pixels."""
+    before = split_of(run(tmp_path, "folder", photographs, name="before"))
+    for i, ending in enumerate(("webp", "bmp", "tif", "ppm")):
+        options = {"lossless": True} if ending == "webp" else {}
+        Image.open(photographs / f"{i:02d}.png").save(photographs / f"copy{i}.{ending}", **options)
+    Image.open(photographs / "00.png").save(photographs / "near.jpg", quality=95)  # a near-copy is not found
+    data = run(tmp_path, "folder", photographs)
+    found = {entry["file"]: entry["duplicate_of"] for entry in data.manifest["duplicates"]}
+    assert found == {f"copy{i}.{ending}": f"{i:02d}.png" for i, ending in enumerate(("webp", "bmp", "tif", "ppm"))}
+    assert "pixels" in data.manifest["duplicates_share"]
+    assert data.manifest["photographs"] == len(split_of(data)) == len(before) + 1
+
+
+def test_pixels_that_differ_only_outside_what_is_stored_are_no_copies(tmp_path: Path, photographs: Path) -> None:
+    array = np.array(Image.open(photographs / "00.png"))
+    array[0, 0] ^= 1
+    wide = np.concatenate([array, array], axis=1)
+    Image.fromarray(wide).save(photographs / "wide.png")
+    wide[0, 0] ^= 255
+    Image.fromarray(wide).save(photographs / "corner.png")
+    assert not run(tmp_path, "folder", photographs, "prepare.resize=short_side").manifest["duplicates"]
+
+
 def drawn_splits(scenes: dict[str, str]) -> dict[str, str]:
     """Photograph → split of one photograph for each of `scenes`, id → scene, drawn by fractions."""
     good = [
-        Good(Photograph(name, Path(name), name, None, scene), hashlib.sha256(name.encode()).hexdigest(), "RGB")
+        Good(Photograph(name, Path(name), name, None, scene), hashlib.sha256(name.encode()).hexdigest(), "RGB", name)
         for name, scene in scenes.items()
     ]
     images, _ = image_table(good, {"validation": 0.2, "test": 0.3}, seed=42)
@@ -181,7 +205,7 @@ def test_photographs_without_a_scene_are_drawn_by_their_content_alone(scene: str
 @pytest.mark.parametrize(("scene", "shown"), [("", "a.png"), ("stereo pair", "stereo pair")])
 def test_the_table_names_what_each_image_shows(scene: str, shown: str) -> None:
     """Intervals resample by this name, so photographs without a scene must not share an empty one."""
-    good = [Good(Photograph("a.png", Path("a.png"), "a.png", "test", scene), "0" * 64, "RGB")]
+    good = [Good(Photograph("a.png", Path("a.png"), "a.png", "test", scene), "0" * 64, "RGB", "pixels")]
     assert [image.photograph for image in image_table(good, {}, seed=42)[0]] == [shown]
 
 

@@ -39,7 +39,7 @@ def pillows_words(data: bytes) -> str:
 
 HALF_PNG = encoded(Image.fromarray(picture(25, height=99)), "PNG")[:5000]
 HALF_JPEG = encoded(Image.fromarray(picture(26, height=99)), "JPEG", quality=98)[:2500]
-DEEP = picture(24).astype(np.uint16) * 257
+DEEP = picture(90_024).astype(np.uint16) * 257
 DEEP_ROWS = b"".join(b"\0" + row.astype(">u2").tobytes() for row in DEEP)
 
 # name → content and reason; content decides what a file is, so each may lie under any photograph's name
@@ -54,7 +54,7 @@ BAD = {
     "half.png": (HALF_PNG, "is truncated or broken (image file is truncated)"),
     "palette.png": (encoded(photograph(23).quantize(8), "PNG"), "is a palette image, not 8-bit RGB"),
     "print.jpg": (encoded(photograph(21).convert("CMYK"), "JPEG"), "is CMYK, not 8-bit RGB"),
-    "see_through.png": (encoded(photograph(22).convert("RGBA"), "PNG"), "is RGB with alpha, not 8-bit RGB"),
+    "see_through.png": (encoded(photograph(90_022).convert("RGBA"), "PNG"), "is RGB with alpha, not 8-bit RGB"),
     "ünlesbar.jpg": (b"<html>404 Not Found</html>", f"is no image that can be read ({', '.join(FORMATS)})"),
 }
 GONE = "is missing (a link that leads nowhere, or removed while preparing)"
@@ -126,12 +126,13 @@ TREES: dict[str, Callable[[Path], Path]] = {
     "imagenet_val": lambda root: imagenet_val(root, 240, classes=12),
     "celeba_hq": lambda root: celeba_hq(root, 240),
 }
+LAST = {"div2k": "0800.png", "imagenet_val": "ILSVRC2012_val_00050000.JPEG", "celeba_hq": "29999.jpg"}
 KEPT_COPY = {"div2k": "last", "imagenet_val": "first", "celeba_hq": "first"}  # DIV2K's last is a test photograph
 
 
 @dataclass(frozen=True)
 class Tree:
-    """240 photographs under a data set's own names and a stray one, of which 12 and the stray are bad."""
+    """240 photographs under a data set's own names and one more, of which 12 and the last are bad."""
 
     root: Path
     reasons: dict[str, str]
@@ -146,12 +147,12 @@ def bad_tree(dataset: str, root: Path) -> Tree:
     for place, (content, _) in zip(places, BAD.values(), strict=False):
         (root / place).write_bytes(content)
     reasons = {place: reason for place, (_, reason) in zip(places, BAD.values(), strict=False)}
-    stray = f"{Path(files[0]).parent.as_posix()}/Übersicht – 写真.jpg".removeprefix("./")
-    (root / stray).write_bytes(b"copied here by mistake")
-    (root / stray).with_suffix(".txt").write_text("left alone: no photograph by its name")
+    last = f"{Path(files[0]).parent.as_posix()}/{LAST[dataset]}".removeprefix("./")
+    (root / last).write_bytes(b"copied here by mistake")
+    (root / last).with_suffix(".txt").write_text("left alone: no photograph by its name")
     (root / files[1]).write_bytes(lying_on_its_side(root / files[1]))
     shutil.copy(root / files[0], root / files[-1])
-    reasons[stray] = BAD["ünlesbar.jpg"][1]
+    reasons[last] = BAD["ünlesbar.jpg"][1]
     return Tree(root, reasons, files[1], (files[0], files[-1]))
 
 

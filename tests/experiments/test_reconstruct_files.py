@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
+from skimage import data
 from small_experiment import CPU
 from small_reconstruction import made, run, three_photographs
 
@@ -13,6 +15,7 @@ from pipeline.core.errors import DataError
 from pipeline.evaluation.pictures import Picture
 from pipeline.experiments import reconstruction
 from pipeline.experiments.reconstruction import find_photographs, reconstruct
+from stages.reconstruct import _squashed
 
 
 @pytest.fixture
@@ -95,3 +98,14 @@ def test_a_file_as_output_is_refused_before_any_work(photographs: Path, tmp_path
     with pytest.raises(DataError, match=r"^--out .*out: .*out is a file; name a folder, it is made when missing$"):
         reconstruct([str(photographs)], tmp_path / "no model", made().params, tmp_path / "out", CPU)
     assert (tmp_path / "out").read_text() == "kept"
+
+
+def test_a_photograph_that_is_squashed_far_is_said_to_be(tmp_path: Path) -> None:
+    Image.fromarray(data.chelsea()[:, :100]).save(tmp_path / "portrait.png")
+    Image.fromarray(data.chelsea()).save(tmp_path / "usual.png")
+    rows = run(tmp_path / "portrait.png", tmp_path / "usual.png", output=tmp_path / "out").scores
+    assert [round(row["stretch"], 1) for row in rows] == [3.0, 1.5]
+    assert pd.read_csv(tmp_path / "out/scores.csv")["stretch"].round(1).tolist() == [3.0, 1.5]
+    assert "1:3.0" in _squashed(rows[0])
+    assert "squashed" in _squashed(rows[0])
+    assert _squashed(rows[1]) == ""

@@ -47,6 +47,68 @@ PAIRS = {
 }
 
 
+def page(paper: int, ink: int, kind: str) -> np.ndarray:
+    """A page that is flat but for lines of `ink`: one grey line, or lines of text."""
+    image = np.full((96, 128, 3), paper, np.uint8)
+    if kind == "line":
+        image[50, 10:110] = ink
+    else:
+        for top in range(6, 90, 9):
+            image[top : top + 5, 8:120][np.random.default_rng(top).random((5, 112)) < 0.4] = ink
+    return image
+
+
+WHITE = np.full((96, 128, 3), 255, np.uint8)
+PAIRS |= {
+    "a grey line and a white page": (page(255, 128, "line"), WHITE),
+    "a pale line and a page of 254": (page(255, 250, "line"), WHITE - 1),
+    "a grey line and its page at half the brightness": (page(255, 128, "line"), page(128, 64, "line")),
+    "text and paper": (page(255, 0, "text"), WHITE),
+    "text moved by one pixel": (np.roll(page(255, 0, "text"), 1, axis=1), page(255, 0, "text")),
+    "white on black moved by one pixel": (np.roll(page(0, 255, "text"), 1, axis=0), page(0, 255, "text")),
+    "text and pale text": (page(255, 0, "text"), page(240, 200, "text")),
+    "nearly flat": (noisy(page(250, 250, "line"), 1), page(247, 247, "line")),
+    "nearly white and nearly black": (noisy(WHITE, 2), noisy(0 * WHITE, 2)),
+    "photograph moved by one pixel": (np.roll(photograph(), 1, axis=0), photograph()),
+}
+
+
+def reference(x: torch.Tensor, y: torch.Tensor) -> dict[str, np.ndarray]:
+    """scikit-image and NumPy on the same numbers in float64."""
+    pairs = [(a.double().numpy(), b.double().numpy()) for a, b in zip(x, y, strict=True)]
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1}
+    with np.errstate(divide="ignore"):
+        return {
+            "psnr": np.minimum([peak_signal_noise_ratio(b, a, data_range=1) for a, b in pairs], PSNR_CAP),
+            "ssim": np.array([structural_similarity(a, b, channel_axis=0, **options) for a, b in pairs]),
+            "mse": np.array([np.mean((a - b) ** 2) for a, b in pairs]),
+            "mae": np.array([np.mean(np.abs(a - b)) for a, b in pairs]),
+        }
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_every_score_is_that_of_scikit_image_in_float64(name: str) -> None:
+    x, y = both_orders(name)
+    scores = score(x, y)
+    for metric, expected in reference(x, y).items():
+        np.testing.assert_allclose(scores[metric].numpy(), expected, rtol=1e-9, atol=1e-9, err_msg=metric)
+
+
+def test_every_pair_of_greys() -> None:
+    """Flat images have the luminance term alone: SSIM, MSE, MAE and PSNR in closed form, a third of the 256 × 256."""
+    grey = torch.arange(256).float() / 255
+    for level in range(0, 256, 3):
+        x, y = grey[level].expand(256, 3, 12, 12).contiguous(), grey[:, None, None, None].expand(256, 3, 12, 12)
+        a, b = grey[level].double().numpy(), grey.double().numpy()
+        scores = score(x, y.contiguous())
+        np.testing.assert_allclose(scores["ssim"], (2 * a * b + 1e-4) / (a * a + b * b + 1e-4), rtol=0, atol=1e-9)
+        np.testing.assert_allclose(scores["mse"], (a - b) ** 2, rtol=1e-12)
+        np.testing.assert_allclose(scores["mae"], np.abs(a - b), rtol=1e-12)
+        with np.errstate(divide="ignore"):
+            expected = np.minimum(-10 * np.log10((a - b) ** 2), PSNR_CAP)
+        np.testing.assert_allclose(scores["psnr"], expected, rtol=0, atol=1e-9)
+
+
 def both_orders(name: str) -> tuple[torch.Tensor, torch.Tensor]:
     first, second = PAIRS[name]
     return batch(first, second), batch(second, first)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pipeline.data.preparation.dataset import DATASETS, Dataset, Photograph
-from pipeline.data.preparation.listing import SubsetOptions, photographs_in, root_folder, subset
+from pipeline.data.preparation.listing import Numbered, SubsetOptions, photographs_in, root_folder, subset
 from pipeline.stores.prepared import Split
 
 TREE = """\
@@ -13,6 +13,7 @@ TREE = """\
 or
   {root}/00000.jpg … 29999.jpg      (or .png)
 get CelebAMask-HQ as https://github.com/switchablenorms/CelebAMask-HQ says and let root be its folder CelebA-HQ-img"""
+NAMES = Numbered(r"(\d{1,5})", 0, 29_999, "0.jpg … 29999.jpg (or .png)")
 
 
 @DATASETS.register("celeba_hq")
@@ -29,7 +30,7 @@ class CelebaHq(Dataset):
 
     def photographs(self) -> Sequence[Photograph]:
         root = root_folder(self.options.root, "datasets.celeba_hq.root", TREE)
-        found = photographs_in(root, root, "datasets.celeba_hq.root", most=self.expected)
+        found = photographs_in(root, root, "datasets.celeba_hq.root", most=self.expected, names=NAMES)
         return subset(found, self.options.images, self.seed, "datasets.celeba_hq.images")
 
     def fractions(self) -> Mapping[Split, float]:

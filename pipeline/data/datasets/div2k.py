@@ -9,10 +9,12 @@ from pydantic import Field
 
 from pipeline.core.section import Fraction, Section
 from pipeline.data.preparation.dataset import DATASETS, Dataset, Photograph
-from pipeline.data.preparation.listing import photographs_in, root_folder
+from pipeline.data.preparation.listing import Numbered, photographs_in, root_folder
 from pipeline.stores.prepared import Split
 
 TRAIN, TEST = "DIV2K_train_HR", "DIV2K_valid_HR"
+TRAIN_NAMES = Numbered(r"(\d{4})", 1, 800, "0001.png … 0800.png")
+TEST_NAMES = Numbered(r"(\d{4})", 801, 900, "0801.png … 0900.png")
 TREE = """\
   {root}/DIV2K_train_HR/0001.png … 0800.png
   {root}/DIV2K_valid_HR/0801.png … 0900.png
@@ -35,8 +37,8 @@ class Div2k(Dataset):
     def photographs(self) -> Sequence[Photograph]:
         key = "datasets.div2k.root"
         root = root_folder(self.options.root, key, TREE, (TRAIN, TEST))
-        train = photographs_in(root, root / TRAIN, key, most=800)
-        return train + photographs_in(root, root / TEST, key, "test", most=100)
+        train = photographs_in(root, root / TRAIN, key, most=800, names=TRAIN_NAMES)
+        return train + photographs_in(root, root / TEST, key, "test", most=100, names=TEST_NAMES)
 
     def fractions(self) -> Mapping[Split, float]:
         return {"validation": self.options.validation_fraction}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pipeline.data.preparation.dataset import DATASETS, Dataset, Photograph
-from pipeline.data.preparation.listing import SubsetOptions, photographs_in, root_folder, subset
+from pipeline.data.preparation.listing import Numbered, SubsetOptions, photographs_in, root_folder, subset
 from pipeline.stores.prepared import Split
 
 TREE = """\
@@ -15,6 +15,7 @@ or, sorted into class folders,
 register at https://image-net.org/download, fetch ILSVRC2012_img_val.tar (6.3 GB) and run
   tar -xf ILSVRC2012_img_val.tar -C {root}
 some are grayscale or CMYK: set prepare.non_rgb to convert, or prepare.on_bad_image to skip"""
+NAMES = Numbered(r"ILSVRC2012_val_(\d{8})", 1, 50_000, "ILSVRC2012_val_00000001.JPEG … ILSVRC2012_val_00050000.JPEG")
 
 
 @DATASETS.register("imagenet_val")
@@ -35,7 +36,7 @@ class ImagenetVal(Dataset):
 
     def photographs(self) -> Sequence[Photograph]:
         root = root_folder(self.options.root, "datasets.imagenet_val.root", TREE)
-        found = photographs_in(root, root, "datasets.imagenet_val.root", most=self.expected)
+        found = photographs_in(root, root, "datasets.imagenet_val.root", most=self.expected, names=NAMES)
         return subset(found, self.options.images, self.seed, "datasets.imagenet_val.images")
 
     def fractions(self) -> Mapping[Split, float]:

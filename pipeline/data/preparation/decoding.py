@@ -7,13 +7,15 @@ import io
 import struct
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
 
 from pipeline.core.params import PrepareParams
 from pipeline.data.preparation.dataset import Box, Photograph
+from pipeline.stores.prepared import checksum
 
 LARGEST_FILE = 2**30  # bytes
 LARGEST_IMAGE = 89_478_485  # pixels, 268 MB as RGB: Pillow's own warning level, a gigapixel scan is no photograph
@@ -35,7 +37,7 @@ _MODES = {
     "YCbCr": "YCbCr",
     "LAB": "CIELAB",
     "I;16": "16-bit grayscale",
-    "I": "32-bit grayscale",
+    "I": "32-bit or signed grayscale",
     "F": "floating-point grayscale",
 }
 _CONVERTIBLE = frozenset({"1", "L", "LA", "P", "PA", "RGBA", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L", "RGB"})
@@ -48,6 +50,9 @@ _UPRIGHT = {  # what undoes each EXIF orientation, as ImageOps.exif_transpose do
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_JPEG2000 = b"\xff\x4f\xff\x51"
+_PROFILED = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # colour space of a profile → mode that it is applied to
+_IGNORE = "; repair the file, or set prepare.colour_profile: ignore to read its numbers as they are"
 # What Pillow raises on damaged bytes, documented nowhere: found by fuzzing, as the tests do, and by reading it.
 _TAGS = (AssertionError, AttributeError, KeyError, TypeError, ZeroDivisionError)  # of EXIF and TIFF
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error, zlib.error, *_TAGS)
@@ -61,13 +66,17 @@ class BadImageError(Exception):
 class Decoded:
     """A photograph's images, or why there are none.
 
-    `pixels` is (images, size, size, 3) uint8 RGB; `mode` is Pillow's mode, `;16` added for 16 bits a channel.
+    `sha256` is the file's; `content` tells the RGB pixels at their full size, and is the same for every lossless copy;
+    `pixels` is (images, size, size, 3) uint8 RGB; `mode` is Pillow's mode, `;16` added for 16 bits a channel; `shape`
+    is (height, width) before resizing.
     """
 
     sha256: str
     mode: str
     pixels: NDArray[np.uint8]
     reason: str = ""
+    content: str = ""
+    shape: tuple[int, int] = (0, 0)
 
 
 def decode(photograph: Photograph, rules: PrepareParams) -> Decoded:
@@ -83,21 +92,22 @@ def decode(photograph: Photograph, rules: PrepareParams) -> Decoded:
         pixels = np.stack([resized(part, rules) for part in _parts(image, photograph.boxes)])
     except BadImageError as bad:
         return Decoded(digest, "", nothing, str(bad))
-    return Decoded(digest, mode, pixels)
+    return Decoded(digest, mode, pixels, content=_content(image, pixels), shape=(image.height, image.width))
 
 
 def open_rgb(data: bytes, rules: PrepareParams) -> tuple[Image.Image, str]:
     """The upright RGB image in `data`, and the mode it had.
 
     Raises:
-        BadImageError: empty, no image, broken, too small, too large, several frames, or not RGB.
+        BadImageError: empty, no image, broken, too small, too large, several frames, not RGB, or with a colour profile
+            that cannot be applied.
     """
     if not data:
         raise BadImageError("is empty (0 bytes)")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         _check_size(image, rules.smallest_edge)
-        mode = image.mode + (";16" if _has_16_bits(image) else "")
+        mode = _mode(image, data)
     except UnidentifiedImageError:
         raise BadImageError(f"is no image that can be read ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:
@@ -108,7 +118,7 @@ def open_rgb(data: bytes, rules: PrepareParams) -> tuple[Image.Image, str]:
         image.load()
     except _BROKEN as error:
         raise BadImageError(f"is truncated or broken ({error})") from None
-    return _rgb(_upright(image), mode, rules.non_rgb == "convert"), mode
+    return _rgb(_upright(image), mode, rules), mode
 
 
 def resized(image: Image.Image, rules: PrepareParams) -> NDArray[np.uint8]:
@@ -142,9 +152,29 @@ def _check_size(image: Image.Image, smallest_edge: int) -> None:
         raise BadImageError("holds several frames")
 
 
-def _has_16_bits(image: ImageFile.ImageFile) -> bool:
-    """Pillow opens 48-bit RGB as 8-bit RGB; only the decoder's arguments still tell."""
-    return image.mode[0] != "I" and any(";16" in str(tile.args) for tile in image.tile)
+def _mode(image: ImageFile.ImageFile, data: bytes) -> str:
+    """Pillow's mode, with `;16` where the file has more than 8 bits a channel.
+
+    Pillow opens 48-bit RGB as 8-bit RGB, and a 16-bit PGM as 32-bit; only the decoder's arguments still tell.
+    """
+    deep = any(";16" in str(tile.args) for tile in image.tile)
+    if image.format == "PPM" and isinstance(image.tile[0].args, tuple) and image.mode in ("RGB", "I"):
+        deep = int(image.tile[0].args[1]) > 255  # (raw mode, largest value)
+    if image.format == "JPEG2000":
+        header = data.find(_JPEG2000)  # of the codestream; bits of the first channel, less one, stand at byte 42
+        deep = header >= 0 and (data[header + 42 : header + 43] or b"\0")[0] & 0x7F > 7
+    if (image.mode == "I" and image.format != "PPM") or image.mode.startswith("I;"):
+        return image.mode
+    return image.mode + ";16" if deep else image.mode
+
+
+def _content(image: Image.Image, pixels: NDArray[np.uint8]) -> str:
+    """Equal for equal decoded images: CRC-32C of all pixels, SHA-256 of the few that are stored, which is cheap.
+
+    SHA-256 of all pixels would take a tenth of the time that decoding takes.
+    """
+    whole = np.asarray(image)
+    return f"{image.width}×{image.height} {checksum(whole)} {hashlib.sha256(pixels.tobytes()).hexdigest()}"
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -160,20 +190,57 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _rgb(image: Image.Image, mode: str, convert: bool) -> Image.Image:
+def _rgb(image: Image.Image, mode: str, rules: PrepareParams) -> Image.Image:
     transparent = "A" in image.mode or "transparency" in image.info
-    if mode == "RGB" and not transparent:
-        return image
-    name = _describe(mode, transparent)
-    if not convert:
-        raise BadImageError(f"is {name}, not 8-bit RGB")
-    if image.mode not in _CONVERTIBLE:
-        raise BadImageError(f"is {name}, which has no agreed conversion to RGB")
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if transparent and _lowest_alpha(image) < 255:
-        raise BadImageError(f"is {name} and partly transparent: what lies behind is not known")
-    return image.convert("RGB")
+    profile = image.info.get("icc_profile", b"") if rules.colour_profile == "convert" else b""
+    if mode != "RGB" or transparent:
+        name = _describe(mode, transparent)
+        if rules.non_rgb == "refuse":
+            raise BadImageError(f"is {name}, not 8-bit RGB")
+        if not mode.startswith("I;16") and image.mode not in _CONVERTIBLE:
+            raise BadImageError(f"is {name}, which has no agreed conversion to RGB")
+        if mode.startswith("I;16"):
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        if transparent and _lowest_alpha(image) < 255:
+            raise BadImageError(f"is {name} and partly transparent: what lies behind is not known")
+    return image.convert("RGB") if profile == b"" else _srgb(image, profile)
+
+
+def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """RGB of an image with an embedded ICC profile; its own numbers where the profile is sRGB, as most are."""
+    try:
+        opened = ImageCms.ImageCmsProfile(io.BytesIO(profile or b""))
+        space = opened.profile.xcolor_space.strip()
+        grey = image.mode in ("1", "L", "LA")
+        own = "CMYK" if image.mode == "CMYK" else "GRAY" if grey and space != "RGB" else "RGB"
+        if own != space:
+            raise BadImageError(f"is {image.mode} with a colour profile for {space}{_IGNORE}")
+        image = image.convert(_PROFILED[space])
+        if _is_srgb(profile or b""):
+            return image
+        return _to_srgb(image, opened)
+    except (ImageCms.PyCMSError, *_BROKEN) as error:  # Pillow gives None for one that cannot be unpacked
+        raise BadImageError(f"has a broken colour profile ({error}){_IGNORE}") from None
+
+
+def _to_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
+    intent, flags = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
+    converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), intent, "RGB", False, flags)
+    if converted is None:
+        raise BadImageError(f"has a colour profile that gave no image{_IGNORE}")
+    return converted
+
+
+@lru_cache(maxsize=16)
+def _is_srgb(profile: bytes) -> bool:
+    """Whether converting changes no colour of a 9×9×9 lattice by more than one level, which is rounding."""
+    opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    if opened.profile.xcolor_space.strip() != "RGB":
+        return False
+    levels = np.linspace(0, 255, 9).round().astype(np.uint8)
+    lattice = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(27, 27, 3)
+    converted = np.asarray(_to_srgb(Image.fromarray(lattice), opened))
+    return int(np.abs(converted.astype(int) - lattice).max()) <= 1
 
 
 def _describe(mode: str, transparent: bool) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -11,12 +13,16 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from pipeline.core.errors import DataError
 from pipeline.core.files import printable
+from pipeline.core.progress import counted
 from pipeline.core.section import Count, Fraction, Section
 from pipeline.data.preparation.dataset import Photograph
 from pipeline.data.preparation.splits import seeded_order
 from pipeline.stores.prepared import Split
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".jp2"})
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".pbm", ".pgm", ".pnm", ".ppm", ".jp2"}
+)
+SHOWN = 10  # strays listed in an error
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
 
 
@@ -43,6 +49,20 @@ class SubsetOptions(FolderOptions):
     images: Count | None = None
 
 
+@dataclass(frozen=True)
+class Numbered:
+    """File names of a known data set: `pattern` matches the name without its ending, its group is a number."""
+
+    pattern: str
+    first: int
+    last: int
+    example: str
+
+    def knows(self, path: Path) -> bool:
+        match = re.fullmatch(self.pattern, path.stem)
+        return match is not None and self.first <= int(match[1]) <= self.last
+
+
 def root_folder(root: str, key: str, tree: str, folders: Sequence[str] = ()) -> Path:
     """The root as a path, when it and its `folders` exist.
 
@@ -57,7 +77,12 @@ def root_folder(root: str, key: str, tree: str, folders: Sequence[str] = ()) -> 
 
 
 def photographs_in(
-    root: Path, folder: Path, key: str, split: Split | None = None, most: int | None = None
+    root: Path,
+    folder: Path,
+    key: str,
+    split: Split | None = None,
+    most: int | None = None,
+    names: Numbered | None = None,
 ) -> list[Photograph]:
     """Every photograph below `folder`, sorted by id; files are called by their name relative to `root`.
 
@@ -65,13 +90,16 @@ def photographs_in(
     when it is decoded. Hidden files (`._0001.png` of macOS archives) are left alone.
 
     Raises:
-        DataError: there is none, there are more than the `most` that the data set has here, or a folder cannot be
-            listed.
+        DataError: there is none, one is not called as `names` says, there are more than the `most` that the data set
+            has here, or a folder cannot be listed.
     """
     found = [path for path in _files(folder) if _is_candidate(path)]
     if not found:
         known = ", ".join(sorted(SUFFIXES))
         raise DataError(f"{key}: '{folder}' holds no photographs; put some there ({known}, or known by their content)")
+    strays = sorted(path for path in found if names and not names.knows(path))
+    if strays and names:
+        raise DataError(_strays(strays, names, folder, key))
     if most is not None and len(found) > most:
         raise DataError(
             f"{key}: '{folder}' holds {len(found):,} photographs, more than the {most:,} of the data set; set {key} to "
@@ -79,6 +107,16 @@ def photographs_in(
         )
     photographs = [_photograph(root, path, split) for path in found]
     return sorted(photographs, key=lambda photograph: photograph.id)
+
+
+def _strays(strays: Sequence[Path], names: Numbered, folder: Path, key: str) -> str:
+    shown = "".join(f"\n  {printable(path.relative_to(folder).as_posix())}" for path in strays[:SHOWN])
+    more = f"\n  and {len(strays) - SHOWN:,} more" if len(strays) > SHOWN else ""
+    return (
+        f"{key}: '{folder}' holds {counted(len(strays), 'picture')} not of the data set, whose photographs are called "
+        f"{names.example}; move them elsewhere, set {key} to where the photographs lie alone, or use dataset: "
+        f"folder:{shown}{more}"
+    )
 
 
 def subset(photographs: Sequence[Photograph], count: int | None, seed: int, key: str) -> list[Photograph]:

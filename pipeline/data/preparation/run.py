@@ -29,7 +29,7 @@ from pipeline.stores.prepared import FORMAT, IMAGES, MANIFEST, SPLITS, VIEWS, ch
 
 __all__ = ["prepare"]
 
-_PIXEL_RULES = ("resize", "interpolation", "size", "non_rgb", "smallest_edge")
+_PIXEL_RULES = ("resize", "interpolation", "size", "non_rgb", "colour_profile", "smallest_edge")
 
 
 def prepare(params: Params, output: Path, work: Path, workers: int | None = None) -> None:
@@ -58,7 +58,11 @@ def prepare(params: Params, output: Path, work: Path, workers: int | None = None
         images, duplicates = image_table(good, dataset.fractions(), params.seed)
         _check_splits(Counter(image.split for image in images), dataset)
         tables = _tables(images, view_table(images, params.prepare, params.seed))
-        manifest = _manifest(params, dataset, shards, images, tables) | {"skipped": bad, "duplicates": duplicates}
+        manifest = _manifest(params, dataset, shards, images, tables) | {
+            "skipped": bad,
+            "duplicates": duplicates,
+            "duplicates_share": "the decoded RGB pixels at full size",
+        }
         _finish(unfinished, output, tables, manifest)
 
 
@@ -109,7 +113,11 @@ def _sort_out(
     bad = [{"file": photograph.file, "reason": outcome.reason} for photograph, outcome in pairs if outcome.reason]
     if bad and rules.on_bad_image == "stop":
         raise DataError(_bad_files(bad, len(pairs), rules))
-    return [Good(photograph, outcome.sha256, outcome.mode) for photograph, outcome in pairs if not outcome.reason], bad
+    return [
+        Good(photograph, outcome.sha256, outcome.mode, outcome.content)
+        for photograph, outcome in pairs
+        if not outcome.reason
+    ], bad
 
 
 def _bad_files(bad: Sequence[dict[str, str]], total: int, rules: PrepareParams) -> str:
@@ -159,7 +167,7 @@ def _manifest(
         "crop": rules.crop,
         "prepare": rules.model_dump(mode="json"),
         "images": {name: counts[name] for name in (*SPLITS, DUPLICATE)},
-        "photographs": len({image.sha256 for image in images}),
+        "photographs": len({image.sha256 for image in images if image.split != DUPLICATE}),
         "expected_photographs": dataset.expected,
         "modes": dict(sorted(Counter(image.mode for image in images).items())),
         "pillow": PIL.__version__,

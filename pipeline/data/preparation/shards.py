@@ -42,6 +42,7 @@ class Outcome:
     mode: str
     images: int
     reason: str
+    content: str
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def _collect(
         count = len(item.pixels)
         pixels[filled : filled + count] = item.pixels
         filled += count
-        outcomes.append(Outcome(item.sha256, item.mode, count, item.reason))
+        outcomes.append(Outcome(item.sha256, item.mode, count, item.reason, item.content))
         advance(1)
     return pixels[:filled], tuple(outcomes)
 

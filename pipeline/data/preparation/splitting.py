@@ -17,11 +17,12 @@ _KEEP: tuple[Split | None, ...] = ("test", "validation", "train", None)
 
 @dataclass(frozen=True)
 class Good:
-    """A photograph that was decoded."""
+    """A photograph that was decoded: `sha256` of its file, `content` of its pixels, which its copies share."""
 
     photograph: Photograph
     sha256: str
     mode: str
+    content: str
 
 
 def image_table(
@@ -29,20 +30,22 @@ def image_table(
 ) -> tuple[list[ImageRow], list[dict[str, str]]]:
     """Every stored image with its split, and the list of copies left out.
 
-    Photographs without a fixed split are drawn by content (SHA-256), so neither names nor their order matter, and
-    those of one scene together: the fractions then count scenes.
+    Copies are what decodes to the same pixels. Photographs without a fixed split are drawn by SHA-256 (of copies the
+    smallest of their files'), so neither names nor their order matter, and those of one scene together: the fractions
+    then count scenes.
     """
     kept = _kept(good)
-    keys = _draw_keys([item for item in kept.values() if item.photograph.split is None])
+    digests = _digests(good)
+    keys = _draw_keys([item for item in kept.values() if item.photograph.split is None], digests)
     splits = assign_splits(keys.values(), fractions, seed)
     images: list[ImageRow] = []
     duplicates = []
     for item in good:
-        original = kept[item.sha256]
-        split = item.photograph.split or splits[keys[item.sha256]] if original is item else DUPLICATE
+        original = kept[item.content]
+        split = item.photograph.split or splits[keys[item.content]] if original is item else DUPLICATE
         if original is not item:
             duplicates.append({"file": item.photograph.file, "duplicate_of": original.photograph.file})
-        images += _rows(item, split, len(images))
+        images += _rows(item, split, len(images), digests[item.content])
     return images, duplicates
 
 
@@ -58,22 +61,30 @@ def split_counts(photographs: Sequence[Photograph], fractions: Mapping[Split, fl
 def _kept(good: Sequence[Good]) -> dict[str, Good]:
     """For each content the one photograph that is used: test before validation before train, then by id."""
     order = sorted(good, key=lambda item: (_KEEP.index(item.photograph.split), item.photograph.id), reverse=True)
-    return {item.sha256: item for item in order}
+    return {item.content: item for item in order}
 
 
-def _draw_keys(drawn: Sequence[Good]) -> dict[str, str]:
-    """For each content what it is drawn by: the first content, by digest, of its scene."""
+def _digests(good: Sequence[Good]) -> dict[str, str]:
+    """For each content the smallest SHA-256 of the files that hold it."""
+    digests: dict[str, str] = {}
+    for item in good:
+        digests[item.content] = min(item.sha256, digests.get(item.content, item.sha256))
+    return digests
+
+
+def _draw_keys(drawn: Sequence[Good], digests: Mapping[str, str]) -> dict[str, str]:
+    """For each content what it is drawn by: the smallest digest of its scene."""
     scenes: dict[str, list[str]] = {}
     for item in drawn:
-        scenes.setdefault(_scene(item.photograph), []).append(item.sha256)
-    return {item.sha256: min(scenes[_scene(item.photograph)]) for item in drawn}
+        scenes.setdefault(_scene(item.photograph), []).append(digests[item.content])
+    return {item.content: min(scenes[_scene(item.photograph)]) for item in drawn}
 
 
 def _scene(photograph: Photograph) -> str:
     return photograph.scene or photograph.id
 
 
-def _rows(item: Good, split: str, first: int) -> list[ImageRow]:
+def _rows(item: Good, split: str, first: int, digest: str) -> list[ImageRow]:
     photograph = item.photograph
     return [
         ImageRow(
@@ -84,7 +95,7 @@ def _rows(item: Good, split: str, first: int) -> list[ImageRow]:
             item.mode,
             split,
             _scene(item.photograph),
-            key=item.sha256 + image_id.removeprefix(photograph.id),
+            key=digest + image_id.removeprefix(photograph.id),
         )
         for i, image_id in enumerate(photograph.image_ids)
     ]

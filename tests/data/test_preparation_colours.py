@@ -1,0 +1,229 @@
+"""Embedded colour profiles, and the table of modes and depths in docs/data.md, walked row by row."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from photo_trees import picture, png
+from PIL import Image, ImageCms
+
+from pipeline.core.params import PrepareParams
+from pipeline.data.preparation.dataset import Photograph
+from pipeline.data.preparation.decoding import Decoded, decode
+
+DOCS = Path(__file__).parents[2] / "docs/data.md"
+WHITE = (0.3127, 0.3290, 1.0)
+DISPLAY_P3 = ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060))
+ADOBE_RGB = ((0.64, 0.33), (0.21, 0.71), (0.15, 0.06))
+SRGB = ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06))
+SWAPPED = (SRGB[1], SRGB[0], SRGB[2])
+D50 = np.array([0.9642, 1.0, 0.8249])
+BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+
+
+def to_d50(primaries: tuple[tuple[float, float], ...]) -> np.ndarray:
+    """(3, 3): linear RGB under D65 → XYZ under D50, adapted by Bradford, as ICC wants it."""
+    xyz = np.array([[x / y, 1, (1 - x - y) / y] for x, y in primaries]).T
+    white = np.array([WHITE[0] / WHITE[1], 1, (1 - WHITE[0] - WHITE[1]) / WHITE[1]])
+    xyz = xyz * np.linalg.solve(xyz, white)
+    adapt = np.linalg.inv(BRADFORD) @ np.diag((BRADFORD @ D50) / (BRADFORD @ white)) @ BRADFORD
+    return adapt @ xyz
+
+
+def profile(primaries: tuple[tuple[float, float], ...], gamma: float = 2.2) -> bytes:
+    """A version 2 matrix profile, put together by hand."""
+
+    def fixed(value: float) -> bytes:
+        return round(value * 65536).to_bytes(4, "big", signed=True)
+
+    matrix = to_d50(primaries)
+    tags = {b"rXYZ": matrix[:, 0], b"gXYZ": matrix[:, 1], b"bXYZ": matrix[:, 2], b"wtpt": D50}
+    bodies = {name: b"XYZ \0\0\0\0" + b"".join(map(fixed, xyz)) for name, xyz in tags.items()}
+    curve = b"curv\0\0\0\0" + (1).to_bytes(4, "big") + round(gamma * 256).to_bytes(2, "big") + b"\0\0"
+    bodies |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)
+    text = b"made by hand\0"
+    bodies[b"desc"] = b"desc\0\0\0\0" + len(text).to_bytes(4, "big") + text + bytes(79 + (-len(text) - 91) % 4)
+    bodies[b"cprt"] = b"text\0\0\0\0none\0\0\0\0"
+    offset, table, data = 128 + 4 + 12 * len(bodies), b"", b""
+    for name, body in bodies.items():
+        table += name + (offset + len(data)).to_bytes(4, "big") + len(body).to_bytes(4, "big")
+        data += body
+    size = offset + len(data)
+    header = size.to_bytes(4, "big") + bytes(4) + b"\x02\x10\0\0" + b"mntrRGB XYZ " + bytes(12) + b"acsp" + bytes(28)
+    header += b"".join(map(fixed, D50))
+    return header.ljust(128, b"\0") + len(bodies).to_bytes(4, "big") + table + data
+
+
+def by_hand(pixels: np.ndarray, primaries: tuple[tuple[float, float], ...], gamma: float = 2.2) -> np.ndarray:
+    """The sRGB values of `pixels` by the matrices alone, clipped to what sRGB holds."""
+    linear = (pixels / 255) ** gamma @ to_d50(primaries).T @ np.linalg.inv(to_d50(SRGB)).T
+    linear = linear.clip(0, 1)
+    return 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+def rules(**options: str) -> PrepareParams:
+    return PrepareParams(size=48, crop=32, **options)
+
+
+def decoded(path: Path, **options: str) -> Decoded:
+    return decode(Photograph(path.name, path, path.name, None, path.name), rules(**options))
+
+
+PIXELS = picture(3, 48, 48)  # of the stored size: nothing is resized
+
+
+@pytest.mark.parametrize("primaries", [DISPLAY_P3, ADOBE_RGB, SWAPPED], ids=["Display P3", "Adobe RGB", "swapped"])
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.webp"])
+def test_a_profile_that_is_not_srgb_is_converted_to_srgb(
+    tmp_path: Path, name: str, primaries: tuple[tuple[float, float], ...]
+) -> None:
+    options = {"lossless": True} if name == "a.webp" else {}
+    Image.fromarray(PIXELS).save(tmp_path / name, icc_profile=profile(primaries), **options)
+    pixels = decoded(tmp_path / name).pixels[0].astype(float)
+    assert np.abs(pixels - by_hand(PIXELS, primaries)).max() < 3
+    assert np.abs(pixels - PIXELS).max() > 20
+    ignored = decoded(tmp_path / name, colour_profile="ignore")
+    assert np.array_equal(ignored.pixels[0], PIXELS)
+    assert ignored.content != decoded(tmp_path / name).content
+
+
+def test_srgb_is_left_as_it_is_to_the_bit(tmp_path: Path) -> None:
+    own = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.fromarray(PIXELS).save(tmp_path / "a.png", icc_profile=own)
+    assert np.array_equal(decoded(tmp_path / "a.png").pixels[0], PIXELS)
+
+
+@pytest.mark.parametrize("broken", [b"no profile at all", profile(DISPLAY_P3)[:200], bytes(3000)])
+def test_a_broken_profile_is_a_bad_image_with_the_remedy(tmp_path: Path, broken: bytes) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "a.png", icc_profile=broken)
+    reason = decoded(tmp_path / "a.png").reason
+    assert "broken colour profile" in reason
+    assert "prepare.colour_profile: ignore" in reason
+    assert np.array_equal(decoded(tmp_path / "a.png", colour_profile="ignore").pixels[0], PIXELS)
+
+
+def test_a_profile_of_another_colour_space_is_a_bad_image(tmp_path: Path) -> None:
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    Image.fromarray(PIXELS).save(tmp_path / "a.png", icc_profile=lab)
+    assert "RGB with a colour profile for Lab" in decoded(tmp_path / "a.png").reason
+
+
+def test_grey_with_an_rgb_profile_is_converted_as_rgb(tmp_path: Path) -> None:
+    Image.fromarray(PIXELS[..., 0]).save(tmp_path / "a.png", icc_profile=profile(SRGB, gamma=1.8))
+    expected = by_hand(np.repeat(PIXELS[..., :1], 3, axis=2), SRGB, gamma=1.8)
+    assert np.abs(decoded(tmp_path / "a.png", non_rgb="convert").pixels[0] - expected).max() < 2
+
+
+def test_png_gamma_and_chromaticities_are_not_applied(tmp_path: Path) -> None:
+    data = png(48, 48, 8, 2, b"".join(b"\0" + row.tobytes() for row in PIXELS))
+    gamma = b"\0\0\0\4gAMA\0\1\x86\xa0" + b"\x31\xe8\x96\x5f"  # 1.0
+    (tmp_path / "a.png").write_bytes(data[:33] + gamma + data[33:])
+    assert np.array_equal(decoded(tmp_path / "a.png").pixels[0], PIXELS)
+
+
+# --- the table of modes
+
+
+def saved(mode: str, format: str, **options: object) -> Callable[[], bytes]:
+    def make() -> bytes:
+        buffer = io.BytesIO()
+        through = {"PA": "P", "La": "LA", "RGBa": "RGBA"}.get(mode, "RGB")
+        Image.fromarray(PIXELS).convert(through).convert(mode).save(buffer, format, **options)
+        return buffer.getvalue()
+
+    return make
+
+
+def array(values: np.ndarray, format: str) -> Callable[[], bytes]:
+    def make() -> bytes:
+        buffer = io.BytesIO()
+        Image.fromarray(values).save(buffer, format)
+        return buffer.getvalue()
+
+    return make
+
+
+def netpbm(head: bytes, values: np.ndarray) -> Callable[[], bytes]:
+    return lambda: head + values.tobytes()
+
+
+def animated(format: str) -> Callable[[], bytes]:
+    def make() -> bytes:
+        buffer = io.BytesIO()
+        first, second = Image.fromarray(PIXELS), Image.fromarray(255 - PIXELS)
+        first.save(buffer, format, save_all=True, append_images=[second])
+        return buffer.getvalue()
+
+    return make
+
+
+def deep_png(colour: int, channels: int) -> bytes:
+    deep = np.dstack([PIXELS, np.full((48, 48), 255)])[..., :channels].astype(np.uint16) * 257
+    return png(48, 48, 16, colour, b"".join(b"\0" + row.astype(">u2").tobytes() for row in deep))
+
+
+DEEP = PIXELS.astype(">u2") * np.uint16(257)
+GREY = np.ascontiguousarray(PIXELS[..., 0])
+MADE: dict[str, Callable[[], bytes]] = {
+    "RGB": saved("RGB", "PNG"),
+    "1": saved("1", "PNG"),
+    "L": saved("L", "JPEG"),
+    "LA": saved("LA", "PNG"),
+    "P": saved("P", "PNG"),
+    "PA": saved("PA", "TIFF"),
+    "RGBA": saved("RGBA", "PNG"),
+    "CMYK": saved("CMYK", "JPEG"),
+    "YCbCr": saved("YCbCr", "TIFF"),
+    "LAB": saved("LAB", "TIFF"),
+    "I": array(GREY.astype(np.int32), "TIFF"),
+    "F": array(GREY.astype(np.float32), "TIFF"),
+    "PFM": netpbm(b"Pf\n48 48\n-1.0\n", GREY.astype("<f4")),
+    "16-bit PNG, grey": lambda: deep_png(0, 1),
+    "48-bit PNG": lambda: deep_png(2, 3),
+    "64-bit PNG": lambda: deep_png(6, 4),
+    "16-bit TIFF": array(GREY.astype("<u2") * np.uint16(257), "TIFF"),
+    "16-bit TIFF, big-endian": array(GREY.astype(">u2") * np.uint16(257), "TIFF"),
+    "16-bit JPEG 2000": array(GREY.astype("<u2") * np.uint16(257), "JPEG2000"),
+    "PGM": netpbm(b"P5 48 48 255\n", GREY),
+    "16-bit PGM": netpbm(b"P5 48 48 65535\n", np.ascontiguousarray(DEEP[..., 0])),
+    "10-bit PGM": netpbm(b"P5 48 48 1023\n", np.ascontiguousarray(DEEP[..., 0] >> 6).astype(">u2")),
+    "PPM": netpbm(b"P6 48 48 255\n", PIXELS),
+    "16-bit PPM": netpbm(b"P6 48 48 65535\n", DEEP),
+    "PAM": netpbm(b"P7\nWIDTH 48\nHEIGHT 48\nDEPTH 3\nMAXVAL 255\nTUPLTYPE RGB\nENDHDR\n", PIXELS),
+    "animated GIF": animated("GIF"),
+    "animated PNG": animated("PNG"),
+    "animated WebP": animated("WEBP"),
+    "TIFF of several pages": animated("TIFF"),
+}
+
+
+def table() -> dict[str, tuple[str, str, str]]:
+    """File → recorded mode, what `refuse` and what `convert` say, of docs/data.md."""
+    _, _, rest = DOCS.read_text(encoding="utf-8").partition("| file | mode in `images.csv` |")
+    rows = [line.strip("| ").split(" | ") for line in rest.split("\n\n")[0].splitlines()[2:]]
+    return {row[0]: (row[1].strip("`"), row[2], row[3]) for row in rows}
+
+
+def test_the_table_of_modes_has_every_row() -> None:
+    assert set(table()) == set(MADE)
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_the_table_of_modes_is_what_happens(tmp_path: Path, kind: str) -> None:
+    mode, refused, converted = table()[kind]
+    (tmp_path / "a").write_bytes(MADE[kind]())
+    for said, non_rgb in ((refused, "refuse"), (converted, "convert")):
+        result = decoded(tmp_path / "a", non_rgb=non_rgb)
+        if said.startswith("taken"):
+            assert result.reason == ""
+            assert result.mode == mode
+        else:
+            assert said in result.reason
+            assert result.reason
+    if kind.startswith(("16-bit", "10-bit", "48-bit", "64-bit", "PGM")) and "JPEG" not in kind:
+        grey = result.pixels[0, ..., 0].astype(int)
+        assert np.abs(grey - GREY).max() <= 1
