@@ -57,8 +57,7 @@ def resume_in_parts(root: Path) -> None:
 
 
 def in_a_process(function: str, root: Path, processor: dict[str, str]) -> int:
-    tests = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}", **processor}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **processor}
     return subprocess.run([sys.executable, __file__, function, str(root)], env=environment).returncode
 
 
