@@ -92,6 +92,9 @@ class Lead:
         return f"{self.mean:+.4g} [{self.low:+.4g}, {self.high:+.4g}], {p}"
 
 
+Caption = Callable[[Experiment, str], str]  # takes an experiment and the id of an image
+
+
 @contextmanager
 def opened(names: Sequence[str]) -> Iterator[list[Experiment]]:
     """The experiments called `names`: folders with metrics, DVC experiments, or Git revisions.
@@ -195,9 +198,10 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def strip(experiments: Sequence[Experiment]) -> Picture | None:
+def strip(experiments: Sequence[Experiment], caption: Caption | None = None) -> Picture | None:
     """The photographs that all experiments saved, a row each: original, then every experiment's reconstruction.
 
+    `caption` words what stands over a reconstruction: PSNR, the experiment's name and its weights by default.
     Experiments of another protocol than the first are left out; None when there is no common photograph.
     """
     alike = [each for each in experiments if not differences(experiments[0].protocol, each.protocol)]
@@ -212,11 +216,13 @@ def strip(experiments: Sequence[Experiment]) -> Picture | None:
         [alike[0].picture(image, "original"), *(each.picture(image, "reconstruction") for each in alike)]
         for image in common
     ]
-    captions = [
-        [image, *(f"{e.per_image.loc[image, 'psnr']:.2f} dB  {e.name}\n{weights(e.protocol)}" for e in alike)]
-        for image in common
-    ]
-    return sheet(rows, captions)
+    words = caption or _psnr_and_name
+    return sheet(rows, [[image, *(words(each, image) for each in alike)] for image in common])
+
+
+def _psnr_and_name(experiment: Experiment, image: str) -> str:
+    psnr = experiment.per_image.loc[image, "psnr"]
+    return f"{psnr:.2f} dB  {experiment.name}\n{weights(experiment.protocol)}"
 
 
 def _row(rank: int, experiment: Experiment, following: Experiment | None, metric: str) -> dict[str, Any]:

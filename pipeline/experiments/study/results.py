@@ -9,6 +9,7 @@ import pandas as pd
 
 from pipeline.core.files import whole_file, write_whole
 from pipeline.core.params import Params
+from pipeline.evaluation.pictures import save_png
 from pipeline.evaluation.report import weights
 from pipeline.experiments.comparison import (
     Experiment,
@@ -18,6 +19,7 @@ from pipeline.experiments.comparison import (
     opened,
     protocol_notes,
 )
+from pipeline.experiments.study.depth import best_by_layer, depth_markdown, depth_picture, depth_table
 from pipeline.experiments.study.figures import depth_curves, heat_map
 from pipeline.experiments.study.grid import Configuration
 from pipeline.experiments.study.held import by_depth, held, held_markdown
@@ -31,6 +33,7 @@ def write_results(
 ) -> str:
     """Write leaderboard.md, leaderboard.csv, table.csv, heat_map.svg and, with several layers of a network, depths.svg.
 
+    Each such network gets depth_NETWORK.md and .png besides: its layers' best experiments in numbers and in pictures.
     Where experiments refined images, also held.md, held.csv and held.svg: what the layers hold. `params` say how deep
     each layer is; `notes` are put below the leaderboard. Returns it, as Markdown.
 
@@ -41,18 +44,29 @@ def write_results(
         table = leaderboard(experiments, metric)
         remarks = [*lead_notes(table), *protocol_notes(experiments), *notes]
         title = _title(experiments)
-        refined = held(configurations, {each.name: each for each in experiments})
+        named = {each.name: each for each in experiments}
+        refined = held(configurations, named)
+        depths = {name: entry.layers for name, entry in params.backbones.items()}
+        _write_depths(best_by_layer(configurations, named, depths), output)
     scores = pivot(table, configurations, metric)
     for name, frame, index in (("leaderboard.csv", table, False), ("table.csv", scores, True)):
         with whole_file(output / name) as part:
             frame.to_csv(part, index=index, float_format="%.6g", lineterminator="\n")
     write_whole(output / "heat_map.svg", heat_map(scores, METRICS.get(metric).title, title).encode())
-    depths = {name: entry.layers for name, entry in params.backbones.items()}
     _write_or_remove(output / DEPTHS, depth_curves(scores, depths, METRICS.get(metric).title, title))
     _write_held(refined, depths, output, title)
     text = "\n".join([markdown(table), *(f"\n{remark}" for remark in remarks)]) + "\n"
     write_whole(output / "leaderboard.md", text.encode())
     return text
+
+
+def _write_depths(networks: Mapping[str, Mapping[str, Experiment]], output: Path) -> None:
+    for earlier in output.glob("depth_*"):
+        earlier.unlink()
+    for network, layers in networks.items():
+        write_whole(output / f"depth_{network}.md", f"{depth_markdown(depth_table(layers))}\n".encode())
+        if (picture := depth_picture(layers)) is not None:
+            save_png(picture, output / f"depth_{network}.png")
 
 
 def _write_held(table: pd.DataFrame, depths: Mapping[str, Sequence[str]], output: Path, title: str) -> None:

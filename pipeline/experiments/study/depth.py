@@ -1,0 +1,101 @@
+"""How much survives with depth: the same photographs rebuilt from every layer of a network, and the numbers beside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from pipeline.evaluation.pictures import Picture
+from pipeline.experiments.comparison import Experiment, strip
+from pipeline.experiments.study.figures import by_network
+from pipeline.experiments.study.grid import Configuration
+
+HEADER = {
+    "layer": "layer",
+    "shape": "features",
+    "bits": "bits per pixel",
+    "bicubic": "bicubic",
+    "linear": "linear",
+    "psnr": "best decoder",
+    "refined": "upper bound",
+    "ssim": "SSIM",
+    "decoder": "decoder",
+}  # of the table that people read, by column of `depth_table`
+FORMATS = {"bits": "{:.4g}", "ssim": "{:.4f}"} | dict.fromkeys(("bicubic", "linear", "psnr", "refined"), "{:.2f}")
+
+
+def best_by_layer(
+    configurations: Sequence[Configuration],
+    experiments: Mapping[str, Experiment],
+    depths: Mapping[str, Sequence[str]],
+) -> dict[str, dict[str, Experiment]]:
+    """For each network with several layers in the study, its layers, shallow to deep: the experiment of highest PSNR.
+
+    `depths` are the layers of each network in order. Ensembles are left out.
+    """
+    best: dict[str, Experiment] = {}
+    for each in configurations:
+        found = experiments[each.name]
+        if each.source not in best or _mean(found, "psnr") > _mean(best[each.source], "psnr"):
+            best[each.source] = found
+    return {
+        network: {layer: best[f"{network}.{layer}"] for layer in layers}
+        for network, layers in by_network(list(best), depths).items()
+    }
+
+
+def depth_table(layers: Mapping[str, Experiment]) -> pd.DataFrame:
+    """A row for each layer of one network: means over the test images, in dB but for `ssim` and `bits`.
+
+    Columns: layer, shape, bits (of the stored features, for each pixel), bicubic, linear, psnr and ssim of the decoder,
+    refined (NaN where no image was), decoder.
+    """
+    return pd.DataFrame(_row(layer, experiment) for layer, experiment in layers.items())
+
+
+def depth_markdown(table: pd.DataFrame) -> str:
+    """`depth_table` as a Markdown table."""
+    lines = ["| " + " | ".join(HEADER.values()) + " |", "|" + "---|" * len(HEADER)]
+    for _, row in table.iterrows():
+        cells = ["–" if pd.isna(row[key]) else FORMATS.get(key, "{}").format(row[key]) for key in HEADER]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def depth_picture(layers: Mapping[str, Experiment]) -> Picture | None:
+    """A row for each photograph that all experiments saved: original, then its reconstruction from each layer.
+
+    PSNR, SSIM and bits per pixel stand over each. None when no photograph is common to them.
+    """
+    return strip(list(layers.values()), _layer_and_scores)
+
+
+def _layer_and_scores(experiment: Experiment, image: str) -> str:
+    (source,), scores = experiment.protocol["features"], experiment.per_image.loc[image]
+    bits = FORMATS["bits"].format(experiment.metrics["features"]["bits_per_pixel"])
+    return f"{source.partition('.')[2]}  {scores['psnr']:.2f} dB\nSSIM {scores['ssim']:.3f}, {bits} bits/pixel"
+
+
+def _row(layer: str, experiment: Experiment) -> dict[str, Any]:
+    (features,) = experiment.protocol["features"].values()
+    blueprint, floors = experiment.protocol["model"]["blueprint"], experiment.metrics["floors"]
+    psnr = _mean(experiment, "psnr")
+    linear = {"psnr": psnr if blueprint["decoder"] == "linear" else None}  # it is its own floor
+    refined = experiment.per_image.get("refined_psnr")
+    return {
+        "layer": layer,
+        "shape": features["shape"],
+        "bits": experiment.metrics["features"]["bits_per_pixel"],
+        "bicubic": floors["bicubic"]["psnr"],
+        "linear": floors.get("linear", linear)["psnr"],
+        "psnr": psnr,
+        "ssim": _mean(experiment, "ssim"),
+        "refined": None if refined is None else refined.mean(),
+        "decoder": blueprint["decoder"],
+    }
+
+
+def _mean(experiment: Experiment, metric: str) -> float:
+    return float(experiment.metrics[metric]["mean"])
