@@ -72,7 +72,7 @@ def main() -> None:
             scores = []
             for decoder in options.decoders:
                 params = load_params(overrides=[*changes, f"store.dtype={dtype}", f"decoder={decoder}"])
-                network = load_backbone(backbone, params.backbones[backbone], device)
+                network = load_backbone(backbone, params.backbone_params(backbone), device)
                 output = root / "features" / backbone
                 extract(network, data, output, params.store, params.extract, device, root / "work")
                 score, size = reconstruct(root, params, data, device)

@@ -23,14 +23,13 @@ import torch
 from benchmarks.bars import Bar, Line, against, markdown, seconds, side_by_side
 from benchmarks.decoders import UNASKED
 from pipeline.backbones.backbone import Backbone, load_backbone
-from pipeline.core.params import Params, TrainParams, load_params
+from pipeline.core.params import LINEAR, Params, TrainParams, load_params
 from pipeline.core.runtime import choose_device, seed_everything
 from pipeline.data.preparation.run import prepare
 from pipeline.extraction.run import extract
 from pipeline.loading.loader import Batch, CachedFeatures
 from pipeline.loading.sampler import SplitFeed
 from pipeline.models.common.decoder import DECODERS
-from pipeline.models.common.inverter import LINEAR
 from pipeline.stores.base import FeatureStore
 from pipeline.stores.opening import open_store
 from pipeline.stores.prepared import PreparedData
@@ -98,8 +97,8 @@ def build_fitter(params: Params, data: PreparedData, store: FeatureStore, device
     inverter = build_inverter(params, data, [store.source], [store]).to(device)
     inverter.to(memory_format=torch.channels_last)
     fabric = build_fabric(params.train.precision, device)
-    loss = Loss(params.losses[params.loss]).to(device)
-    return Fitter(inverter, inverter.linear, loss, params.protocols[params.train.protocol], fabric)
+    loss = Loss(params.loss_terms).to(device)
+    return Fitter(inverter, inverter.linear, loss, params.recipe, fabric)
 
 
 def compiled(fitter: Fitter) -> None:
@@ -123,7 +122,7 @@ def decoder_lines(
 ) -> list[Line]:
     """Images a second of one decoder, from the store, from memory, and with the encoder in the loop."""
     device, batches = next(backbone.parameters()).device, options.batches
-    protocol = params.protocols[params.train.protocol]
+    protocol = params.recipe
     fitter = build_fitter(params, data, store, device)
     waiting: list[float] = []
 
@@ -203,7 +202,7 @@ def measure(options: argparse.Namespace) -> list[Line]:
         params = load_params(overrides=changes)
         prepare(params, root / "prepared", root / "work")
         data = PreparedData.open(root / "prepared")
-        backbone = load_backbone(backbone_name, params.backbones[backbone_name], device, [layer])
+        backbone = load_backbone(backbone_name, params.backbone_params(backbone_name), device, [layer])
         backbone = backbone.to(memory_format=torch.channels_last)
         extract(backbone, data, root / "features", params.store, params.extract, device, root / "work")
         store = open_store(root / "features" / layer)

@@ -53,7 +53,7 @@ def check_loss(params: Params) -> None:
     from pipeline.core.errors import WeightsError
     from pipeline.metrics.alexnet import lpips_available
 
-    if not params.losses[params.loss].get("lpips"):
+    if not params.loss_terms.get("lpips"):
         return
     if reason := lpips_available():
         raise WeightsError(f"params.yaml: loss = {params.loss!r} cannot be computed here: {reason}")
@@ -102,7 +102,7 @@ def check_dataset(params: Params) -> None:
     from pipeline.core.errors import ParamsError
     from pipeline.data.preparation.dataset import DATASETS
 
-    whole = params.datasets[params.dataset].get("images") is None  # a subset may hold none
+    whole = params.dataset_options.get("images") is None  # a subset may hold none
     stops = params.prepare.non_rgb == "refuse" and params.prepare.on_bad_image == "stop"
     if DATASETS.get(params.dataset).holds_non_rgb and whole and stops:
         raise ParamsError(
@@ -147,9 +147,9 @@ def missing_weights(params: Params) -> list[str]:
 
     notes = []
     for name in sorted({source.backbone for source in params.sources}):
-        if params.backbones[name].weights != "imagenet":
+        if params.backbone_params(name).weights != "imagenet":
             continue
-        published = published_weights(name, params.backbones[name])
+        published = published_weights(name, params.backbone_params(name))
         if not published.file.present():
             notes.append(
                 f"note: {published.file.name}, the weights of {published.label}, is not in {published.file.folder}; "
@@ -178,12 +178,12 @@ def check_experiment(params: Params) -> None:
     crop = ImageSize(params.prepare.crop, params.prepare.crop)
     shapes = {}
     for source in params.sources:
-        entry = params.backbones[source.backbone]
+        entry = params.backbone_params(source.backbone)
         check_backbone(source.backbone, entry, crop)
         shapes[source] = feature_shapes(source.backbone, entry, (source.layer,), crop)[source.layer]
     for chosen in {params.two_stage.refine, params.evaluate.refine} - {NONE}:
         (source,) = params.sources
-        REFINERS.get(chosen).check(source, params.backbones[source.backbone])
+        REFINERS.get(chosen).check(source, params.backbone_params(source.backbone))
     try:
         with torch.device("meta"):
             Inverter(Blueprint.of(params, shapes, crop))

@@ -83,7 +83,7 @@ def checked(study: "Study") -> "dict[str, Params]":
 
 def _require_absolute_root(params: "Params") -> None:
     """DVC's queue works in temporary folders, where a relative path of photographs leads nowhere."""
-    root = params.datasets[params.dataset].get("root")
+    root = params.dataset_options.get("root")
     if root is not None and not Path(root).is_absolute():
         raise ParamsError(
             f"params.yaml: datasets.{params.dataset}.root = {root!r} is relative, and a study's experiments run in "

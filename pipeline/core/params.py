@@ -15,6 +15,7 @@ from pipeline.core.section import Count, Fraction, Names, Section, parse_section
 from pipeline.core.sources import Source
 
 NONE = "none"
+LINEAR = "linear"  # the decoder that is solved in closed form; warm starts and floors need it
 
 
 class SlotParams(Section):
@@ -151,6 +152,44 @@ class Params(Section):
         slots = (self.ensemble.second, self.ensemble.third, self.ensemble.fourth)
         return (first, *(Source(s.backbone, s.layer) for s in slots if s.backbone != NONE))
 
+    @property
+    def recipe(self) -> ProtocolParams:
+        """How the decoder is optimised: the protocol that `train.protocol` names."""
+        return self.protocols[self.train.protocol]
+
+    @property
+    def loss_terms(self) -> dict[str, float]:
+        """Terms of the chosen loss, with their weights."""
+        return self.losses[self.loss]
+
+    @property
+    def dataset_options(self) -> dict[str, Any]:
+        """Options of the chosen data set."""
+        return self.datasets[self.dataset]
+
+    @property
+    def decoder_options(self) -> dict[str, Any]:
+        """Options of the chosen decoder."""
+        return self.decoders[self.decoder]
+
+    @property
+    def linear_options(self) -> dict[str, Any]:
+        """Options of the closed-form linear decoder, which stands under the others, too."""
+        return self.decoders[LINEAR]
+
+    @property
+    def fusion_options(self) -> dict[str, Any]:
+        """Options of the chosen fusion."""
+        return self.fusions[self.fusion]
+
+    def refiner_options(self, name: str) -> dict[str, Any]:
+        """Options of the refiner that `evaluate.refine` or `two_stage.refine` names."""
+        return self.refiners[name]
+
+    def backbone_params(self, name: str) -> BackboneParams:
+        """How to build the network called `name`. Raises KeyError when there is none."""
+        return self.backbones[name]
+
 
 def load_params(path: Path = Path("params.yaml"), overrides: Iterable[str] = ()) -> Params:
     """Read and validate `path`, with `key=value` overrides (dotted keys, YAML values) applied first.
@@ -266,7 +305,7 @@ def _contradictions(params: Params) -> Iterable[str]:
                 f"params.yaml: {key}.refine = {chosen.refine!r} matches the features of one source, and fusion "
                 f"= {params.fusion!r} has {len(params.sources)}; set {key}.refine: none, or fusion: none"
             )
-    if "linear" not in params.decoders:
+    if LINEAR not in params.decoders:
         yield "params.yaml: the section decoders.linear is missing; warm starts and floors need it: add linear: {}"
     for name, slot in _ensemble_slots(params):
         if slot.backbone == NONE and slot.layer != NONE:

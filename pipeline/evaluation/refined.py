@@ -73,7 +73,7 @@ def learned_refiner(
     assert subject.reencoder is not None, "open_subject insists on the network where images are to be refined"
     settings, (source,) = params.evaluate, subject.inverter.sources
     layer = subject.reencoder.networks.known_layer(source, ImageSize(data.crop, data.crop))
-    refiner = build_refiner(settings.refine, params.refiners[settings.refine], layer, settings.refine_budget)
+    refiner = build_refiner(settings.refine, params.refiner_options(settings.refine), layer, settings.refine_budget)
     prior = partial(load_prior, models, data, "train again: python -m stages train")
     refiner.learn(SplitExamples(data, cached, settings.batch_size, prior))
     return refiner
@@ -107,7 +107,7 @@ def describe(params: Params, refinement: Refinement) -> dict[str, Any]:
     name = params.evaluate.refine
     return {
         "refiner": name,
-        "options": params.refiners[name],
+        "options": params.refiner_options(name),
         "budget": params.evaluate.refine_budget,
         "images": len(refinement.positions),
         "warning": refinement.warning,

@@ -43,7 +43,7 @@ def plan_backbone(name: str, params: Params, data: PreparedData, features: Path)
     Raises:
         ParamsError: an unknown layer. ShapeError: crops of a size that the network cannot take.
     """
-    entry = params.backbones[name]
+    entry = params.backbone_params(name)
     shapes = feature_shapes(name, entry, entry.layers, ImageSize(data.crop, data.crop))
     sources = [Source(name, layer) for layer in entry.layers]
     present = _opens(lambda: open_features(features, sources, params, data, verify="never"))
@@ -60,7 +60,7 @@ def plan_first_stage(params: Params, data: PreparedData, features: Path, first_s
 def estimate_seconds(name: str, params: Params, data: PreparedData, device: torch.device) -> float:
     """Time for all rows on this machine, from a few batches. Random weights are as fast as any."""
     untrained = {"weights": "random", "tag": None, "mean": None, "std": None}  # the others belong to trained weights
-    entry: BackboneParams = params.backbones[name].model_copy(update=untrained)
+    entry: BackboneParams = params.backbone_params(name).model_copy(update=untrained)
     job = Job(load_backbone(name, entry, device), data, params.store, params.extract, device)
     size = min(job.batch_size, len(data))
     computed = Computer(job).pieces([np.arange(size)] * TIMED)

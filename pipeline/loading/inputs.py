@@ -61,16 +61,16 @@ def first_stage_facts(params: Params, store: FeatureStore) -> dict[str, Any]:
         "source": str(store.source),
         "features": store.fingerprint,
         "refiner": chosen.refine,
-        "options": params.refiners[chosen.refine],
+        "options": params.refiner_options(chosen.refine),
         "budget": chosen.budget,
-        "start": params.decoders["linear"],  # options of the closed-form decoder that it starts from
+        "start": params.linear_options,  # options of the closed-form decoder that it starts from
         "dtype": store.dtype,
     }
 
 
 def expected_facts(source: Source, params: Params, data: PreparedData) -> dict[str, Any]:
     """What params.yaml and the prepared data say about a store, without looking at the network."""
-    entry, store = params.backbones[source.backbone], params.store
+    entry, store = params.backbone_params(source.backbone), params.store
     weights = {"kind": entry.weights if entry.weights in ("random", "imagenet") else "path"}
     if entry.weights == "random":
         weights["detail"] = f"seed {entry.seed}"
@@ -86,7 +86,7 @@ def expected_facts(source: Source, params: Params, data: PreparedData) -> dict[s
 
 def _open(root: Path, source: Source, params: Params, data: PreparedData, verify: Verify) -> FeatureStore:
     store = open_store(root / source.backbone / source.layer, expected_facts(source, params, data), verify)
-    entry, found = params.backbones[source.backbone], store.manifest.facts["backbone"]["weights"]
+    entry, found = params.backbone_params(source.backbone), store.manifest.facts["backbone"]["weights"]
     asked = {"imagenet": entry.tag, "path": Path(entry.weights).name}.get(found["kind"])
     if asked is not None and not _called(asked, **found):
         raise StoreError(

@@ -39,7 +39,7 @@ class Networks:
             self._precision.setdefault(name, precision)  # all layers of a network come from one pass
             if name not in self.backbones:
                 layers = [each.layer for each in sources if each.backbone == name]
-                self.backbones[name] = load_backbone(name, params.backbones[name], device, layers)
+                self.backbones[name] = load_backbone(name, params.backbone_params(name), device, layers)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> list[Tensor]:

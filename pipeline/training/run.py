@@ -19,7 +19,7 @@ from pipeline.core.code import DECODERS, FUSIONS, digest
 from pipeline.core.errors import ShapeError, TrainingError
 from pipeline.core.files import whole_file
 from pipeline.core.locks import locked
-from pipeline.core.params import NONE, Params
+from pipeline.core.params import LINEAR, NONE, Params
 from pipeline.core.runtime import seed_everything
 from pipeline.core.sources import ImageSize, Source
 from pipeline.loading.inputs import first_stage_facts, open_inputs
@@ -33,7 +33,7 @@ from pipeline.models.common.checkpoint import (
     require_first_stage,
     save_model,
 )
-from pipeline.models.common.inverter import LINEAR, RGB, Blueprint, Inverter
+from pipeline.models.common.inverter import RGB, Blueprint, Inverter
 from pipeline.models.common.prior import FILE as PRIOR
 from pipeline.models.common.prior import load_prior
 from pipeline.stores.base import FeatureStore
@@ -86,14 +86,14 @@ def train(
     if params.two_stage.refine != NONE:
         require_first_stage(first_stage, first_stage_facts(params, stores[0]))
     inverter = build_inverter(params, data, sources, stores).to(device)
-    loss = Loss(params.losses[params.loss]).to(device)
+    loss = Loss(params.loss_terms).to(device)
     description = _describe(params, data, stores, inverter, loss)
     workspace = work / "train" / _work_key(params, description, device)
     with (
         locked(workspace, "training the same model"),
         CachedFeatures(data, stores, device, params.train.resident) as cached,
     ):
-        feed = SplitFeed(data, cached, params.protocols[params.train.protocol].batch_size, params.seed)
+        feed = SplitFeed(data, cached, params.recipe.batch_size, params.seed)
         check_batches(inverter, params, feed.training_images())
         floor = None
         if inverter.linear is not None:
@@ -167,7 +167,7 @@ def check_batches(inverter: Inverter, params: Params, images: int) -> None:
 
     That is one whose features have a single position, too: known by trying, because fusions and decoders differ.
     """
-    size = params.protocols[params.train.protocol].batch_size
+    size = params.recipe.batch_size
     if inverter.decoder is None or (images % size or size) > 1:
         return
     shapes = [*inverter.blueprint.shapes, *[(RGB, *inverter.blueprint.image)] * inverter.blueprint.two_stage]
@@ -187,10 +187,10 @@ def _describe(
     """Everything that determines the fitted weights: saved with the model, and the identity of unfinished work."""
     chosen = {
         "seed": params.seed,
-        "loss": {params.loss: params.losses[params.loss]},
+        "loss": {params.loss: params.loss_terms},
         **({"loss_weights": loss.weights_sha256} if loss.weights_sha256 else {}),
         "train": params.train.model_dump(exclude={"resident"}),
-        "protocol": params.protocols[params.train.protocol].model_dump(),
+        "protocol": params.recipe.model_dump(),
     }
     return {
         **_size(inverter),
@@ -262,7 +262,7 @@ def _fit_decoder(
     Raises:
         TrainingError: the loss is not finite. The best epoch, if there is one, is saved first and named.
     """
-    protocol = params.protocols[params.train.protocol]
+    protocol = params.recipe
     fabric = build_fabric(params.train.precision, inverter.device)
     inverter.to(memory_format=torch.channels_last)  # faster: docs/training.md
     fitter = Fitter(inverter, inverter.closed_form, loss, protocol, fabric)

@@ -153,7 +153,7 @@ def test_any_timm_model_by_an_entry_alone(entry: BackboneParams, layer: str, ref
 def test_an_entry_of_params_yaml_is_enough() -> None:
     entry = "backbones.tiny={library: timm, model: test_vit, layers: [block1, block0]}"
     params = load_params(ROOT / "params.yaml", [entry, "backbone=tiny", "layer=block1"])
-    backbone = load_backbone("tiny", params.backbones["tiny"], CPU)
+    backbone = load_backbone("tiny", params.backbone_params("tiny"), CPU)
     assert {layer: tuple(f.shape) for layer, f in backbone(photograph()).items()} == {
         "block1": (1, 64, 14, 14),
         "block0": (1, 64, 14, 14),

@@ -1,5 +1,6 @@
 """params.yaml: every mistake a user makes gets its exact sentence, before any work."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -112,14 +113,13 @@ def test_all_problems_are_reported_at_once() -> None:
 def test_the_shipped_file_is_valid() -> None:
     params = load_checked(ROOT / "params.yaml", [])
     assert params.sources == (Source("vgg16", "block1"),)
-    assert params.protocols["published"].learning_rate == 1e-4  # YAML 1.2: a number, not a text
 
 
 def test_the_published_protocol_is_the_literatures() -> None:
     """Its plateau (factor 0.5, patience 5, down to 1e-7) is the fitter's own."""
-    assert load_params(ROOT / "params.yaml").protocols["published"].model_dump() == {
+    assert load_params(ROOT / "params.yaml", ["train.protocol=published"]).recipe.model_dump() == {
         "optimizer": "adam",
-        "learning_rate": 1e-4,
+        "learning_rate": 1e-4,  # YAML 1.2: a number, not a text
         "schedule": "plateau",
         "warmup": 0.0,
         "batch_size": 4,
@@ -128,6 +128,16 @@ def test_the_published_protocol_is_the_literatures() -> None:
         "gradient_clip": 0.0,
         "ema": 0.0,
     }
+
+
+def test_what_is_chosen_is_asked_for_by_its_name() -> None:
+    """So that only params.py knows where in params.yaml it stands."""
+    indexed = re.compile(
+        r"params(?:\(.*\))?\.(?:datasets|backbones|decoders|fusions|losses|protocols|refiners)(?:\[|\.get\()"
+    )
+    files = [file for top in ("pipeline", "stages", "benchmarks", "tests") for file in (ROOT / top).rglob("*.py")]
+    found = {str(file.relative_to(ROOT)) for file in files if indexed.search(file.read_text())}
+    assert found == {"pipeline/core/params.py"}
 
 
 def test_an_ensemble_has_its_sources_in_slot_order() -> None:

@@ -196,7 +196,7 @@ def test_no_refiner_sees_the_test_split_while_it_learns(made: Experiment, tmp_pa
 
 
 def test_other_weights_than_the_stores_are_refused(made: Experiment, tmp_path: Path) -> None:
-    other = load_backbone("vgg16", made.params.backbones["vgg16"].model_copy(update={"seed": 1}), CPU)
+    other = load_backbone("vgg16", made.params.backbone_params("vgg16").model_copy(update={"seed": 1}), CPU)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.refinement.networks.load_backbone", lambda *_: other)
         with pytest.raises(StoreError, match=r"was written with .*, params.yaml now gives .*; extract again"):

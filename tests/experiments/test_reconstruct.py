@@ -66,7 +66,7 @@ def test_a_test_photograph_gets_the_scores_of_evaluate(stored: str, tmp_path: Pa
     where = (trained.data(), trained.features, trained.first_stage, trained.models, tmp_path, CPU)
     evaluate(trained.params, *where)
     expected = pd.read_csv(tmp_path / "per_image.csv").set_index("image")
-    root = Path(trained.params.datasets["folder"]["root"])
+    root = Path(trained.params.dataset_options["root"])
     other = {"dtype": "bfloat16"}  # what params.yaml says by now is of no matter
     now = trained.params.model_copy(update={"store": trained.params.store.model_copy(update=other)})
     for image in expected.index[:3]:
@@ -130,7 +130,7 @@ def test_nothing_found(name: str, photographs: Path, tmp_path: Path) -> None:
 
 
 def test_other_weights_than_in_training_are_refused(photographs: Path, tmp_path: Path) -> None:
-    entry = made().params.backbones["vgg16"].model_copy(update={"seed": 7})
+    entry = made().params.backbone_params("vgg16").model_copy(update={"seed": 7})
     params = made().params.model_copy(update={"backbones": {**made().params.backbones, "vgg16": entry}})
     message = (
         r"linear was trained behind torchvision vgg16, random \(seed 0\) weights \w{12}…, params.yaml now gives "

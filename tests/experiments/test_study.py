@@ -73,7 +73,7 @@ def test_lists_vary_and_single_values_are_fixed(tmp_path: Path) -> None:
     slow, fast = configurations(write(tmp_path, text))
     assert (slow.name, fast.name) == ("mine-vgg16.block1-0.0001", "mine-vgg16.block1-0.5")
     params = load_params(PARAMS, slow.settings)
-    assert (params.decoder, params.seed, params.protocols["fast"].learning_rate) == ("residual", 2, 1e-4)
+    assert (params.decoder, params.seed, params.recipe.learning_rate) == ("residual", 2, 1e-4)
 
 
 def test_overrides_come_before_the_file_and_after_its_grids(tmp_path: Path) -> None:

@@ -264,7 +264,7 @@ def test_images_of_another_first_stage_are_refused(tmp_path: Path) -> None:
 
 def test_other_weights_than_those_of_the_features_are_refused(tmp_path: Path) -> None:
     one = made()
-    other = one.params.backbones | {"vgg16": one.params.backbones["vgg16"].model_copy(update={"seed": 1})}
+    other = one.params.backbones | {"vgg16": one.params.backbone_params("vgg16").model_copy(update={"seed": 1})}
     params = one.params.model_copy(update={"backbones": other})
     with pytest.raises(StoreError, match="seed 0"):
         refine_photographs(params, one.data(), one.features, one.prior, tmp_path / "out", tmp_path / "work", CPU)

@@ -26,7 +26,7 @@ def table() -> pd.DataFrame:
 
 
 def test_the_study_has_every_layer_in_every_stored_type(experiments: list[tuple[Configuration, Params]]) -> None:
-    layers = {f"{name}.{layer}" for name in NETWORKS for layer in load_params(PARAMS).backbones[name].layers}
+    layers = {f"{name}.{layer}" for name in NETWORKS for layer in load_params(PARAMS).backbone_params(name).layers}
     assert {(each.source, params.store.dtype) for each, params in experiments} == {
         (layer, dtype) for layer in layers for dtype in TYPES
     }

@@ -55,7 +55,7 @@ def outcomes(network: str, crop: int) -> Iterator[tuple[Params, str]]:
     """Each layer with each decoder, the data sets in turn, and the sentence that refuses it, or nothing."""
     params = load_params(PARAMS, [f"prepare.crop={crop}"])
     datasets = cycle(DATASETS.names())  # five, and seven decoders: each meets each
-    for layer, decoder in product(params.backbones[network].layers, DECODERS.names()):
+    for layer, decoder in product(params.backbone_params(network).layers, DECODERS.names()):
         chosen = {"backbone": network, "layer": layer, "decoder": decoder, "dataset": next(datasets)}
         one = params.model_copy(update=chosen)
         try:
@@ -69,7 +69,7 @@ def outcomes(network: str, crop: int) -> Iterator[tuple[Params, str]]:
 def test_at_the_crop_of_params_yaml_every_layer_goes_with_every_decoder(network: str) -> None:
     found = list(outcomes(network, load_params(PARAMS).prepare.crop))
     assert [(one.layer, one.decoder, sentence) for one, sentence in found if sentence] == []
-    assert len(found) == len(load_params(PARAMS).backbones[network].layers) * len(DECODERS.names())
+    assert len(found) == len(load_params(PARAMS).backbone_params(network).layers) * len(DECODERS.names())
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -105,7 +105,7 @@ def experiment(decoder: str = "transposed_conv", *overrides: str) -> Experiment:
         prepare(params, root / "data/prepared", root / ".work")
         fit_prior(made.data(), made.prior)
     for source in params.sources:
-        network = load_backbone(source.backbone, params.backbones[source.backbone], CPU)
+        network = load_backbone(source.backbone, params.backbone_params(source.backbone), CPU)
         output = made.features / source.backbone
         extract(network, made.data(), output, params.store, params.extract, CPU, root / ".work")
     if params.two_stage.refine != NONE:

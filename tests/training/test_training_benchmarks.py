@@ -59,7 +59,7 @@ def test_the_encoder_in_the_loop_reads_photographs_alone_in_the_steps_precision(
     made: Experiment, monkeypatch: pytest.MonkeyPatch, mixed: bool
 ) -> None:
     data, store = made.data(), open_store(made.features / "vgg16/block1")
-    backbone = load_backbone("vgg16", made.params.backbones["vgg16"], CPU, ["block1"])
+    backbone = load_backbone("vgg16", made.params.backbone_params("vgg16"), CPU, ["block1"])
     autocast = partial(torch.autocast, "cpu", torch.bfloat16, enabled=mixed)
     with monkeypatch.context() as patch, CachedFeatures(data, [], CPU, "never") as crops:
         patch.setattr(FeatureStore, "read_into", lambda *_: pytest.fail("features are read"))

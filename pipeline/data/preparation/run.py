@@ -43,9 +43,7 @@ def prepare(params: Params, output: Path, work: Path, workers: int | None = None
         LockedError: another process prepares the same photographs in `work`.
     """
     schema = DATASETS.get(params.dataset)
-    dataset = schema(
-        parse_section(schema.Options, params.datasets[params.dataset], f"datasets.{params.dataset}"), params.seed
-    )
+    dataset = schema(parse_section(schema.Options, params.dataset_options, f"datasets.{params.dataset}"), params.seed)
     photographs = dataset.photographs()
     _check_splits(split_counts(photographs, dataset.fractions(), params.seed), dataset)
     unfinished = work / "prepare" / _work_key(params, dataset)

@@ -41,7 +41,7 @@ def feature_bytes(params: Iterable[Params], images: Images) -> int:
     for each in params:
         crop = ImageSize(each.prepare.crop, each.prepare.crop)
         for source in each.sources:
-            entry = each.backbones[source.backbone]
+            entry = each.backbone_params(source.backbone)
             facts = (source.backbone, entry, each.seed, each.dataset, each.prepare, each.extract, each.store)
             if repr(facts) in stores:
                 continue
@@ -64,17 +64,18 @@ def experiment_seconds(params: Params, images: Images, device: torch.device) -> 
         rows = images.train * params.prepare.views + images.validation
         seconds += _ridge_seconds(inverter, crop) * rows
     if inverter.decoder is not None:
-        protocol = params.protocols[params.train.protocol]
+        protocol = params.recipe
         steps = math.ceil(images.train / protocol.batch_size) * protocol.epochs
         seconds += _step_seconds(inverter, params, crop) * steps
     return seconds
 
 
 def _shapes(params: Params, crop: ImageSize) -> Mapping[Source, FeatureShape]:
-    return {
-        source: feature_shapes(source.backbone, params.backbones[source.backbone], (source.layer,), crop)[source.layer]
-        for source in sorted(params.sources)
-    }
+    shapes = {}
+    for source in sorted(params.sources):
+        entry = params.backbone_params(source.backbone)
+        shapes[source] = feature_shapes(source.backbone, entry, (source.layer,), crop)[source.layer]
+    return shapes
 
 
 def _noise(batch: int, inverter: Inverter) -> list[torch.Tensor]:
@@ -121,8 +122,8 @@ class _NoiseBatch:
 
 def _step_seconds(inverter: Inverter, params: Params, crop: ImageSize) -> float:
     """Of the fitter's own step, the second one."""
-    protocol, device = params.protocols[params.train.protocol], inverter.device
-    loss = Loss(params.losses[params.loss]).to(device)
+    protocol, device = params.recipe, inverter.device
+    loss = Loss(params.loss_terms).to(device)
     fitter = Fitter(inverter, inverter.linear, loss, protocol, build_fabric(params.train.precision, device))
     target = torch.rand(protocol.batch_size, 3, crop.height, crop.width, device=device)
     feed = _NoiseFeed(_NoiseBatch(tuple(_noise(protocol.batch_size, inverter)), target))

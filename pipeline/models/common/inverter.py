@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline.core.errors import CheckpointError, ShapeError
-from pipeline.core.params import NONE, Params
+from pipeline.core.params import LINEAR, NONE, Params
 from pipeline.core.section import parse_section
 from pipeline.core.sources import FeatureShape, ImageSize, Source
 from pipeline.models.common.checkpoint import load_model
@@ -22,7 +22,6 @@ from pipeline.models.common.decoder import Decoder, build_decoder
 from pipeline.models.common.fusion import Fusion, build_fusion
 from pipeline.models.common.linear import Linear, kernel_alone
 
-LINEAR = "linear"
 REFINED_INPUT = "refined image"
 RGB = 3  # channels of an image
 DEAD = torch.finfo(
@@ -61,7 +60,7 @@ class Blueprint:
         widths = [shapes[source].channels for source in sources]
         if two_stage:  # the pixels under a feature
             widths.append(RGB * _block([shapes[source] for source in sources], image) ** 2)
-        linear = dict(params.decoders[LINEAR])
+        linear = dict(params.linear_options)
         kernel = linear.pop("kernel", None)  # the saved model says what was used instead
         kernels = tuple(kernel or kernel_alone(width) for width in widths)
         return cls(
@@ -69,9 +68,9 @@ class Blueprint:
             shapes=tuple((shapes[s].channels, shapes[s].height, shapes[s].width) for s in sources),
             image=(image.height, image.width),
             decoder=params.decoder,
-            decoder_options=linear if params.decoder == LINEAR else params.decoders[params.decoder],
+            decoder_options=linear if params.decoder == LINEAR else params.decoder_options,
             fusion=params.fusion,
-            fusion_options=params.fusions[params.fusion],
+            fusion_options=params.fusion_options,
             linear=linear if warm else None,
             two_stage=two_stage,
             kernels=kernels if warm or params.decoder == LINEAR else (),
