@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmarks.bars import Bar, Line, against, seconds, side_by_side
 from pipeline.backbones.backbone import Backbone, load_backbone
 from pipeline.core.params import BackboneParams, ExtractParams, StoreParams, load_params
-from pipeline.core.sources import ImageSize
+from pipeline.core.sources import ImageSize, Inputs
 from pipeline.data.preparation.run import prepare
 from pipeline.extraction.run import extract
 from pipeline.loading.loader import CachedFeatures
@@ -110,11 +110,12 @@ def epochs(root: Path, data: PreparedData, device: torch.device, rounds: int) ->
     waiting: list[float] = []  # of the ring and of resident features, in turn
 
     def cached(resident: str) -> float:
-        with CachedFeatures(data, [store], device, resident) as source:  # type: ignore[arg-type]
+        with CachedFeatures(data, Inputs((store,)), device, resident) as source:  # type: ignore[arg-type]
 
             def epoch() -> None:
                 for batch in source.batches(plan):
-                    step(batch.features[0], batch.targets)
+                    (features,) = batch.inputs.features
+                    step(features, batch.targets)
                 if device.type == "cuda":
                     torch.cuda.synchronize()
 

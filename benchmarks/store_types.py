@@ -17,6 +17,7 @@ import torch
 from pipeline.backbones.backbone import load_backbone
 from pipeline.core.params import Params, StoreParams, load_params
 from pipeline.core.runtime import choose_device
+from pipeline.core.sources import Inputs
 from pipeline.data.preparation.run import prepare
 from pipeline.extraction.run import extract
 from pipeline.loading.loader import CachedFeatures
@@ -47,9 +48,9 @@ def reconstruct(root: Path, params: Params, data: PreparedData, device: torch.de
     )
     inverter = load_inverter(root / "models", device).eval()
     rows, found = data.rows("test"), []
-    with CachedFeatures(data, [store], device, "never") as cached, torch.inference_mode():
+    with CachedFeatures(data, Inputs((store,)), device, "never") as cached, torch.inference_mode():
         for batch in cached.batches(np.array_split(rows, -(-len(rows) // 8))):
-            found.append(psnr(inverter(batch.features), batch.targets))
+            found.append(psnr(inverter(batch.inputs), batch.targets))
     return float(torch.cat(found).mean()), store.bytes / 1e6
 
 

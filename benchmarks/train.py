@@ -25,6 +25,7 @@ from benchmarks.decoders import UNASKED
 from pipeline.backbones.backbone import Backbone, load_backbone
 from pipeline.core.params import LINEAR, Params, TrainParams, load_params
 from pipeline.core.runtime import choose_device, seed_everything
+from pipeline.core.sources import Inputs
 from pipeline.data.preparation.run import prepare
 from pipeline.extraction.run import extract
 from pipeline.loading.loader import Batch, CachedFeatures
@@ -88,13 +89,13 @@ class EncoderInTheLoop(Shortened):
         for batch in super().training(epoch):
             with torch.no_grad(), self._autocast():
                 features = self.backbone(batch.targets)[self.layer]
-            yield Batch(batch.rows, (features.float(),), batch.targets)
+            yield Batch(batch.rows, Inputs((features.float(),)), batch.targets)
 
 
 def build_fitter(params: Params, data: PreparedData, store: FeatureStore, device: torch.device) -> Fitter:
     """As `train` builds it."""
     seed_everything(params.seed)
-    inverter = build_inverter(params, data, [store.source], [store]).to(device)
+    inverter = build_inverter(params, data, Inputs((store,))).to(device)
     inverter.to(memory_format=torch.channels_last)
     fabric = build_fabric(params.train.precision, device)
     loss = Loss(params.loss_terms).to(device)
@@ -132,7 +133,10 @@ def decoder_lines(
         return speed
 
     resident = params.train.resident
-    with CachedFeatures(data, [store], device, resident) as cached, CachedFeatures(data, [], device, resident) as crops:
+    with (
+        CachedFeatures(data, Inputs((store,)), device, resident) as cached,
+        CachedFeatures(data, Inputs(()), device, resident) as crops,
+    ):
         feed, photographs = (SplitFeed(data, each, protocol.batch_size, params.seed) for each in (cached, crops))
         feeds: dict[str, Feed] = {
             "ready": Ready(feed, batches),

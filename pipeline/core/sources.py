@@ -1,10 +1,19 @@
-"""What is inverted: a layer of a backbone, and the shape of its features."""
+"""What is inverted: layers of backbones, the shapes of their features, and what an inverter takes of each."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pipeline.core.errors import ParamsError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+T = TypeVar("T")
+S = TypeVar("S")
 
 
 @dataclass(frozen=True, order=True)
@@ -51,3 +60,34 @@ class ImageSize:
 
     def __str__(self) -> str:
         return f"{self.height}×{self.width}"
+
+
+@dataclass  # not frozen: in mixed precision Fabric sets the fields of a copy
+class Inputs(Generic[T]):
+    """Everything that an inverter takes, one of a kind for each: stores, shapes, batches of tensors.
+
+    features: one for each source, in the inverter's order. image: for the refined image of two stages, or None.
+
+    Iteration gives the features and then the image: the order of a saved model's parts.
+    """
+
+    features: tuple[T, ...]
+    image: T | None = None
+
+    def __iter__(self) -> Iterator[T]:
+        yield from self.features
+        if self.image is not None:
+            yield self.image
+
+    def map(self, change: Callable[..., S], *others: Iterable[Any]) -> Inputs[S]:
+        """`change` of each; further arguments are from `others`, which have as many elements."""
+        changed = [change(*each) for each in zip(self, *others, strict=True)]
+        count = len(self.features)
+        return Inputs(tuple(changed[:count]), *changed[count:])
+
+    def to(self: Inputs[Tensor], device: torch.device) -> Inputs[Tensor]:
+        return self.map(lambda each: each.to(device))
+
+    def at(self: Inputs[Tensor], rows: Any) -> Inputs[Tensor]:
+        """The rows that an index, a slice or a tensor of indices selects."""
+        return self.map(lambda each: each[rows])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.core.params import EvaluateParams
+from pipeline.core.sources import Inputs
 from pipeline.evaluation.pictures import Picture, channel_pictures, comparison_tiles, save_png, sheet, to_picture
 from pipeline.loading.loader import CachedFeatures
 from pipeline.loading.sampler import batched, spread
@@ -19,6 +20,7 @@ from pipeline.models.common.inverter import Inverter
 from pipeline.stores.prepared import PreparedData
 
 CHANNELS, CHANNEL_COLUMNS, CHANNEL_EDGE = 24, 8, 112
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Shown:
     psnr: float
     target: Tensor  # (3, H, W)
     prediction: Tensor  # (3, H, W)
-    features: tuple[Tensor, ...]  # (C, h, w) each
+    inputs: Inputs[Tensor]  # (C, h, w) each
 
 
 def write_gallery(
@@ -80,15 +82,14 @@ def _reconstruct(
 ) -> Iterator[Shown]:
     positions = iter(wanted)
     for batch in cached.batches(batched(rows[np.array(wanted)], batch_size)):
-        predictions = inverter(batch.features)
+        predictions = inverter(batch.inputs)
         for place, row in enumerate(batch.rows):
-            features = tuple(source[place].cpu() for source in batch.features)
             yield Shown(
                 name=data.image_ids[data.image[row]],
                 psnr=float(scores[next(positions)]),
                 target=batch.targets[place].cpu(),
                 prediction=predictions[place].cpu(),
-                features=features,
+                inputs=batch.inputs.at(place).to(CPU),
             )
 
 
@@ -102,7 +103,7 @@ def _channels(inverter: Inverter, shown: Shown) -> Picture:
     """The photograph, and the liveliest channels of each source in rows."""
     rows: list[list[Picture]] = [[to_picture(shown.target), to_picture(shown.prediction)]]
     captions = [[shown.name, f"{shown.psnr:.2f} dB"]]
-    for source, features in zip(inverter.inputs, shown.features, strict=True):
+    for source, features in zip(inverter.inputs, shown.inputs, strict=True):
         chosen, pictures = channel_pictures(features, CHANNELS, CHANNEL_EDGE)
         for start in range(0, len(pictures), CHANNEL_COLUMNS):
             rows.append(pictures[start : start + CHANNEL_COLUMNS])

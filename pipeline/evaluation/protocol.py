@@ -12,7 +12,6 @@ from pipeline.core.params import Params
 from pipeline.core.runtime import provenance, source_commit
 from pipeline.evaluation.conventions import CONVENTIONS
 from pipeline.evaluation.subject import Subject
-from pipeline.models.common.inverter import REFINED_INPUT
 from pipeline.stores.base import FeatureStore
 from pipeline.stores.prepared import PreparedData
 
@@ -29,8 +28,7 @@ def describe(
 
     `photographs` names what each test image shows, `pixels` is the SHA-256 of the test images' pixels in order.
     """
-    inputs = dict(zip(subject.inverter.inputs, subject.stores, strict=True))
-    first_stage = inputs.pop(REFINED_INPUT, None)
+    stores = subject.stores
     return {
         "conventions": CONVENTIONS,
         "test_images": len(photographs),
@@ -41,8 +39,8 @@ def describe(
             "fingerprint": data.fingerprint,
             "skipped": data.manifest["skipped"],
         },
-        "features": {name: _features(store) for name, store in inputs.items()},
-        **({} if first_stage is None else {"first_stage": first_stage.manifest.facts["backbone"]["refined"]}),
+        "features": {str(store.source): _features(store) for store in stores.features},
+        **({} if stores.image is None else {"first_stage": stores.image.manifest.facts["backbone"]["refined"]}),
         "model": dict(subject.description),
         "lpips_weights": None if subject.perceptual is None else subject.perceptual.sha256,
         "bootstrap": {

@@ -126,15 +126,16 @@ def trajectory_tables(refinement: Refinement, names: Sequence[str]) -> tuple[dic
 
 def _refine_batch(refiner: Refiner, subject: Subject, batch: Batch, record: _Record) -> tuple[Tensor, Tensor]:
     """Images before and after, (B, 3, H, W) in [0, 1]; their scores and paths go into `record`."""
+    (features,) = batch.inputs.features
     with torch.no_grad():
-        start = subject.inverter(batch.features)
+        start = subject.inverter(batch.inputs)
     scores, errors = [], []
-    for step in refiner.refine(batch.features[0], start):
+    for step in refiner.refine(features, start):
         scores.append(capped_psnr(step.images, batch.targets))
         errors.append(step.feature_error)
     record.psnr.append(torch.stack(scores, dim=1))
     record.feature_error.append(torch.stack(errors, dim=1))
-    agreement = subject.compare(step.images, batch.features)
+    agreement = subject.compare(step.images, batch.inputs)
     gain = scores[-1] - capped_psnr(start, batch.targets)
     record.scores.append(score(step.images, batch.targets, subject.perceptual) | agreement | {"gain": gain})
     return start, step.images
@@ -146,9 +147,10 @@ def _warning(
     """A sentence when, on validation rows, PSNR falls although the features come nearer."""
 
     def attempt(batch: Batch) -> tuple[Tensor, Iterable[Step]]:
+        (features,) = batch.inputs.features
         with torch.no_grad():
-            start = subject.inverter(batch.features)
-        return start, refiner.refine(batch.features[0], start)
+            start = subject.inverter(batch.inputs)
+        return start, refiner.refine(features, start)
 
     batches = cached.batches(batched(rows, params.evaluate.batch_size))
     return misleading(params.evaluate.refine, "evaluate", refiner.advice, batches, attempt)

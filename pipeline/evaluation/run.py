@@ -125,8 +125,8 @@ def _score(
         for batch in cached.batches(batched(rows, batch_size)):
             crops = data.crops(batch.rows)
             digest.update(crops.data)
-            predictions = subject.inverter(batch.features)
-            further = subject.further_columns(batch.features, predictions)
-            tally.add(predictions, batch.targets, crops, subject.floors(batch.features), further)
+            predictions = subject.inverter(batch.inputs)
+            further = subject.further_columns(batch.inputs, predictions)
+            tally.add(predictions, batch.targets, crops, subject.floors(batch.inputs), further)
             advance(len(batch.rows))
     return digest.hexdigest()

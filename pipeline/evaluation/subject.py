@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pipeline.core.errors import CheckpointError, WeightsError
 from pipeline.core.params import LINEAR, NONE, Params
+from pipeline.core.sources import Inputs
 from pipeline.loading.inputs import open_inputs
 from pipeline.metrics.alexnet import ALEXNET_FILE, lpips_available
 from pipeline.metrics.similarity import Lpips, load_lpips
@@ -24,8 +25,6 @@ from pipeline.stores.prepared import PreparedData
 WEIGHT = "weight_of_"  # column of a source's learned weight in the fusion
 FIRST_STAGE = "first_stage"  # the refined image that a decoder of two stages starts from
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True)
 class Subject:
@@ -37,46 +36,42 @@ class Subject:
     inverter: Inverter
     linear: Inverter | None
     description: Mapping[str, Any]
-    stores: tuple[FeatureStore, ...]
+    stores: Inputs[FeatureStore]
     perceptual: Lpips | None
     reencoder: Reencoder | None
     missing: Mapping[str, str]
 
-    def further_columns(self, features: Sequence[Tensor], predictions: Tensor) -> dict[str, Tensor]:
+    def further_columns(self, inputs: Inputs[Tensor], predictions: Tensor) -> dict[str, Tensor]:
         """Per-image numbers that need more than the images: agreement of the features, learned source weights."""
-        columns = {} if self.reencoder is None else self.compare(predictions, features)
+        columns = {} if self.reencoder is None else self.compare(predictions, inputs)
         fusion = self.inverter.fusion
-        weights = None if fusion is None else fusion.source_weights(self.inverter.standardised(features))
+        weights = None if fusion is None else fusion.source_weights(self.inverter.standardised(inputs))
         if weights is not None:
             for source, weight in zip(self.inverter.sources, weights, strict=True):
                 columns[f"{WEIGHT}{source}"] = weight.expand(len(predictions))
         return columns
 
-    def compare(self, images: Tensor, features: Sequence[Tensor]) -> dict[str, Tensor]:
+    def compare(self, images: Tensor, inputs: Inputs[Tensor]) -> dict[str, Tensor]:
         """Agreement of the features of `images` with those among the inverter's inputs."""
         assert self.reencoder is not None, "open_subject insists on the network where images are to be refined"
-        return self.reencoder.compare(images, self._of_sources(features))
+        return self.reencoder.compare(images, inputs.features)
 
-    def floors(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
+    def floors(self, inputs: Inputs[Tensor]) -> dict[str, Tensor]:
         """Images (B, 3, H, W) that need less than the decoder: in closed form; in two stages, those of the first."""
-        images = {} if self.linear is None else {LINEAR: self.linear(self._of_sources(features))}
-        return images | ({FIRST_STAGE: features[-1].clamp(0, 1)} if self.inverter.blueprint.two_stage else {})
+        images = {} if self.linear is None else {LINEAR: self.linear(Inputs(inputs.features))}
+        return images | ({} if inputs.image is None else {FIRST_STAGE: inputs.image.clamp(0, 1)})
 
     @property
     def feature_bytes(self) -> int:
         """Bytes of one image's features as stored, before any compression; int8 brings two scales a channel."""
-        return sum(store.layout.row_bytes for store in self._of_sources(self.stores))
+        return sum(store.layout.row_bytes for store in self.stores.features)
 
     @property
     def rounding(self) -> float | None:
         """The error of the stored types over the deviation of their layers, the largest of the sources'."""
-        shares = [store.manifest.rounding_share for store in self._of_sources(self.stores)]
+        shares = [store.manifest.rounding_share for store in self.stores.features]
         known = [share for share in shares if share is not None]
         return max(known) if len(known) == len(shares) else None
-
-    def _of_sources(self, inputs: Sequence[T]) -> Sequence[T]:
-        """Without the refined image."""
-        return inputs[: len(self.inverter.sources)]
 
 
 def open_subject(
@@ -101,7 +96,7 @@ def open_subject(
         description=description,
         stores=stores,
         perceptual=_perceptual(device, missing),
-        reencoder=_reencoder(params, inverter, stores[: len(inverter.sources)], device, missing),
+        reencoder=_reencoder(params, stores.features, device, missing),
         missing=missing,
     )
 
@@ -119,7 +114,7 @@ def _check_sources(params: Params, inverter: Inverter, models: Path) -> None:
 
 
 def _check_stores(
-    description: Mapping[str, Any], inverter: Inverter, stores: Sequence[FeatureStore], models: Path
+    description: Mapping[str, Any], inverter: Inverter, stores: Inputs[FeatureStore], models: Path
 ) -> None:
     for name, store in zip(inverter.inputs, stores, strict=True):
         if description["stores"][name] != store.fingerprint:
@@ -146,14 +141,15 @@ def _perceptual(device: torch.device, missing: dict[str, str]) -> Lpips | None:
 
 
 def _reencoder(
-    params: Params, inverter: Inverter, stores: Sequence[FeatureStore], device: torch.device, missing: dict[str, str]
+    params: Params, stores: tuple[FeatureStore, ...], device: torch.device, missing: dict[str, str]
 ) -> Reencoder | None:
+    sources = [store.source for store in stores]
     try:
-        return Reencoder(params, inverter.sources, stores, device)
+        return Reencoder(params, sources, stores, device)
     except WeightsError:  # the features may have been extracted on another machine
         if params.evaluate.refine != NONE:
             raise
-        names = ", ".join(sorted({source.backbone for source in inverter.sources}))
+        names = ", ".join(sorted({source.backbone for source in sources}))
         missing["consistency"] = (
             f"the weights of {names} are not on this machine; see `python -m stages weights --help`"
         )

@@ -23,7 +23,7 @@ from pipeline.backbones.base import FrozenNetwork
 from pipeline.core.errors import CheckpointError
 from pipeline.core.files import write_whole
 from pipeline.core.params import LINEAR, Params, TwoStageParams
-from pipeline.core.sources import FeatureShape, ImageSize
+from pipeline.core.sources import FeatureShape, ImageSize, Inputs
 from pipeline.extraction.run import extract
 from pipeline.loading.inputs import REFINED_IMAGES, first_stage_facts, open_features
 from pipeline.loading.loader import CachedFeatures
@@ -63,7 +63,7 @@ def refine_photographs(
     (store,) = open_features(features, params.sources, params, data)
     facts = first_stage_facts(params, store)
     networks = Reencoder(params, [source], [store], device).networks
-    with CachedFeatures(data, [store], device, params.train.resident) as cached:
+    with CachedFeatures(data, Inputs((store,)), device, params.train.resident) as cached:
         start, ridge = _closed_form(params, data, store, cached)
         stage = FirstStage(start, build_first_stage(facts, networks, data.crop), store.dtype)
         read_prior = partial(load_prior, prior, data)
@@ -111,13 +111,13 @@ class FirstStage:
         """One for each evaluation. `features` are no tensors of inference mode: a refiner may differentiate."""
         features = self._rounded(features)
         with torch.no_grad():
-            start = self.start([features])
+            start = self.start(Inputs((features,)))
         return self.refiner.refine(features, start)
 
     @torch.no_grad()
     def start_of(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 y x"]:
         """The image of the closed-form decoder, RGB in [0, 1]."""
-        return self.start([self._rounded(features)])
+        return self.start(Inputs((self._rounded(features),)))
 
     def __call__(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 y x"]:
         """RGB in [0, 1], the last step's."""
@@ -184,5 +184,5 @@ def _warning(stage: FirstStage, facts: Mapping[str, Any], data: PreparedData, ca
         "two_stage",
         stage.refiner.advice,
         batches,
-        lambda batch: (stage.start_of(*batch.features), stage.steps(*batch.features)),
+        lambda batch: (stage.start_of(*batch.inputs.features), stage.steps(*batch.inputs.features)),
     )

@@ -21,6 +21,7 @@ from pipeline.core.errors import CheckpointError, DataError
 from pipeline.core.files import printable, whole_file
 from pipeline.core.params import Params, PrepareParams
 from pipeline.core.progress import progress
+from pipeline.core.sources import Inputs
 from pipeline.data.preparation.dataset import Photograph
 from pipeline.data.preparation.decoding import Decoded, decode
 from pipeline.data.preparation.listing import photographs_in
@@ -56,11 +57,10 @@ class Encoder:
     def reconstruct(self, images: Tensor) -> Tensor:
         """(B, 3, crop, crop) RGB in [0, 1] → the same, seen through the inverted layers."""
         pairs = zip(self.networks(images), self.stored, strict=True)
-        features = [as_stored(each, dtype) for each, dtype in pairs]
-        if self.first_stage is not None:
-            features.append(self.first_stage(features[0]))
+        features = tuple(as_stored(each, dtype) for each, dtype in pairs)
+        image = None if self.first_stage is None else self.first_stage(*features)
         with torch.inference_mode():
-            return self.inverter(features)
+            return self.inverter(Inputs(features, image))
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.core.errors import StoreError
 from pipeline.core.params import NONE, Params
-from pipeline.core.sources import Source
+from pipeline.core.sources import Inputs, Source
 from pipeline.stores.base import FeatureStore, Verify
 from pipeline.stores.manifest import REFINED_FOLDER, remedy
 from pipeline.stores.opening import open_store
@@ -36,22 +36,22 @@ def open_inputs(
     params: Params,
     data: PreparedData,
     verify: Verify = "lazy",
-) -> tuple[FeatureStore, ...]:
-    """All that the decoder sees: the stores of its sources and, in two stages, the refined images in `first_stage`.
+) -> Inputs[FeatureStore]:
+    """The stores of all that the inverter takes: of its sources and, in two stages, the images in `first_stage`.
 
     Raises:
         StoreError: as `open_features`, or the first stage is another one or not whole.
     """
     stores = open_features(root, sources, params, data, verify)
     if params.two_stage.refine == NONE:
-        return stores
+        return Inputs(stores)
     (store,) = stores
     facts = expected_facts(store.source, params, data) | {"layer": REFINED_IMAGES.name, "precision": "fp32"}
     expected = first_stage_facts(params, store)
     images = open_store(first_stage / REFINED_IMAGES, facts | {"backbone": {"refined": expected}}, verify)
     if images.manifest.facts["backbone"]["refined"] != expected:  # an option that is no longer given
         raise StoreError(f"{images.path} is stale: it was refined with further options; {remedy(images.path)}")
-    return store, images
+    return Inputs((store,), images)
 
 
 def first_stage_facts(params: Params, store: FeatureStore) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from pipeline.core.errors import StoreError
+from pipeline.core.sources import Inputs
 from pipeline.loading.prefetch import Rows, Slot, Stored, new_slots, prefetch
 from pipeline.stores.base import FeatureStore
 from pipeline.stores.encoding import as_numpy, decode, rgb
@@ -39,17 +40,17 @@ MEMORY_STAT = Path("/sys/fs/cgroup/memory.stat")
 class Batch:
     """Rows of an experiment on its device.
 
-    rows: (B,) row numbers. features: one (B, C, H, W) float32 tensor for each source.
+    rows: (B,) row numbers. inputs: (B, C, H, W) float32 each.
     targets: (B, 3, crop, crop) float32 RGB in [0, 1], channels-last in memory.
     """
 
     rows: Rows
-    features: tuple[Tensor, ...]
+    inputs: Inputs[Tensor]
     targets: Tensor
 
 
 class CachedFeatures:
-    """Features of one or several sources with their targets, row by row the same views.
+    """What an inverter takes, with the targets: row by row the same views.
 
     Args:
         resident: `always` keeps everything on the device, `never` reads every batch from disk, `auto` keeps what
@@ -67,7 +68,7 @@ class CachedFeatures:
     def __init__(
         self,
         data: PreparedData,
-        stores: Sequence[FeatureStore],
+        stores: Inputs[FeatureStore],
         device: torch.device,
         resident: Resident = "auto",
         threads: int = 2,
@@ -75,7 +76,7 @@ class CachedFeatures:
     ) -> None:
         for store in stores:
             _check_match(data, store)
-        self.data, self.stores, self.device = data, tuple(stores), device
+        self.data, self.stores, self.device = data, stores, device
         self.waited = 0.0
         self._threads, self._slots = threads, new_slots(ahead + 1, self.stores, data.crop, device)
         self.resident = _stays(resident, self._row_bytes() * len(data), device)
@@ -153,8 +154,10 @@ class CachedFeatures:
         self.data.crops(rows, host.pixels.numpy())
 
     def _decoded(self, rows: Rows, stored: Stored) -> Batch:
-        sources = zip(stored.values, stored.scales, self.stores, strict=True)
-        return Batch(rows, tuple(decode(v, s, store.dtype) for v, s, store in sources), rgb(stored.pixels))
+        def decoded(store: FeatureStore, values: Tensor, scales: Tensor | None) -> Tensor:
+            return decode(values, scales, store.dtype)
+
+        return Batch(rows, self.stores.map(decoded, stored.values, stored.scales), rgb(stored.pixels))
 
     def _load(self) -> Stored:
         """Everything, read once in order."""

@@ -23,7 +23,7 @@ Rows = NDArray[np.int64]
 class Stored:
     """Rows as they are stored, in memory.
 
-    values: for each source (B, C, H, W) of its stored type. scales: (B, 2, C) float32 for int8, else None.
+    values: for each store (B, C, H, W) of its stored type. scales: (B, 2, C) float32 for int8, else None.
     pixels: (B, crop, crop, 3) uint8.
     """
 
@@ -33,7 +33,7 @@ class Stored:
 
     @classmethod
     def empty(
-        cls, stores: Sequence[FeatureStore], crop: int, rows: int, device: torch.device, pinned: bool = False
+        cls, stores: Iterable[FeatureStore], crop: int, rows: int, device: torch.device, pinned: bool = False
     ) -> Self:
         """Memory for `rows` rows of `stores` on `device`, with arbitrary contents."""
 
@@ -105,7 +105,7 @@ class Slot:
             self.consumed.record(torch.cuda.current_stream(self.stream.device))
 
 
-def new_slots(count: int, stores: Sequence[FeatureStore], crop: int, device: torch.device) -> list[Slot]:
+def new_slots(count: int, stores: Iterable[FeatureStore], crop: int, device: torch.device) -> list[Slot]:
     """`count` empty slots; memory is allocated when the first batch is read."""
     cuda, cpu = device.type == "cuda", torch.device("cpu")
 

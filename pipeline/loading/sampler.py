@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -38,7 +38,7 @@ def windows(rows: Rows, shard_rows: int, shards: int, generator: np.random.Gener
 
 
 def windowed_plan(
-    stores: Sequence[FeatureStore], rows: Rows, batch_size: int, shards: int, generator: np.random.Generator
+    stores: Iterable[FeatureStore], rows: Rows, batch_size: int, shards: int, generator: np.random.Generator
 ) -> Iterator[Rows]:
     """A plan for `CachedFeatures.batches`: an epoch over `rows` (n,), shuffled within windows of `shards` shards.
 

@@ -16,7 +16,7 @@ from pipeline.backbones.backbone import Backbone
 from pipeline.core.params import BackboneParams
 from pipeline.core.registry import Registry
 from pipeline.core.section import Section, parse_section
-from pipeline.core.sources import FeatureShape, ImageSize, Source
+from pipeline.core.sources import FeatureShape, ImageSize, Inputs, Source
 from pipeline.models.common.prior import ImagePrior
 
 TINY = torch.finfo(torch.float64).tiny  # keeps the error of features that are all zero a number, in any unit
@@ -48,10 +48,10 @@ class KnownLayer:
 
 
 class Pair(Protocol):
-    """Features of a batch, a tensor for each source, with the images they came from (B, 3, H, W) in [0, 1]."""
+    """Features of a batch, with the images they came from (B, 3, H, W) in [0, 1]."""
 
     @property
-    def features(self) -> tuple[Tensor, ...]: ...
+    def inputs(self) -> Inputs[Tensor]: ...
     @property
     def targets(self) -> Tensor: ...
 

@@ -1,4 +1,4 @@
-"""Gradient descent on any module that maps batches of features to images: epochs, best checkpoint, resume."""
+"""Gradient descent on any module that maps batches of inputs to images: epochs, best checkpoint, resume."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from pipeline.core.errors import TrainingError
 from pipeline.core.files import whole_file
 from pipeline.core.params import ProtocolParams
 from pipeline.core.progress import Advance, progress
+from pipeline.core.sources import Inputs
 from pipeline.metrics.scores import capped_psnr
 from pipeline.training.losses import Loss
 from pipeline.training.optimizers import build_optimizers, rate_factor
@@ -32,7 +33,7 @@ CHECKED_TOGETHER = 32  # steps between two looks at the loss: on a GPU each look
 
 class TrainingBatch(Protocol):
     @property
-    def features(self) -> tuple[Tensor, ...]: ...
+    def inputs(self) -> Inputs[Tensor]: ...
     @property
     def targets(self) -> Tensor: ...
 
@@ -165,7 +166,7 @@ class Fitter:
                 raise self._not_finite("training", value, f"step {step + 1}")
 
     def _step(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        terms = self.loss(self.module(batch.features), batch.targets)
+        terms = self.loss(self.module(batch.inputs), batch.targets)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(terms["total"])
@@ -230,7 +231,7 @@ def validate(module: nn.Module, loss: Loss, batches: Iterable[TrainingBatch]) ->
     sums: dict[str, float] = {}
     count = 0
     for batch in batches:
-        image = module(batch.features)
+        image = module(batch.inputs)
         with torch.autocast(image.device.type, enabled=False):
             image = image.float()
             terms = {**loss(image, batch.targets), "psnr": capped_psnr(image, batch.targets).mean()}

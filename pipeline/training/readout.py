@@ -111,7 +111,7 @@ def _accumulate(
     rows = data.rows(split)
     with progress(f"ridge ({split})", len(rows)) as advance:
         for batch in cached.batches(batched(rows, READ_BATCH)):
-            features, targets = inverter.standardised(batch.features), batch.targets
+            features, targets = inverter.standardised(batch.inputs), batch.targets
             if explained is not None:
                 targets = targets - explained[1].synthesize(joined(features, explained[0]))
             for equations, (places, _) in zip(sums, readings, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -21,7 +21,7 @@ from pipeline.core.files import whole_file
 from pipeline.core.locks import locked
 from pipeline.core.params import LINEAR, NONE, Params
 from pipeline.core.runtime import seed_everything
-from pipeline.core.sources import ImageSize, Source
+from pipeline.core.sources import ImageSize, Inputs
 from pipeline.loading.inputs import first_stage_facts, open_inputs
 from pipeline.loading.loader import CachedFeatures
 from pipeline.loading.sampler import SplitFeed
@@ -33,7 +33,7 @@ from pipeline.models.common.checkpoint import (
     require_first_stage,
     save_model,
 )
-from pipeline.models.common.inverter import RGB, Blueprint, Inverter
+from pipeline.models.common.inverter import Blueprint, Inverter
 from pipeline.models.common.prior import FILE as PRIOR
 from pipeline.models.common.prior import load_prior
 from pipeline.stores.base import FeatureStore
@@ -81,11 +81,10 @@ def train(
     """
     seed_everything(params.seed)
     load_prior(prior, data)  # proves that it is of these photographs
-    sources = sorted(params.sources)
-    stores = open_inputs(features, first_stage, sources, params, data)
+    stores = open_inputs(features, first_stage, sorted(params.sources), params, data)
     if params.two_stage.refine != NONE:
-        require_first_stage(first_stage, first_stage_facts(params, stores[0]))
-    inverter = build_inverter(params, data, sources, stores).to(device)
+        require_first_stage(first_stage, first_stage_facts(params, *stores.features))
+    inverter = build_inverter(params, data, stores).to(device)
     loss = Loss(params.loss_terms).to(device)
     description = _describe(params, data, stores, inverter, loss)
     workspace = work / "train" / _work_key(params, description, device)
@@ -145,19 +144,17 @@ def _clear(output: Path) -> None:
         (output / name).unlink(missing_ok=True)
 
 
-def build_inverter(
-    params: Params, data: PreparedData, sources: Sequence[Source], stores: Sequence[FeatureStore]
-) -> Inverter:
+def build_inverter(params: Params, data: PreparedData, stores: Inputs[FeatureStore]) -> Inverter:
     """The untrained inverter `params` asks for, on the CPU, standardising by the statistics of `stores`.
 
     Raises:
         ShapeError: the decoder cannot work on these features.
     """
-    shapes = {source: store.shape for source, store in zip(sources, stores, strict=False)}  # refined images come last
+    shapes = {store.source: store.shape for store in stores.features}
     try:
         inverter = Inverter(Blueprint.of(params, shapes, ImageSize(data.crop, data.crop)))
     except ShapeError as error:
-        raise ShapeError(f"decoder {params.decoder} on {' + '.join(map(str, sources))}: {error}") from None
+        raise ShapeError(f"decoder {params.decoder} on {' + '.join(map(str, shapes))}: {error}") from None
     inverter.fit_statistics([(torch.from_numpy(store.mean), torch.from_numpy(store.std)) for store in stores])
     return inverter
 
@@ -170,10 +167,10 @@ def check_batches(inverter: Inverter, params: Params, images: int) -> None:
     size = params.recipe.batch_size
     if inverter.decoder is None or (images % size or size) > 1:
         return
-    shapes = [*inverter.blueprint.shapes, *[(RGB, *inverter.blueprint.image)] * inverter.blueprint.two_stage]
     try:
         with torch.no_grad():
-            deepcopy(inverter).train()([torch.zeros(1, *shape, device=inverter.device) for shape in shapes])
+            zeros = inverter.blueprint.inputs.map(lambda shape: torch.zeros(1, *shape, device=inverter.device))
+            deepcopy(inverter).train()(zeros)
     except ValueError as error:  # how torch's batch normalisation refuses
         raise ShapeError(
             f"{images} training images in batches of {size} leave a batch of one, on which decoder {params.decoder} "
@@ -182,7 +179,7 @@ def check_batches(inverter: Inverter, params: Params, images: int) -> None:
 
 
 def _describe(
-    params: Params, data: PreparedData, stores: Sequence[FeatureStore], inverter: Inverter, loss: Loss
+    params: Params, data: PreparedData, stores: Inputs[FeatureStore], inverter: Inverter, loss: Loss
 ) -> dict[str, Any]:
     """Everything that determines the fitted weights: saved with the model, and the identity of unfinished work."""
     chosen = {
@@ -196,15 +193,13 @@ def _describe(
         **_size(inverter),
         "stores": {name: store.fingerprint for name, store in zip(inverter.inputs, stores, strict=True)},
         "stored": {
-            str(source): {"dtype": store.layout.dtype, "precision": store.manifest.facts["precision"]}
-            for source, store in zip(inverter.sources, stores[: len(inverter.sources)], strict=True)
+            str(store.source): {"dtype": store.layout.dtype, "precision": store.manifest.facts["precision"]}
+            for store in stores.features
         },
-        "backbones": {
-            store.source.backbone: store.manifest.facts["backbone"] for store in stores[: len(inverter.sources)]
-        },
+        "backbones": {store.source.backbone: store.manifest.facts["backbone"] for store in stores.features},
         "data": data.fingerprint,
         "prepare": data.manifest["prepare"],
-        **({"first_stage": first_stage_facts(params, stores[0])} if inverter.blueprint.two_stage else {}),
+        **({"first_stage": first_stage_facts(params, *stores.features)} if inverter.blueprint.two_stage else {}),
         **chosen,
     }
 

@@ -19,6 +19,7 @@ from small_evaluation import no_lpips_weights, scored  # noqa: F401  (autouse)
 from small_experiment import CPU, Experiment, experiment
 
 from pipeline.backbones.normalization import IMAGENET_MEAN, IMAGENET_STD
+from pipeline.core.sources import Inputs
 from pipeline.evaluation.conventions import differences, identity
 from pipeline.evaluation.report import write_report
 from pipeline.evaluation.run import evaluate
@@ -62,7 +63,7 @@ def images(made: Experiment) -> tuple[torch.Tensor, torch.Tensor]:
     rows = data.rows("test")
     features = torch.from_numpy(open_store(made.features / "vgg16" / "block1").read(rows))
     with torch.no_grad():
-        predictions = inverter((features,)).clamp(0, 1)
+        predictions = inverter(Inputs((features,))).clamp(0, 1)
     return predictions, torch.from_numpy(data.crops(rows)).permute(0, 3, 1, 2).float() / 255
 
 

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from pipeline.backbones.normalization import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.core.errors import CheckpointError, DataError
+from pipeline.core.sources import Inputs
 from pipeline.evaluation.run import evaluate
 from pipeline.experiments.reconstruction import reconstruct
 from pipeline.metrics.alexnet import ALEXNET_FILE
@@ -41,7 +42,8 @@ def test_a_photograph_goes_through_the_real_network_and_decoder(photographs: Pat
     network = torchvision.models.vgg16().features[:5].eval()
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     with torch.no_grad():
-        expected = load_inverter(made().models, CPU)((network((target - mean) / std),))[0].permute(1, 2, 0).numpy()
+        inputs = Inputs((network((target - mean) / std),))
+        expected = load_inverter(made().models, CPU)(inputs)[0].permute(1, 2, 0).numpy()
     saved = np.asarray(Image.open(tmp_path / "out/cat_reconstruction.png"))
     np.testing.assert_allclose(saved / 255, expected, atol=0.6 / 255)
     assert result.scores[0]["psnr"] == pytest.approx(

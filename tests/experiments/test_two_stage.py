@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from pipeline.core.errors import CheckpointError, ParamsError, StoreError
 from pipeline.core.params import load_params
+from pipeline.core.sources import Inputs
 from pipeline.evaluation.report import score_table
 from pipeline.evaluation.run import evaluate
 from pipeline.experiments.first_stage import FirstStage, load_first_stage, refine_photographs
@@ -87,8 +88,8 @@ def test_a_refined_image_costs_no_bits_of_features(scores: tuple[dict[str, Any],
 def test_the_inverter_takes_the_pixels_under_a_feature_as_its_channels() -> None:
     inverter = load_inverter(made().models, CPU)
     features, image = torch.rand(2, 64, 32, 32), torch.rand(2, 3, 64, 64)
-    (joint,) = inverter.standardised((features, image))
-    assert inverter.inputs == ("vgg16.block1", "refined image")
+    (joint,) = inverter.standardised(Inputs((features,), image))
+    assert inverter.inputs == Inputs(("vgg16.block1",), "refined image")
     assert joint.shape == (2, 64 + 12, 32, 32)
     normalised = inverter.standardise[1](image)
     torch.testing.assert_close(joint[:, 64 + 4 * 1 + 2], normalised[:, 1, 1::2, 0::2])  # green, lower left
@@ -102,7 +103,7 @@ def test_any_photograph_goes_through_both_stages(tmp_path: Path) -> None:
     found = reconstruct([str(folder / photograph)], one.models, one.params, tmp_path / "out", CPU)
     inputs = open_inputs(one.features, one.first_stage, one.params.sources, one.params, one.data())
     with torch.no_grad():
-        image = load_inverter(one.models, CPU)([torch.from_numpy(store.read(row)) for store in inputs])
+        image = load_inverter(one.models, CPU)(inputs.map(lambda store: torch.from_numpy(store.read(row))))
     target = torch.from_numpy(one.data().crops(row)).permute(0, 3, 1, 2).float() / 255
     assert found.scores[0]["psnr"] == pytest.approx(float(psnr(image, target)), abs=0.02)
     assert Image.open(tmp_path / "out" / f"{Path(photograph).stem}_reconstruction.png").size == (64, 64)

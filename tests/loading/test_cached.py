@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from small_stores import CPU, SmallData, small_extraction, small_params
 
 from pipeline.core.errors import StoreError
+from pipeline.core.sources import Inputs
 from pipeline.loading import loader as module
 from pipeline.loading.loader import CachedFeatures
 from pipeline.loading.prefetch import new_slots, prefetch
@@ -32,9 +33,9 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout, "MEGABYTE", 10_000)
 
 
-def make(root: Path, **store: object) -> list[FeatureStore]:
+def make(root: Path, **store: object) -> tuple[FeatureStore, ...]:
     small_extraction(root, small_params(**store))
-    return [open_store(root / "features/small" / layer) for layer in LAYERS]
+    return tuple(open_store(root / "features/small" / layer) for layer in LAYERS)
 
 
 @pytest.mark.parametrize("resident", ["never", "always"])
@@ -42,12 +43,12 @@ def make(root: Path, **store: object) -> list[FeatureStore]:
 @pytest.mark.parametrize("format", ["zarr", "hdf5"])
 def test_batches_hold_the_planned_rows(tmp_path: Path, resident, dtype: str, format: str) -> None:
     data, stores = SmallData(), make(tmp_path, dtype=dtype, format=format)
-    with CachedFeatures(data, stores, CPU, resident) as cached:
+    with CachedFeatures(data, Inputs(stores), CPU, resident) as cached:
         assert cached.resident == (resident == "always")
         batches = list(cached.batches(PLAN))  # kept: a batch owns its memory
     assert [batch.rows.tolist() for batch in batches] == [rows.tolist() for rows in PLAN]
     for batch in batches:
-        for features, store in zip(batch.features, stores, strict=True):
+        for features, store in zip(batch.inputs, stores, strict=True):
             assert features.dtype == torch.float32
             np.testing.assert_array_equal(features.numpy(), store.read(batch.rows))
         expected = torch.from_numpy(data.crops(batch.rows)).permute(0, 3, 1, 2) / 255
@@ -57,30 +58,31 @@ def test_batches_hold_the_planned_rows(tmp_path: Path, resident, dtype: str, for
 
 def test_compressed_stores_are_decoded_by_the_readers(tmp_path: Path) -> None:
     data, stores = SmallData(), make(tmp_path, compression="lz4")
-    with CachedFeatures(data, stores, CPU, "never", threads=3) as cached:
+    with CachedFeatures(data, Inputs(stores), CPU, "never", threads=3) as cached:
         for batch in cached.batches(PLAN * 20):
-            np.testing.assert_array_equal(batch.features[1].numpy(), stores[1].read(batch.rows))
+            np.testing.assert_array_equal(batch.inputs.features[1].numpy(), stores[1].read(batch.rows))
 
 
 def test_many_batches_through_few_slots_keep_their_order(tmp_path: Path) -> None:
     data, stores = SmallData(), make(tmp_path)
     plan = [np.random.default_rng(i).permutation(40)[: 1 + i % 7] for i in range(200)]
-    with CachedFeatures(data, stores, CPU, "never", threads=4, ahead=2) as cached:
+    with CachedFeatures(data, Inputs(stores), CPU, "never", threads=4, ahead=2) as cached:
         for rows, batch in zip(plan, cached.batches(iter(plan)), strict=True):
             np.testing.assert_array_equal(batch.rows, rows)
-            np.testing.assert_array_equal(batch.features[0].numpy(), stores[0].read(rows))
+            np.testing.assert_array_equal(batch.inputs.features[0].numpy(), stores[0].read(rows))
 
 
 @pytest.mark.parametrize("resident", ["never", "always"])
 @pytest.mark.parametrize("row", [-1, 40])
 def test_there_is_no_such_row(tmp_path: Path, resident, row: int) -> None:
-    with CachedFeatures(SmallData(), make(tmp_path), CPU, resident) as cached, pytest.raises(IndexError, match="of 40"):
+    stores = Inputs(make(tmp_path))
+    with CachedFeatures(SmallData(), stores, CPU, resident) as cached, pytest.raises(IndexError, match="of 40"):
         list(cached.batches([np.array([3, row])]))
 
 
 def test_leaving_early_stops_the_threads(tmp_path: Path) -> None:
     data, stores = SmallData(), make(tmp_path)
-    with CachedFeatures(data, stores, CPU, "never") as cached:
+    with CachedFeatures(data, Inputs(stores), CPU, "never") as cached:
         batches = cached.batches([np.array([0])] * 1000)
         next(batches)
         batches.close()
@@ -92,20 +94,20 @@ def test_damage_is_raised_in_turn(tmp_path: Path) -> None:
     data, stores = SmallData(), make(tmp_path)
     shard = stores[0].path / "features.zarr/c.2.0.0.0"  # rows 18 to 26
     shard.write_bytes(b"x" + shard.read_bytes()[1:])
-    with CachedFeatures(data, stores, CPU, "never") as cached:
+    with CachedFeatures(data, Inputs(stores), CPU, "never") as cached:
         batches = cached.batches([np.array([0]), np.array([1]), np.array([20]), np.array([2])])
         assert next(batches).rows.tolist() == [0]
         assert next(batches).rows.tolist() == [1]
         with pytest.raises(StoreError, match=r"features\.zarr/c\.2\.0\.0\.0 is damaged"):
             next(batches)
     with pytest.raises(StoreError, match=r"is damaged"):
-        CachedFeatures(data, [open_store(stores[0].path)], CPU, "always")
+        CachedFeatures(data, Inputs((open_store(stores[0].path),)), CPU, "always")
 
 
 def test_stores_of_other_prepared_data_are_refused(tmp_path: Path) -> None:
     stores, other = make(tmp_path), SmallData(rows=30, seed=2)
     with pytest.raises(StoreError) as error:
-        CachedFeatures(other, stores, CPU)
+        CachedFeatures(other, Inputs(stores), CPU)
     path = tmp_path / "features/small/shallow"
     assert str(error.value) == (
         f"{path} is stale: it holds 40 rows of prepared data {SmallData().fingerprint[:12]}…, not the 30 of "
@@ -118,14 +120,14 @@ def test_auto_keeps_what_fits_half_of_the_free_memory(tmp_path: Path, monkeypatc
     size = 40 * (8 * 8 * 8 * 2 + 16 * 4 * 4 * 2 + 16 * 16 * 3)
     for free, resident in ((2 * size, True), (2 * size - 2, False)):
         monkeypatch.setattr(module, "free_memory", lambda device, free=free: free)
-        assert CachedFeatures(data, stores, CPU).resident == resident
+        assert CachedFeatures(data, Inputs(stores), CPU).resident == resident
 
 
 def test_always_says_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, stores = SmallData(), make(tmp_path)
     monkeypatch.setattr(module, "free_memory", lambda device: 1000)
     with pytest.raises(StoreError) as error:
-        CachedFeatures(data, stores, CPU, "always")
+        CachedFeatures(data, Inputs(stores), CPU, "always")
     assert str(error.value) == (
         "train.resident = always: features and crops need 0.0 GB, cpu has 0.0 GB free; use auto or never"
     )
@@ -154,9 +156,9 @@ def test_waiting_is_what_reading_could_not_hide(tmp_path: Path, monkeypatch: pyt
         read(self, rows, out)
 
     monkeypatch.setattr(FeatureStore, "read_into", slow)
-    with CachedFeatures(data, stores[:1], CPU, "never", threads=2) as eager:
+    with CachedFeatures(data, Inputs(stores[:1]), CPU, "never", threads=2) as eager:
         list(eager.batches([np.array([0])] * 20))  # nothing to hide behind: 20 × 20 ms in two threads
-    with CachedFeatures(data, stores[:1], CPU, "never", threads=2) as patient:
+    with CachedFeatures(data, Inputs(stores[:1]), CPU, "never", threads=2) as patient:
         for _ in patient.batches([np.array([0])] * 20):
             time.sleep(0.03)
     assert eager.waited > 0.15
@@ -213,7 +215,7 @@ def test_a_windowed_epoch_reads_ahead_by_one_window(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr("pipeline.stores.base.read_ahead", lambda path: asked[-1].add(int(path.name.split(".")[1])))
     monkeypatch.setattr(FeatureStore, "will_need", note)
-    with CachedFeatures(data, stores[:1], CPU, "never") as cached:
+    with CachedFeatures(data, Inputs(stores[:1]), CPU, "never") as cached:
         plan = windowed_plan(stores[:1], np.arange(40), 4, 2, np.random.default_rng(1))
         used = [batch.rows for batch in cached.batches(plan)]
     expected = windows(np.arange(40), 9, 2, np.random.default_rng(1))
@@ -226,10 +228,10 @@ def test_a_windowed_epoch_reads_ahead_by_one_window(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
 def test_batches_on_the_gpu(tmp_path: Path, resident, dtype: str) -> None:
     data, stores, device = SmallData(), make(tmp_path, dtype=dtype), torch.device("cuda")
-    with CachedFeatures(data, stores, device, resident) as cached:
+    with CachedFeatures(data, Inputs(stores), device, resident) as cached:
         for batch in cached.batches(PLAN * 50):
             assert batch.targets.is_cuda
-            for features, store in zip(batch.features, stores, strict=True):
+            for features, store in zip(batch.inputs, stores, strict=True):
                 np.testing.assert_allclose(features.cpu().numpy(), store.read(batch.rows), rtol=1e-6, atol=1e-7)
             pixels = batch.targets.cpu().permute(0, 2, 3, 1).mul(255).round().byte().numpy()
             np.testing.assert_array_equal(pixels, data.crops(batch.rows))

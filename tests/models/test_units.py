@@ -13,7 +13,7 @@ import torch
 from shards_of_nine import small_shards  # noqa: F401  (autouse)
 from small_stores import SmallBackbone, SmallData, apart, small_extraction, small_params
 
-from pipeline.core.sources import ImageSize, Source
+from pipeline.core.sources import ImageSize, Inputs, Source
 from pipeline.models.common.fusion import FUSIONS
 from pipeline.models.common.inverter import DEAD, Blueprint, Inverter, Standardise
 from pipeline.models.common.prior import ImagePrior, moments
@@ -70,17 +70,17 @@ def decoded(opened: list[FeatureStore], decoder: str, fusion: str) -> np.ndarray
     torch.manual_seed(0)
     inverter = Inverter(blueprint).eval()
     inverter.fit_statistics([(torch.from_numpy(store.mean), torch.from_numpy(store.std)) for store in chosen])
-    features = [torch.from_numpy(store.read(ROWS)) for store in chosen]
+    inputs = Inputs(tuple(torch.from_numpy(store.read(ROWS)) for store in chosen))
     linear = inverter.linear
     assert linear is not None
     equations = NormalEquations(linear.parts, linear.ratio, torch.device("cpu"))
     with torch.no_grad():
-        equations.update(inverter.stack(inverter.standardised(features)), images())
+        equations.update(inverter.stack(inverter.standardised(inputs)), images())
         solution = solve(equations, equations)
         linear.load_solution(solution.weight[:-1], solution.weight[-1])
         if inverter.decoder is not None:
             torch.nn.init.normal_(inverter.decoder.output.weight, std=0.01)
-        return inverter(features).numpy()
+        return inverter(inputs).numpy()
 
 
 @pytest.mark.parametrize("exponent", EXPONENTS)
@@ -176,7 +176,7 @@ def test_muons_direction_has_no_unit() -> None:
 def refined(name: str, unit: float) -> Step:
     """Two images matched again through a network in that unit."""
     layer = KnownLayer(Source("small", "deep"), Scaled(unit), ImageSize(16, 16), nullcontext)  # type: ignore[arg-type]
-    pair = SimpleNamespace(features=(), targets=images()[2:10])
+    pair = SimpleNamespace(inputs=Inputs(()), targets=images()[2:10])
     prior = ImagePrior.of(*moments([SmallData().crops(ROWS)]))
     refiner = build_refiner(name, {}, layer, 12)
     refiner.learn(SimpleNamespace(training=lambda count: [pair], prior=lambda: prior))  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from torch import nn
 from pipeline.backbones.backbone import Backbone, load_backbone
 from pipeline.core.errors import ParamsError
 from pipeline.core.params import BackboneParams
-from pipeline.core.sources import ImageSize, Source
+from pipeline.core.sources import ImageSize, Inputs, Source
 from pipeline.models.common.prior import ImagePrior, moments
 from pipeline.refinement.base import REFINERS, KnownLayer, Refiner, Step, build_refiner
 from pipeline.refinement.refiners.block_inverse import BlockInverse, invert
@@ -37,7 +37,7 @@ def _photographs(count: int, first: int = 0) -> torch.Tensor:
 
 @dataclass
 class Pair:
-    features: tuple[torch.Tensor, ...]
+    inputs: Inputs[torch.Tensor]
     targets: torch.Tensor
 
 
@@ -59,7 +59,7 @@ class Examples:
 
     def _pair(self, images: torch.Tensor) -> Pair:
         with torch.no_grad():
-            return Pair((self._layer(images),), images)
+            return Pair(Inputs((self._layer(images),)), images)
 
 
 @pytest.fixture(scope="module")

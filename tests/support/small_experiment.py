@@ -15,6 +15,7 @@ from skimage import data
 
 from pipeline.backbones.backbone import load_backbone
 from pipeline.core.params import NONE, Params, load_params
+from pipeline.core.sources import Inputs
 from pipeline.data.preparation.run import prepare
 from pipeline.experiments.first_stage import refine_photographs
 from pipeline.extraction.run import extract
@@ -127,6 +128,6 @@ def retrain(made: Experiment, folder: Path, *overrides: str, device: str = "cpu"
 def validation_scores(made: Experiment, models: Path, terms: Mapping[str, float] = MSE) -> dict[str, float]:
     """Loss and PSNR of a saved model on the validation rows, in float32."""
     inverter = load_inverter(models, CPU)
-    stores = [open_store(made.features / source.backbone / source.layer) for source in inverter.sources]
-    with CachedFeatures(made.data(), stores, CPU) as cached:
+    stores = tuple(open_store(made.features / source.backbone / source.layer) for source in inverter.sources)
+    with CachedFeatures(made.data(), Inputs(stores), CPU) as cached:
         return validate(inverter, Loss(terms), cached.batches([made.data().rows("validation")]))

@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from pipeline.core.params import ProtocolParams
+from pipeline.core.sources import Inputs
 from pipeline.training.fitter import Fitter
 from pipeline.training.losses import Loss
 
@@ -21,13 +22,13 @@ class Toy(nn.Module):
         super().__init__()
         self.body = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 3, 1))
 
-    def forward(self, features: tuple[Tensor, ...]) -> Tensor:
-        return self.body(features[0])
+    def forward(self, inputs: Inputs[Tensor]) -> Tensor:
+        return self.body(*inputs.features)
 
 
 @dataclass(frozen=True)
 class ToyBatch:
-    features: tuple[Tensor, ...]
+    inputs: Inputs[Tensor]
     targets: Tensor
 
 
@@ -52,7 +53,7 @@ class ToyFeed:
     def batch(self, seed: int, size: int) -> ToyBatch:
         features = torch.randn(size, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
         features = features.to(self.device)
-        return ToyBatch((features,), torch.sigmoid(features[:, :3]))
+        return ToyBatch(Inputs((features,)), torch.sigmoid(features[:, :3]))
 
     def training(self, epoch: int) -> Iterator[ToyBatch]:
         for step in range(self.steps):
@@ -70,11 +71,11 @@ class ToyFeed:
 
 def solve_last_layer(toy: Toy) -> None:
     """By least squares on a batch that neither split has."""
-    features, targets = (batch := ToyFeed().batch(5, 12)).features, batch.targets
+    batch = ToyFeed().batch(5, 12)
     with torch.no_grad():
-        hidden = toy.eval().body[:-1](features[0]).movedim(1, -1).flatten(0, 2)  # (B·H·W, 8)
+        hidden = toy.eval().body[:-1](*batch.inputs.features).movedim(1, -1).flatten(0, 2)  # (B·H·W, 8)
         inputs = torch.cat([hidden, torch.ones(len(hidden), 1)], dim=1)
-        solution = torch.linalg.lstsq(inputs, targets.movedim(1, -1).flatten(0, 2)).solution
+        solution = torch.linalg.lstsq(inputs, batch.targets.movedim(1, -1).flatten(0, 2)).solution
         toy.body[-1].weight.copy_(solution[:-1].T[:, :, None, None])
         toy.body[-1].bias.copy_(solution[-1])
 
@@ -99,4 +100,4 @@ def validation_loss(weights: dict[str, Tensor]) -> float:
     module.load_state_dict(weights)
     (batch,) = ToyFeed().validation()
     with torch.no_grad():
-        return float((module.eval()(batch.features) - batch.targets).square().mean())
+        return float((module.eval()(batch.inputs) - batch.targets).square().mean())

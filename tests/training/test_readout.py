@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from small_experiment import CPU, Experiment, experiment
 
+from pipeline.core.sources import Inputs
 from pipeline.loading.loader import CachedFeatures
 from pipeline.models.common.inverter import Inverter
 from pipeline.models.common.ridge import STRENGTHS
@@ -25,7 +26,7 @@ def made() -> Experiment:
 
 def _parts(made: Experiment) -> tuple[Inverter, FeatureStore]:
     store = open_store(made.features / "vgg16/block1")
-    return build_inverter(made.params, made.data(), [store.source], [store]).eval(), store
+    return build_inverter(made.params, made.data(), Inputs((store,))).eval(), store
 
 
 def _error(inverter: Inverter, cached: CachedFeatures, rows: NDArray[np.int64]) -> float:
@@ -33,7 +34,7 @@ def _error(inverter: Inverter, cached: CachedFeatures, rows: NDArray[np.int64]) 
     assert inverter.linear is not None
     (batch,) = cached.batches([rows])
     with torch.no_grad():
-        image = inverter.linear.synthesize(inverter.stack(inverter.standardised(batch.features)))
+        image = inverter.linear.synthesize(inverter.stack(inverter.standardised(batch.inputs)))
     return float((image - batch.targets).double().square().mean())
 
 
@@ -45,7 +46,7 @@ def test_the_validation_split_picks_the_strength_from_one_factorisation(
     monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: factorised.append(matrix.shape) or eigh(matrix))
     (inverter, store), data = _parts(made), made.data()
     assert inverter.linear is not None
-    with CachedFeatures(data, [store], CPU) as cached:
+    with CachedFeatures(data, Inputs((store,)), CPU) as cached:
         solution = solve_linear(inverter, data, cached).joint
         inverter.linear.load_solution(solution.weight[:-1], solution.weight[-1])
         found = {split: _error(inverter, cached, data.rows(split)) for split in ("train", "validation")}
@@ -67,7 +68,7 @@ def test_the_store_is_read_once_in_small_batches(made: Experiment, monkeypatch: 
     monkeypatch.setattr(FeatureStore, "read_into", note)
     monkeypatch.setattr(closed_form, "READ_BATCH", 4)
     (inverter, store), data = _parts(made), made.data()
-    with CachedFeatures(data, [store], CPU, "never") as cached:
+    with CachedFeatures(data, Inputs((store,)), CPU, "never") as cached:
         solve_linear(inverter, data, cached)
     both = np.concatenate([data.rows("train"), data.rows("validation")])
     assert sorted(np.concatenate(read)) == sorted(both)

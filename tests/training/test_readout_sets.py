@@ -16,7 +16,7 @@ from small_experiment import CPU, PARAMS
 from torch import Tensor
 
 from pipeline.core.params import load_params
-from pipeline.core.sources import FeatureShape, ImageSize, Source
+from pipeline.core.sources import FeatureShape, ImageSize, Inputs, Source
 from pipeline.loading.loader import Batch
 from pipeline.models.common.checkpoint import save_model
 from pipeline.models.common.inverter import Blueprint, Inverter, load_inverter
@@ -72,7 +72,7 @@ class Rows:
 
     def batches(self, parts: Iterable[NDArray[np.int64]]) -> Iterator[Batch]:
         for rows in parts:
-            yield Batch(rows, tuple(each[rows] for each in self.features), images()[rows])
+            yield Batch(rows, Inputs(tuple(each[rows] for each in self.features)), images()[rows])
 
 
 @cache
@@ -102,7 +102,7 @@ def decibels(*names: str) -> float:
     """PSNR of the mean error on validation images; not clamped, as the closed form sees it."""
     names = tuple(sorted(names))
     (batch,) = (data := Rows(names)).batches([data.rows("validation")])
-    error = (solved(*names).train()(batch.features) - batch.targets).double().square().mean()
+    error = (solved(*names).train()(batch.inputs) - batch.targets).double().square().mean()
     assert error.isfinite()
     return float(-10 * error.log10())
 
@@ -143,7 +143,7 @@ def test_what_was_solved_is_saved_and_loaded(tmp_path: Path) -> None:
     save_model(tmp_path, inverter.state_dict(), {"blueprint": inverter.blueprint.plain()})
     (batch,) = Rows(names).batches([np.arange(4)])
     with torch.no_grad():
-        assert torch.equal(load_inverter(tmp_path, CPU)(batch.features), inverter(batch.features))
+        assert torch.equal(load_inverter(tmp_path, CPU)(batch.inputs), inverter(batch.inputs))
 
 
 def test_a_model_of_before_kernels_of_sources_has_the_one_of_all_channels(tmp_path: Path) -> None:
@@ -153,9 +153,9 @@ def test_a_model_of_before_kernels_of_sources_has_the_one_of_all_channels(tmp_pa
     description = inverter.blueprint.plain()
     del description["kernels"], description["apart"]
     save_model(tmp_path, inverter.state_dict(), {"blueprint": description})
-    features = [torch.randn(1, 6, 8, 8), torch.randn(1, 258, 4, 4)]
+    inputs = Inputs((torch.randn(1, 6, 8, 8), torch.randn(1, 258, 4, 4)))
     with torch.no_grad():
-        assert torch.equal(load_inverter(tmp_path, CPU)(features), inverter.eval()(features))
+        assert torch.equal(load_inverter(tmp_path, CPU)(inputs), inverter.eval()(inputs))
 
 
 def _older(shapes: tuple[tuple[int, int, int], ...]) -> Blueprint:
@@ -169,7 +169,7 @@ def _older(shapes: tuple[tuple[int, int, int], ...]) -> Blueprint:
 def test_where_nothing_varies_the_image_is_the_mean_colour(names: tuple[str, ...]) -> None:
     (batch,) = Rows(names).batches([np.arange(2)])
     with torch.no_grad():
-        blocks = F.pixel_unshuffle(solved(*names).eval()(batch.features), solved(*names).linear.ratio)
+        blocks = F.pixel_unshuffle(solved(*names).eval()(batch.inputs), solved(*names).linear.ratio)
     mean = F.pixel_unshuffle(images()[:TRAIN].double(), solved(*names).linear.ratio).mean((0, 2, 3))
     torch.testing.assert_close(blocks, mean.float()[:, None, None].expand(blocks.shape), rtol=0, atol=1e-5)
 

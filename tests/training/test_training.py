@@ -12,6 +12,7 @@ from project import Project, small_project
 from safetensors.torch import load_file
 
 from pipeline.core.errors import CheckpointError, ShapeError
+from pipeline.core.sources import Inputs
 from pipeline.loading.loader import CachedFeatures
 from pipeline.loading.sampler import SplitFeed
 from pipeline.models.common.inverter import Blueprint, Inverter, load_inverter
@@ -97,18 +98,17 @@ def test_the_order_of_sources_changes_nothing(project: Project) -> None:
 def test_linear_is_the_closed_form_solution(project: Project) -> None:
     out = _train(project, "linear", "decoder=linear", "decoders.linear.kernel=1")
     data, store = PreparedData.open(project.root / "data/prepared"), open_store(project.root / "features/vgg16/block1")
-    with CachedFeatures(data, [store], CPU) as cached:
+    with CachedFeatures(data, Inputs((store,)), CPU) as cached:
         rows = data.rows("train")
         (batch,) = cached.batches([rows])
-    standardised = (batch.features[0] - torch.from_numpy(store.mean)[:, None, None]) / torch.from_numpy(store.std)[
-        :, None, None
-    ].clamp_min(1e-6)
+    mean, std = (torch.from_numpy(each)[:, None, None] for each in (store.mean, store.std))
+    standardised = (batch.inputs.features[0] - mean) / std.clamp_min(1e-6)
     live = torch.from_numpy(store.std) > 1e-6
     x = standardised[:, live].permute(0, 2, 3, 1).reshape(-1, int(live.sum())).double().numpy()
     x = np.column_stack([x, np.ones(len(x))])
     y = torch.nn.functional.pixel_unshuffle(batch.targets, 2).permute(0, 2, 3, 1).reshape(-1, 12).double().numpy()
     expected = x @ np.linalg.lstsq(x, y, rcond=None)[0]
-    image = load_inverter(out, CPU)(batch.features)
+    image = load_inverter(out, CPU)(batch.inputs)
     predicted = torch.nn.functional.pixel_unshuffle(image, 2).permute(0, 2, 3, 1).reshape(-1, 12).detach().numpy()
     strength = json.loads((out / "model.json").read_text())["ridge"]["strength"]
     assert strength <= 1e-2
@@ -137,7 +137,7 @@ def test_curves_have_every_column(project: Project) -> None:
 
 def test_an_epoch_visits_every_image_once_in_changing_views(project: Project) -> None:
     data, store = PreparedData.open(project.root / "data/prepared"), open_store(project.root / "features/vgg16/block2")
-    with CachedFeatures(data, [store], CPU) as cached:
+    with CachedFeatures(data, Inputs((store,)), CPU) as cached:
         feed = SplitFeed(data, cached, 4, seed=1)
         epochs = [np.concatenate([batch.rows for batch in feed.training(epoch)]) for epoch in range(4)]
         again = np.concatenate([batch.rows for batch in feed.training(2)])

@@ -13,6 +13,7 @@ from toy_training import ToyFeed, toy_fitter
 
 from benchmarks import published, train
 from pipeline.backbones.backbone import load_backbone
+from pipeline.core.sources import Inputs
 from pipeline.loading.loader import CachedFeatures
 from pipeline.loading.sampler import SplitFeed
 from pipeline.stores.base import FeatureStore
@@ -61,13 +62,13 @@ def test_the_encoder_in_the_loop_reads_photographs_alone_in_the_steps_precision(
     data, store = made.data(), open_store(made.features / "vgg16/block1")
     backbone = load_backbone("vgg16", made.params.backbone_params("vgg16"), CPU, ["block1"])
     autocast = partial(torch.autocast, "cpu", torch.bfloat16, enabled=mixed)
-    with monkeypatch.context() as patch, CachedFeatures(data, [], CPU, "never") as crops:
+    with monkeypatch.context() as patch, CachedFeatures(data, Inputs(()), CPU, "never") as crops:
         patch.setattr(FeatureStore, "read_into", lambda *_: pytest.fail("features are read"))
         feed = train.EncoderInTheLoop(SplitFeed(data, crops, 4, 0), 2, backbone, "block1", autocast)
         batches = list(feed.training(0))
     assert [len(batch.targets) for batch in batches] == [4, 4]
     for batch in batches:
-        (features,) = batch.features
+        (features,) = batch.inputs.features
         assert features.dtype == torch.float32
         assert (features == features.bfloat16()).all() == mixed
         np.testing.assert_allclose(features.numpy(), store.read(batch.rows), rtol=0.05, atol=0.05)

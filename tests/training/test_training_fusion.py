@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from small_experiment import CPU, Experiment, experiment
 
+from pipeline.core.sources import Inputs
 from pipeline.loading.loader import CachedFeatures
 from pipeline.models.common.inverter import Blueprint, Inverter, load_inverter
 from pipeline.stores.opening import open_store
@@ -39,19 +40,19 @@ def _on_grid(features: NDArray[np.float64], height: int, width: int) -> NDArray[
     return rows @ features @ columns.T
 
 
-def _design(made: Experiment, split: str) -> tuple[NDArray[np.float64], NDArray[np.float64], tuple[torch.Tensor, ...]]:
+def _design(made: Experiment, split: str) -> tuple[NDArray[np.float64], NDArray[np.float64], Inputs[torch.Tensor]]:
     """Standardised, stacked features (N, C); pixel blocks under them (N, 12); and the features as they are read."""
-    stores = [open_store(made.features / name) for name in ("resnet34/layer2", "vgg16/block1")]  # sorted by name
-    with CachedFeatures(made.data(), stores, CPU) as cached:
+    stores = tuple(open_store(made.features / name) for name in ("resnet34/layer2", "vgg16/block1"))  # sorted by name
+    with CachedFeatures(made.data(), Inputs(stores), CPU) as cached:
         (batch,) = cached.batches([made.data().rows(split)])
     parts = []
-    for store, features in zip(stores, batch.features, strict=True):
+    for store, features in zip(stores, batch.inputs, strict=True):
         scale = np.where(store.std > 1e-6, store.std, 1)  # a constant channel carries nothing
         standard = (features.double().numpy() - store.mean[:, None, None]) / scale[:, None, None]
         parts.append(_on_grid(standard, 32, 32))
     stacked = np.concatenate(parts, axis=1)
     blocks = F.pixel_unshuffle(batch.targets, 2).double().numpy()
-    return _rows(stacked), _rows(blocks), batch.features
+    return _rows(stacked), _rows(blocks), batch.inputs
 
 
 def _rows(maps: NDArray[np.float64]) -> NDArray[np.float64]:

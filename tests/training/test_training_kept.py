@@ -11,6 +11,7 @@ import torchvision
 from safetensors.torch import load_file
 from small_experiment import Experiment, experiment, retrain, validation_scores
 
+from pipeline.core.sources import Inputs
 from pipeline.metrics.alexnet import ALEXNET_FILE
 from pipeline.models.common.inverter import Blueprint, Inverter
 
@@ -80,15 +81,15 @@ def test_under_autocast_the_linear_part_is_that_of_float32() -> None:
     )  # fmt: skip
     torch.manual_seed(0)
     inverter = Inverter(blueprint).eval()
-    features = [torch.randn(2, 8, 16, 16), torch.randn(2, 6, 8, 8)]
+    inputs = Inputs((torch.randn(2, 8, 16, 16), torch.randn(2, 6, 8, 8)))
     with torch.no_grad():
-        exact = inverter(features)
+        exact = inverter(inputs)
         with torch.autocast("cpu", torch.bfloat16):
-            assert torch.equal(inverter(features), exact)  # the decoder still gives zero
+            assert torch.equal(inverter(inputs), exact)  # the decoder still gives zero
         torch.nn.init.normal_(inverter.decoder.output.weight)
-        exact = inverter(features)
+        exact = inverter(inputs)
         with torch.autocast("cpu", torch.bfloat16):
-            assert not torch.equal(inverter(features), exact)  # and is what autocast is for
+            assert not torch.equal(inverter(inputs), exact)  # and is what autocast is for
 
 
 def test_features_that_exceed_memory_give_the_same_linear_solution_and_a_trained_decoder(

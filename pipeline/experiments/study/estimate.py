@@ -11,9 +11,9 @@ import torch
 
 from pipeline.backbones.backbone import feature_shapes
 from pipeline.core.params import Params
-from pipeline.core.sources import FeatureShape, ImageSize, Source
+from pipeline.core.sources import FeatureShape, ImageSize, Inputs, Source
 from pipeline.extraction.job import layouts
-from pipeline.models.common.inverter import RGB, Blueprint, Inverter
+from pipeline.models.common.inverter import Blueprint, Inverter
 from pipeline.models.common.ridge import NormalEquations
 from pipeline.training.fabric import build_fabric
 from pipeline.training.fitter import Fitter
@@ -78,10 +78,9 @@ def _shapes(params: Params, crop: ImageSize) -> Mapping[Source, FeatureShape]:
     return shapes
 
 
-def _noise(batch: int, inverter: Inverter) -> list[torch.Tensor]:
+def _noise(batch: int, inverter: Inverter) -> Inputs[torch.Tensor]:
     """Something of the shape of everything that the inverter takes."""
-    shapes = [*inverter.blueprint.shapes, *([(RGB, *inverter.blueprint.image)] * inverter.blueprint.two_stage)]
-    return [torch.randn(batch, *shape, device=inverter.device) for shape in shapes]
+    return inverter.blueprint.inputs.map(lambda shape: torch.randn(batch, *shape, device=inverter.device))
 
 
 @torch.no_grad()
@@ -90,9 +89,9 @@ def _ridge_seconds(inverter: Inverter, crop: ImageSize) -> float:
     linear = inverter.linear
     assert linear is not None
     equations = NormalEquations(linear.parts, linear.ratio, inverter.device)
-    features, image = _noise(1, inverter), torch.rand(1, 3, crop.height, crop.width)
+    inputs, image = _noise(1, inverter), torch.rand(1, 3, crop.height, crop.width)
     start = time.perf_counter()
-    equations.update(inverter.stack(inverter.standardised(features)), image.to(inverter.device))
+    equations.update(inverter.stack(inverter.standardised(inputs)), image.to(inverter.device))
     _wait(inverter.device)
     return time.perf_counter() - start
 
@@ -116,7 +115,7 @@ class _NoiseFeed:
 
 @dataclass(frozen=True)
 class _NoiseBatch:
-    features: tuple[torch.Tensor, ...]
+    inputs: Inputs[torch.Tensor]
     targets: torch.Tensor
 
 
@@ -126,7 +125,7 @@ def _step_seconds(inverter: Inverter, params: Params, crop: ImageSize) -> float:
     loss = Loss(params.loss_terms).to(device)
     fitter = Fitter(inverter, inverter.linear, loss, protocol, build_fabric(params.train.precision, device))
     target = torch.rand(protocol.batch_size, 3, crop.height, crop.width, device=device)
-    feed = _NoiseFeed(_NoiseBatch(tuple(_noise(protocol.batch_size, inverter)), target))
+    feed = _NoiseFeed(_NoiseBatch(_noise(protocol.batch_size, inverter), target))
     fitter.train_epoch(feed, lambda images: None)
     _wait(device)
     start = time.perf_counter()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pipeline.core.errors import CheckpointError, ShapeError
 from pipeline.core.params import LINEAR, NONE, Params
 from pipeline.core.section import parse_section
-from pipeline.core.sources import FeatureShape, ImageSize, Source
+from pipeline.core.sources import FeatureShape, ImageSize, Inputs, Source
 from pipeline.models.common.checkpoint import load_model
 from pipeline.models.common.decoder import Decoder, build_decoder
 from pipeline.models.common.fusion import Fusion, build_fusion
@@ -56,14 +56,9 @@ class Blueprint:
         """The inverter params.yaml asks for. Sources are sorted: their order in params.yaml changes nothing."""
         sources = sorted(shapes)
         warm = params.train.warm_start == LINEAR and params.decoder != LINEAR
-        two_stage = params.two_stage.refine != NONE
-        widths = [shapes[source].channels for source in sources]
-        if two_stage:  # the pixels under a feature
-            widths.append(RGB * _block([shapes[source] for source in sources], image) ** 2)
         linear = dict(params.linear_options)
         kernel = linear.pop("kernel", None)  # the saved model says what was used instead
-        kernels = tuple(kernel or kernel_alone(width) for width in widths)
-        return cls(
+        chosen = cls(
             sources=tuple(map(str, sources)),
             shapes=tuple((shapes[s].channels, shapes[s].height, shapes[s].width) for s in sources),
             image=(image.height, image.width),
@@ -72,9 +67,11 @@ class Blueprint:
             fusion=params.fusion,
             fusion_options=params.fusion_options,
             linear=linear if warm else None,
-            two_stage=two_stage,
-            kernels=kernels if warm or params.decoder == LINEAR else (),
+            two_stage=params.two_stage.refine != NONE,
         )
+        if chosen.linear is None and chosen.decoder != LINEAR:
+            return chosen
+        return replace(chosen, kernels=tuple(kernel or kernel_alone(width) for width in chosen.widths))
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Blueprint:
@@ -88,6 +85,31 @@ class Blueprint:
 
     def plain(self) -> dict[str, Any]:
         return asdict(self)
+
+    @property
+    def inputs(self) -> Inputs[tuple[int, int, int]]:
+        """(C, H, W) of each."""
+        return Inputs(self.shapes, (RGB, *self.image) if self.two_stage else None)
+
+    @property
+    def block(self) -> int:
+        """In two stages the edge of the block of pixels under one feature. Raises ShapeError: it is no whole number."""
+        ((channels, height, width),) = self.shapes
+        ratios = {self.image[0] / height, self.image[1] / width}
+        ratio = ratios.pop()
+        if ratios or ratio % 1:
+            raise ShapeError(
+                f"two_stage.refine: features {FeatureShape(channels, height, width)} stand for no square blocks of "
+                f"whole pixels of a {ImageSize(*self.image)} image; choose another layer, another prepare.crop, or "
+                "two_stage.refine: none"
+            )
+        return int(ratio)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels under one feature of each input: of an image those of its block of pixels."""
+        channels = tuple(channels for channels, _, _ in self.shapes)
+        return (*channels, RGB * self.block**2) if self.two_stage else channels
 
 
 class Standardise(nn.Module):
@@ -115,8 +137,8 @@ class Standardise(nn.Module):
 class Inverter(nn.Module):
     """Features of one or several sources to RGB (B, 3, H, W).
 
-    In two stages there is one source, and behind its features comes an image (B, 3, H, W) that was
-    refined through the known network. Its pixels under each feature are further channels of that feature.
+    In two stages there is one source, and an image (B, 3, H, W) that was refined through the known network from
+    its features. Its pixels under each feature are further channels of that feature.
 
     In evaluation the image lies in [0, 1]. In training the sum of a linear part and a decoder is left
     unclamped, because a clamp has no gradient outside.
@@ -128,15 +150,12 @@ class Inverter(nn.Module):
         self.blueprint = blueprint
         shapes = [FeatureShape(*shape) for shape in blueprint.shapes]
         image = ImageSize(*blueprint.image)
-        channels = [shape.channels for shape in shapes] + [RGB] * blueprint.two_stage
-        self.standardise = nn.ModuleList(map(Standardise, channels))
-        self.block = _block(shapes, image) if blueprint.two_stage else 0
-        widths = [shape.channels for shape in shapes] + [RGB * self.block**2] * blueprint.two_stage
+        self.standardise = nn.ModuleList(Standardise(channels) for channels, _, _ in blueprint.inputs)
         if blueprint.two_stage:
-            shapes = [FeatureShape(shapes[0].channels + RGB * self.block**2, shapes[0].height, shapes[0].width)]
+            shapes = [replace(shapes[0], channels=sum(blueprint.widths))]
         self.grid = (max(s.height for s in shapes), max(s.width for s in shapes))
         stacked = FeatureShape(sum(s.channels for s in shapes), *self.grid)
-        self.linear = _linear(stacked, image, blueprint, widths)
+        self.linear = _linear(stacked, image, blueprint)
         self.apart = nn.ModuleList([self._reading(blueprint.apart)] if blueprint.apart else [])
         self.fusion: Fusion | None = None
         self.decoder: Decoder | None = None
@@ -186,36 +205,36 @@ class Inverter(nn.Module):
         return tuple(map(Source.parse, self.blueprint.sources))
 
     @property
-    def inputs(self) -> tuple[str, ...]:
-        """What `forward` takes, in order: the sources and, in two stages, the refined image."""
-        return (*self.blueprint.sources, *([REFINED_INPUT] * self.blueprint.two_stage))
+    def inputs(self) -> Inputs[str]:
+        """The names of what `forward` takes."""
+        return Inputs(self.blueprint.sources, REFINED_INPUT if self.blueprint.two_stage else None)
 
-    def fit_statistics(self, statistics: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Take over mean and standard deviation, each (C,), of everything in `inputs`."""
+    def fit_statistics(self, statistics: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Take over mean and standard deviation, each (C,), of everything in `inputs`, in that order."""
         for standardise, (mean, std) in zip(self.standardise, statistics, strict=True):
             assert isinstance(standardise, Standardise)
             standardise.fit(mean, std)
 
-    def standardised(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        inputs = tuple(one(each) for one, each in zip(self.standardise, features, strict=True))
-        if not self.blueprint.two_stage:
-            return inputs
-        source, image = inputs
-        return (torch.cat([source, F.pixel_unshuffle(image, self.block)], dim=1),)
+    def standardised(self, inputs: Inputs[Tensor]) -> tuple[Tensor, ...]:
+        """(B, C, H, W) of each source, the pixels of the refined image among the channels of its one."""
+        found = inputs.map(lambda each, standardise: standardise(each), self.standardise)
+        if found.image is None:
+            return found.features
+        return (torch.cat([*found.features, F.pixel_unshuffle(found.image, self.blueprint.block)], dim=1),)
 
     def stack(self, standardised: Sequence[Tensor]) -> Float[Tensor, "b c h w"]:
         """All sources on the largest grid (bilinear), channels concatenated: the input of the linear part."""
         on_grid = [x if x.shape[-2:] == self.grid else _resized(x, self.grid) for x in standardised]
         return on_grid[0] if len(on_grid) == 1 else torch.cat(on_grid, dim=1)
 
-    def forward(self, features: Sequence[Tensor]) -> Float[Tensor, "b 3 y x"]:
-        inputs = self.standardised(features)
+    def forward(self, inputs: Inputs[Tensor]) -> Float[Tensor, "b 3 y x"]:
+        features = self.standardised(inputs)
         if self.decoder is None or self.fusion is None:
-            image = self._linear_part(inputs)
+            image = self._linear_part(features)
         elif self.linear is None:
-            image = self.decoder(self.fusion(_channels_last(inputs)))
+            image = self.decoder(self.fusion(_channels_last(features)))
         else:
-            image = self._linear_part(inputs) + self.decoder.synthesize(self.fusion(_channels_last(inputs)))
+            image = self._linear_part(features) + self.decoder.synthesize(self.fusion(_channels_last(features)))
         return image if self.training else image.clamp(0, 1)
 
     def _linear_part(self, standardised: Sequence[Tensor]) -> Float[Tensor, "b 3 y x"]:
@@ -249,24 +268,11 @@ def _channels_last(features: Sequence[Tensor]) -> list[Tensor]:
     return [each.contiguous(memory_format=torch.channels_last) for each in features]
 
 
-def _block(shapes: Sequence[FeatureShape], image: ImageSize) -> int:
-    """Edge of the block of pixels under one feature. Raises ShapeError: not a square of whole pixels."""
-    (shape,) = shapes
-    ratios = {image.height / shape.height, image.width / shape.width}
-    ratio = ratios.pop()
-    if ratios or ratio % 1:
-        raise ShapeError(
-            f"two_stage.refine: features {shape} stand for no square blocks of whole pixels of a {image} image; choose "
-            "another layer, another prepare.crop, or two_stage.refine: none"
-        )
-    return int(ratio)
-
-
-def _linear(shape: FeatureShape, image: ImageSize, blueprint: Blueprint, widths: Sequence[int]) -> Linear | None:
+def _linear(shape: FeatureShape, image: ImageSize, blueprint: Blueprint) -> Linear | None:
     options = blueprint.decoder_options if blueprint.decoder == LINEAR else blueprint.linear
     if options is None:
         return None
-    parts = tuple(zip(widths, blueprint.kernels, strict=True)) if blueprint.kernels else ()
+    parts = tuple(zip(blueprint.widths, blueprint.kernels, strict=True)) if blueprint.kernels else ()
     return Linear(shape, image, parse_section(Linear.Options, options, f"decoders.{LINEAR}"), parts)
 
 

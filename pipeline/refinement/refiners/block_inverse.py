@@ -74,7 +74,7 @@ class BlockInverse(Refiner):
         readout, device = self._readout, self._blocks.position.device
         equations = NormalEquations(readout.parts, readout.ratio, device)
         for pair in pairs:
-            *_, (tokens, _) = self._inverted(pair.features[0])
+            *_, (tokens, _) = self._inverted(*pair.inputs.features)
             equations.update(tokens, pair.targets)
         return equations
 
