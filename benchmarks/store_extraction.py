@@ -17,28 +17,28 @@ from torch import Tensor
 
 from benchmarks.bars import Bar, Line, against, seconds, side_by_side
 from pipeline.backbones.backbone import Backbone, load_backbone
-from pipeline.core.params import BackboneParams, ExtractParams, StoreParams, load_params
+from pipeline.core.params import ExtractParams, load_params
 from pipeline.core.sources import ImageSize, Inputs
 from pipeline.data.preparation.run import prepare
 from pipeline.extraction.run import extract
 from pipeline.loading.loader import CachedFeatures
-from pipeline.models.common.decoder import DECODERS
+from pipeline.models.common.decoder import build_decoder
 from pipeline.stores.encoding import rgb
 from pipeline.stores.opening import open_store
 from pipeline.stores.prepared import PreparedData
 
 BATCH = 16
-ENTRY = BackboneParams(weights="random")
+PARAMS = load_params()
 
 
 def sample(root: Path) -> PreparedData:
     """The embedded photographs, prepared as by default."""
-    prepare(load_params(), root / "prepared", root / "work")
+    prepare(PARAMS, root / "prepared", root / "work")
     return PreparedData.open(root / "prepared")
 
 
 def vgg16(layers: tuple[str, ...], device: torch.device) -> Backbone:
-    return load_backbone("vgg16", ENTRY, device, layers).to(memory_format=torch.channels_last)
+    return load_backbone("vgg16", PARAMS.backbone_params("vgg16"), device, layers).to(memory_format=torch.channels_last)
 
 
 def extraction(
@@ -60,7 +60,7 @@ def extraction(
 
     def whole() -> None:
         shutil.rmtree(root / "timed", ignore_errors=True)
-        extract(backbone, data, root / "timed", StoreParams(), settings, device, root / "work")
+        extract(backbone, data, root / "timed", PARAMS.store, settings, device, root / "work")
 
     runs: dict[str, Callable[[], float]] = {
         "bare forward": lambda: len(data) / seconds(bare),
@@ -74,8 +74,8 @@ def extraction(
 
 def extract_once(root: Path, data: PreparedData, device: torch.device) -> None:
     """features/block1, which everything else reads."""
-    settings = ExtractParams(batch_size=BATCH)
-    extract(vgg16(("block1",), device), data, root / "features", StoreParams(), settings, device, root / "work")
+    settings = ExtractParams(batch_size=BATCH, precision="fp32")
+    extract(vgg16(("block1",), device), data, root / "features", PARAMS.store, settings, device, root / "work")
 
 
 def exact_features(data: PreparedData, device: torch.device) -> Tensor:
@@ -88,8 +88,8 @@ def exact_features(data: PreparedData, device: torch.device) -> Tensor:
 def epochs(root: Path, data: PreparedData, device: torch.device, rounds: int) -> list[Line]:
     """An epoch of transposed_conv on vgg16.block1 from its store, and with the encoder in it."""
     store, backbone = open_store(root / "features/block1"), vgg16(("block1",), device)
-    decoder_type = DECODERS.get("transposed_conv")
-    decoder = decoder_type(store.shape, ImageSize(data.crop, data.crop), decoder_type.Options())
+    options = PARAMS.model_copy(update={"decoder": "transposed_conv"}).decoder_options
+    decoder = build_decoder("transposed_conv", options, store.shape, ImageSize(data.crop, data.crop))
     decoder = decoder.to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(decoder.parameters(), 1e-4)
     rows = np.random.default_rng(0).permutation(data.rows("train"))
@@ -187,9 +187,10 @@ def main(folder: str, rows: str) -> None:
     From /proc: the resource module's number would include the process that started this one.
     """
     data = Synthetic(int(rows), crop=64)
-    backbone = load_backbone("resnet34", ENTRY, torch.device("cpu"), ("layer1", "layer2"))
+    backbone = load_backbone("resnet34", PARAMS.backbone_params("resnet34"), torch.device("cpu"), ("layer1", "layer2"))
     root = Path(folder)
-    store, settings = StoreParams(shard_megabytes=8), ExtractParams(batch_size=BATCH)
+    store = PARAMS.store.model_copy(update={"shard_megabytes": 8})
+    settings = ExtractParams(batch_size=BATCH, precision="fp32")
     extract(backbone, data, root / "features", store, settings, torch.device("cpu"), root / "work")  # type: ignore[arg-type]
     status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
     print(status["VmHWM"].split()[0])

@@ -58,6 +58,7 @@ def load_network(name: str, entry: BackboneParams, library: Library, model: str)
         WeightsError: they cannot be had, are damaged, or are not those of this network.
     """
     if entry.weights == "random":
+        assert entry.seed is not None, "params.yaml has to give it"
         network = seeded(lambda: library.build(model), entry.seed)
         return _loaded(network, "random", f"seed {entry.seed}", Normalization())
     if entry.weights == "imagenet":

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticKnownError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -21,50 +22,58 @@ LINEAR = "linear"  # the decoder that is solved in closed form; warm starts and 
 class SlotParams(Section):
     """A further source of an ensemble, or `none`."""
 
-    backbone: str = NONE
-    layer: str = NONE
+    backbone: str
+    layer: str
 
 
 class EnsembleParams(Section):
-    second: SlotParams = SlotParams()
-    third: SlotParams = SlotParams()
-    fourth: SlotParams = SlotParams()
+    second: SlotParams
+    third: SlotParams
+    fourth: SlotParams
 
 
 class PrepareParams(Section):
-    resize: Literal["squash", "short_side"] = "squash"
-    interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
-    size: Annotated[int, Field(ge=32, le=2048)] = 256
-    crop: Annotated[int, Field(ge=32, le=2048)] = 224
-    views: Annotated[int, Field(ge=1, le=1000)] = 2
-    smallest_edge: Count = 32
-    non_rgb: Literal["refuse", "convert"] = "refuse"
-    colour_profile: Literal["convert", "ignore"] = "convert"
-    on_bad_image: Literal["stop", "skip"] = "stop"
+    resize: Literal["squash", "short_side"]
+    interpolation: Literal["bilinear", "bicubic", "lanczos"]
+    size: Annotated[int, Field(ge=32, le=2048)]
+    crop: Annotated[int, Field(ge=32, le=2048)]
+    views: Annotated[int, Field(ge=1, le=1000)]
+    smallest_edge: Count
+    non_rgb: Literal["refuse", "convert"]
+    colour_profile: Literal["convert", "ignore"]
+    on_bad_image: Literal["stop", "skip"]
 
 
 class BackboneParams(Section):
     """How to build a frozen network and which of its layers to keep.
 
-    `weights` is `random` (drawn with `seed`), `imagenet` (the library's own, called `tag`), or a file's path.
+    `weights` is `random` (drawn with `seed`, which it needs), `imagenet` (the library's own, called `tag`), or a
+    file's path.
     `mean` and `std` are what a file's network was trained with; without them, what its published weights were.
     """
 
     library: Literal["torchvision", "timm"] | None = None
     model: str | None = None
-    weights: Annotated[str, Field(min_length=1)] = "random"
+    weights: Annotated[str, Field(min_length=1)]
     tag: str | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Annotated[int | None, Field(ge=0, lt=2**63, validate_default=True)] = None
     mean: Annotated[tuple[float, float, float] | None, Field(strict=False)] = None
     std: Annotated[tuple[float, float, float] | None, Field(strict=False)] = None
-    layers: Names = ()
+    layers: Names
+
+    @field_validator("seed")
+    @classmethod
+    def _drawn_with_a_seed(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is None and info.data.get("weights") == "random":
+            raise PydanticKnownError("missing")
+        return value
 
 
 class ExtractParams(Section):
     """`batch_size` counts the images of one pass; null: on a GPU a whole shard, halved until it fits, else 16."""
 
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    batch_size: Count | None = 16
+    precision: Literal["fp32", "bf16", "fp16"]
+    batch_size: Count | None
 
     @property
     def cpu_batch_size(self) -> int:
@@ -72,50 +81,50 @@ class ExtractParams(Section):
 
 
 class StoreParams(Section):
-    format: Literal["zarr", "hdf5"] = "zarr"
-    dtype: Literal["float16", "float32", "bfloat16", "int8"] = "float16"
-    compression: Literal["none", "lz4", "zstd"] = "none"
-    shard_megabytes: Count = 128
+    format: Literal["zarr", "hdf5"]
+    dtype: Literal["float16", "float32", "bfloat16", "int8"]
+    compression: Literal["none", "lz4", "zstd"]
+    shard_megabytes: Count
 
 
 class TrainParams(Section):
-    protocol: str = "fast"
-    warm_start: Literal["none", "linear"] = "linear"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    resident: Literal["auto", "never", "always"] = "auto"
+    protocol: str
+    warm_start: Literal["none", "linear"]
+    precision: Literal["auto", "fp32", "bf16"]
+    resident: Literal["auto", "never", "always"]
 
 
 class ProtocolParams(Section):
     """How a decoder is optimised: everything a training recipe fixes."""
 
-    optimizer: Literal["adam", "adamw", "muon"] = "muon"
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
-    schedule: Literal["constant", "cosine", "one_cycle", "plateau"] = "cosine"
-    warmup: Fraction = 0.0
-    batch_size: Count = 4
-    epochs: Count = 20
-    early_stopping: Annotated[int, Field(ge=0)] = 0
-    gradient_clip: Annotated[float, Field(ge=0)] = 0.0
-    ema: Fraction = 0.0
+    optimizer: Literal["adam", "adamw", "muon"]
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
+    schedule: Literal["constant", "cosine", "one_cycle", "plateau"]
+    warmup: Fraction
+    batch_size: Count
+    epochs: Count
+    early_stopping: Annotated[int, Field(ge=0)]
+    gradient_clip: Annotated[float, Field(ge=0)]
+    ema: Fraction
 
 
 class EvaluateParams(Section):
     """`refine` names an entry of `refiners`; `refine_budget` counts evaluations of the network for each image."""
 
-    batch_size: Count = 16
-    bootstrap: Annotated[int, Field(ge=100)] = 1000
-    strips: Count = 3
-    reconstructions: Count = 8
-    refine: str = NONE
-    refine_budget: Count = 24
-    refine_images: Count | None = None
+    batch_size: Count
+    bootstrap: Annotated[int, Field(ge=100)]
+    strips: Count
+    reconstructions: Count
+    refine: str
+    refine_budget: Count
+    refine_images: Count | None
 
 
 class TwoStageParams(Section):
     """The first of two stages: `refine` names an entry of `refiners`, `budget` counts evaluations of the network."""
 
-    refine: str = NONE
-    budget: Count = 24
+    refine: str
+    budget: Count
 
 
 class Params(Section):
@@ -142,6 +151,14 @@ class Params(Section):
     protocols: dict[str, ProtocolParams]
     evaluate: EvaluateParams
     refiners: dict[str, dict[str, Any]]
+
+    @field_validator("backbones", mode="before")
+    @classmethod
+    def _networks_alone(cls, entries: Any) -> Any:
+        """`none: {}` is no network: dvc.yaml asks for it where a slot of an ensemble is not used."""
+        if not isinstance(entries, dict) or entries.get(NONE) != {}:
+            return entries
+        return {name: entry for name, entry in entries.items() if name != NONE}
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -269,7 +286,7 @@ def _ensemble_slots(params: Params) -> Iterable[tuple[str, Source]]:
 
 
 def _unknown_source(params: Params, prefix: str, source: Source) -> Iterable[str]:
-    networks = [name for name in params.backbones if name != NONE]
+    networks = list(params.backbones)
     if source.backbone == NONE and prefix:
         return
     if source.backbone not in networks:
@@ -306,7 +323,10 @@ def _contradictions(params: Params) -> Iterable[str]:
                 f"= {params.fusion!r} has {len(params.sources)}; set {key}.refine: none, or fusion: none"
             )
     if LINEAR not in params.decoders:
-        yield "params.yaml: the section decoders.linear is missing; warm starts and floors need it: add linear: {}"
+        yield (
+            "params.yaml: the section decoders.linear is missing; warm starts and floors need it: "
+            "add linear: {kernel: null}"
+        )
     for name, slot in _ensemble_slots(params):
         if slot.backbone == NONE and slot.layer != NONE:
             yield f"params.yaml: {name}layer = {slot.layer!r} has no network; set {name}backbone, or layer: none"

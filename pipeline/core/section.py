@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.core.errors import ParamsError
+from pipeline.core.former import FORMER
 
 Names = Annotated[tuple[str, ...], Field(strict=False)]  # YAML has lists, not tuples
 Count = Annotated[int, Field(ge=1)]
@@ -63,7 +65,10 @@ def _sentence(schema: type[BaseModel], where: str, problem: Mapping[str, Any]) -
         hint = did_you_mean(location[-1], known) or (f"; its section knows: {', '.join(known)}" if known else "")
         return f"params.yaml: unknown key '{key}'{hint}"
     if kind == "missing":
-        return f"params.yaml: '{key}' is missing; add it (see the params.yaml of a fresh clone)"
+        section = key.rpartition(".")[0]
+        former = FORMER.get(section) or FORMER.get(section.partition(".")[0], {})
+        line = f"{location[-1]}: {json.dumps(former[location[-1]])}" if location[-1] in former else "it"
+        return f"params.yaml: '{key}' is missing; add {line} (see the params.yaml of a fresh clone)"
     if kind == "literal_error":
         return f"params.yaml: {key} = {value!r} is unknown; choose one of: {_choices(context['expected'])}"
     return f"params.yaml: {key} = {value!r}: {_rule(problem)}"

@@ -22,7 +22,8 @@ from torch import Tensor
 from pipeline.backbones.base import FrozenNetwork
 from pipeline.core.errors import CheckpointError
 from pipeline.core.files import write_whole
-from pipeline.core.params import LINEAR, Params, TwoStageParams
+from pipeline.core.former import recorded_first_stage
+from pipeline.core.params import LINEAR, NONE, Params
 from pipeline.core.sources import FeatureShape, ImageSize, Inputs
 from pipeline.extraction.run import extract
 from pipeline.loading.inputs import REFINED_IMAGES, first_stage_facts, open_features
@@ -41,7 +42,6 @@ from pipeline.stores.encoding import decode, encode
 from pipeline.stores.prepared import PreparedData
 from pipeline.training.readout import linear_state, load_linear, ridge_summary, solve_linear
 
-ALONE = {"decoder": LINEAR, "two_stage": TwoStageParams()}  # changes to params: the closed-form decoder by itself
 SHARD_MEGABYTES = 8  # some minutes of work: what a kill can cost
 
 
@@ -82,7 +82,7 @@ def build_first_stage(facts: Mapping[str, Any], networks: Networks, crop: int) -
     """The refiner that `facts` (`pipeline.loading.inputs.first_stage_facts`) describe; it has learned nothing yet."""
     (source,) = networks.sources
     layer = networks.known_layer(source, ImageSize(crop, crop))
-    return build_refiner(facts["refiner"], facts["options"], layer, facts["budget"])
+    return build_refiner(facts["refiner"], recorded_first_stage(facts)["options"], layer, facts["budget"])
 
 
 def load_first_stage(
@@ -158,7 +158,9 @@ def _closed_form(
 ) -> tuple[Inverter, dict[str, Any]]:
     """The closed-form decoder of one store, fitted, and how."""
     shapes, image = {store.source: store.shape}, ImageSize(data.crop, data.crop)
-    inverter = Inverter(Blueprint.of(params.model_copy(update=ALONE), shapes, image))
+    one_stage = params.two_stage.model_copy(update={"refine": NONE})
+    alone = params.model_copy(update={"decoder": LINEAR, "two_stage": one_stage})
+    inverter = Inverter(Blueprint.of(alone, shapes, image))
     inverter.fit_statistics([(torch.from_numpy(store.mean), torch.from_numpy(store.std))])
     inverter.to(cached.device).eval()
     solution = solve_linear(inverter, data, cached)

@@ -59,7 +59,8 @@ def plan_first_stage(params: Params, data: PreparedData, features: Path, first_s
 
 def estimate_seconds(name: str, params: Params, data: PreparedData, device: torch.device) -> float:
     """Time for all rows on this machine, from a few batches. Random weights are as fast as any."""
-    untrained = {"weights": "random", "tag": None, "mean": None, "std": None}  # the others belong to trained weights
+    # tag, mean and std belong to trained weights
+    untrained = {"weights": "random", "seed": 0, "tag": None, "mean": None, "std": None}
     entry: BackboneParams = params.backbone_params(name).model_copy(update=untrained)
     job = Job(load_backbone(name, entry, device), data, params.store, params.extract, device)
     size = min(job.batch_size, len(data))

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import StoreError
+from pipeline.core.former import recorded_first_stage
 from pipeline.core.params import NONE, Params
 from pipeline.core.sources import Inputs, Source
 from pipeline.stores.base import FeatureStore, Verify
-from pipeline.stores.manifest import REFINED_FOLDER, remedy
+from pipeline.stores.manifest import REFINED_FOLDER, differences, remedy
 from pipeline.stores.opening import open_store
 from pipeline.stores.prepared import PreparedData
 
@@ -47,10 +48,13 @@ def open_inputs(
         return Inputs(stores)
     (store,) = stores
     facts = expected_facts(store.source, params, data) | {"layer": REFINED_IMAGES.name, "precision": "fp32"}
+    facts.pop("backbone")
+    images = open_store(first_stage / REFINED_IMAGES, facts, verify)
     expected = first_stage_facts(params, store)
-    images = open_store(first_stage / REFINED_IMAGES, facts | {"backbone": {"refined": expected}}, verify)
-    if images.manifest.facts["backbone"]["refined"] != expected:  # an option that is no longer given
-        raise StoreError(f"{images.path} is stale: it was refined with further options; {remedy(images.path)}")
+    found = recorded_first_stage(images.manifest.facts["backbone"].get("refined", {}))
+    if found != expected:
+        denied = differences({"refined": expected}, {"refined": found}) or ["it was refined with further options"]
+        raise StoreError(f"{images.path} is stale: {'; '.join(denied)}; {remedy(images.path)}")
     return Inputs((store,), images)
 
 

@@ -11,7 +11,7 @@ from pipeline.evaluation.run import evaluate
 from pipeline.stores.opening import open_store
 from stages.loading import load_checked
 
-ENTRY = "backbones.mine={{library: timm, model: {model}, layers: [{layer}]}}"
+ENTRY = "backbones.mine={{library: timm, model: {model}, weights: random, seed: 0, layers: [{layer}]}}"
 
 
 @pytest.mark.parametrize(

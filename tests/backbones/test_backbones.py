@@ -13,6 +13,7 @@ import torch
 import torchvision
 from devices import needs_gpu
 from known_backbones import CONVNEXT, CPU, SIZE, SMALL_VIT, SWIN, TABLE, Executed, photograph, whole
+from shipped import backbone_params
 from torch import Tensor, nn
 from torchvision.transforms.functional import normalize
 
@@ -23,7 +24,7 @@ from pipeline.core.sources import FeatureShape
 
 ROOT = Path(__file__).parents[2]
 LAYERS = [(name, layer) for name, layers in TABLE.items() for layer in layers]
-REGISTERS = BackboneParams(library="timm", model="test_vit2")  # no class token, one register
+REGISTERS = backbone_params(library="timm", model="test_vit2")  # no class token, one register
 
 
 @cache
@@ -101,7 +102,7 @@ def truncated(name: str, layer: str, images: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", TABLE)
 def test_shapes_equal_the_table(name: str) -> None:
-    assert feature_shapes(name, BackboneParams(), list(TABLE[name]), SIZE) == TABLE[name]
+    assert feature_shapes(name, backbone_params(), list(TABLE[name]), SIZE) == TABLE[name]
     assert whole(name).shapes(SIZE) == TABLE[name]
     assert set(BACKBONES) == set(TABLE)
 
@@ -151,7 +152,7 @@ def test_any_timm_model_by_an_entry_alone(entry: BackboneParams, layer: str, ref
 
 
 def test_an_entry_of_params_yaml_is_enough() -> None:
-    entry = "backbones.tiny={library: timm, model: test_vit, layers: [block1, block0]}"
+    entry = "backbones.tiny={library: timm, model: test_vit, weights: random, seed: 0, layers: [block1, block0]}"
     params = load_params(ROOT / "params.yaml", [entry, "backbone=tiny", "layer=block1"])
     backbone = load_backbone("tiny", params.backbone_params("tiny"), CPU)
     assert {layer: tuple(f.shape) for layer, f in backbone(photograph()).items()} == {
@@ -185,7 +186,7 @@ def test_a_shallow_request_runs_less_of_the_network(name: str) -> None:
 
 
 def test_vgg_block1_runs_exactly_its_five_modules() -> None:
-    backbone = load_backbone("vgg16", BackboneParams(), CPU, ["block1"])
+    backbone = load_backbone("vgg16", backbone_params(), CPU, ["block1"])
     with Executed(backbone.network.model) as calls:
         backbone(photograph())
     assert calls == {f"features.{index}": 1 for index in range(5)}
@@ -232,7 +233,7 @@ def test_autocast_and_channels_last_give_the_same_features(entry: BackboneParams
 @torch.inference_mode()
 def test_cuda_gives_the_features_of_the_cpu(name: str) -> None:
     layers = list(TABLE[name])
-    found = load_backbone(name, BackboneParams(), torch.device("cuda"), layers)(photograph().cuda())
+    found = load_backbone(name, backbone_params(), torch.device("cuda"), layers)(photograph().cuda())
     for layer in layers:
         expected = features_of(name)[layer]
         assert (found[layer].cpu() - expected).norm() / expected.norm() < 2e-3

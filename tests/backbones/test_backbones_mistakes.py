@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 from known_backbones import CPU, SIZE
+from shipped import backbone_params
 
 from pipeline.backbones.backbone import check_backbone, load_backbone
 from pipeline.core.errors import ParamsError, ShapeError, WeightsError
-from pipeline.core.params import BackboneParams
 from pipeline.core.sources import ImageSize
 
 MISTAKES = {
@@ -51,12 +51,12 @@ MISTAKES = {
 def test_mistakes_get_their_sentence(sentence: str) -> None:
     name, values = MISTAKES[sentence]
     with pytest.raises(ParamsError) as error:
-        load_backbone(name, BackboneParams.model_validate(values), CPU)
+        load_backbone(name, backbone_params(**values), CPU)
     assert str(error.value) == sentence
 
 
 def test_torchvision_models_of_other_families_are_refused() -> None:
-    entry = BackboneParams(library="torchvision", model="alexnet", layers=("block1",))
+    entry = backbone_params(library="torchvision", model="alexnet", layers=("block1",))
     with pytest.raises(
         ParamsError, match=r"'alexnet' is not one of torchvision's VGGs and ResNets \(resnet101, .*timm"
     ):
@@ -64,7 +64,7 @@ def test_torchvision_models_of_other_families_are_refused() -> None:
 
 
 def test_a_timm_model_without_feature_maps_is_refused() -> None:
-    entry = BackboneParams(library="timm", model="gemma4_vit_167m", layers=("block1",))
+    entry = backbone_params(library="timm", model="gemma4_vit_167m", layers=("block1",))
     with pytest.raises(ParamsError, match=r"'gemma4_vit_167m' gives no feature maps by timm's forward_intermediates"):
         load_backbone("mine", entry, CPU)
 
@@ -74,16 +74,16 @@ def test_a_timm_model_refused_without_a_word(monkeypatch: pytest.MonkeyPatch) ->
         raise AssertionError
 
     monkeypatch.setattr("pipeline.backbones.timm_networks.outline", refuse)
-    entry = BackboneParams(library="timm", model="test_vit", layers=("block1",))
+    entry = backbone_params(library="timm", model="test_vit", layers=("block1",))
     with pytest.raises(ParamsError, match=r"forward_intermediates \(AssertionError\); choose another model$"):
         load_backbone("mine", entry, CPU)
 
 
 def test_an_entry_is_checked_without_reading_weights() -> None:
-    check_backbone("vgg16", BackboneParams(weights="imagenet", layers=("block1",)), SIZE)
+    check_backbone("vgg16", backbone_params(weights="imagenet", layers=("block1",)), SIZE)
     with pytest.raises(ParamsError, match=r"backbones\.vgg16\.tag = 'V9' is unknown"):
-        check_backbone("vgg16", BackboneParams(weights="imagenet", tag="V9", layers=("block1",)), SIZE)
+        check_backbone("vgg16", backbone_params(weights="imagenet", tag="V9", layers=("block1",)), SIZE)
     with pytest.raises(WeightsError, match=r"backbones\.vgg16\.weights = 'nowhere\.pth' is not a file"):
-        check_backbone("vgg16", BackboneParams(weights="nowhere.pth", layers=("block1",)), SIZE)
+        check_backbone("vgg16", backbone_params(weights="nowhere.pth", layers=("block1",)), SIZE)
     with pytest.raises(ShapeError, match=r"vit_small cannot take images of 90×90 pixels"):
-        check_backbone("vit_small", BackboneParams(layers=("block1",)), ImageSize(90, 90))
+        check_backbone("vit_small", backbone_params(layers=("block1",)), ImageSize(90, 90))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from known_backbones import CONVNEXT, CPU, SIZE, SMALL_VIT, whole
+from shipped import backbone_params
 
 from pipeline.backbones.backbone import feature_shapes, load_backbone
 from pipeline.core.params import BackboneParams
@@ -69,7 +70,7 @@ def test_random_weights_depend_on_the_seed_alone() -> None:
 @pytest.mark.usefixtures("generators")
 def test_shapes_draw_no_random_numbers() -> None:
     feature_shapes("mine", SMALL_VIT, ["block0"], SIZE)
-    feature_shapes("vgg16", BackboneParams(), ["block1"], SIZE)
+    feature_shapes("vgg16", backbone_params(), ["block1"], SIZE)
 
 
 def test_the_recorded_hash_does_not_depend_on_the_layers() -> None:

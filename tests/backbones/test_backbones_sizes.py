@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from known_backbones import CPU, SIZE, SMALL_VIT, SWIN, TABLE, Executed, photograph, whole
+from shipped import backbone_params
 
 from pipeline.backbones.backbone import feature_shapes, load_backbone
 from pipeline.core.errors import ShapeError
@@ -25,11 +26,11 @@ from pipeline.core.sources import FeatureShape, ImageSize
 def test_other_image_sizes(name: str, size: ImageSize) -> None:
     found = whole(name)(photograph(size.height, size.width))
     shapes = {layer: FeatureShape(*features.shape[1:]) for layer, features in found.items()}
-    assert shapes == feature_shapes(name, BackboneParams(), list(TABLE[name]), size)
+    assert shapes == feature_shapes(name, backbone_params(), list(TABLE[name]), size)
     assert shapes != TABLE[name]
 
 
-DINOV2 = BackboneParams(library="timm", model="vit_small_patch14_dinov2")  # built for 518×518
+DINOV2 = backbone_params(library="timm", model="vit_small_patch14_dinov2")  # built for 518×518
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ REFUSED = {
 def test_sizes_that_do_not_go_are_refused_before_anything_is_computed(name: str, edge: int) -> None:
     deepest = list(TABLE[name])[-1]
     with pytest.raises(ShapeError) as error:
-        feature_shapes(name, BackboneParams(), [deepest], ImageSize(edge, edge))
+        feature_shapes(name, backbone_params(), [deepest], ImageSize(edge, edge))
     assert str(error.value) == REFUSED[name, edge]
     with pytest.raises(ShapeError) as error, Executed(whole(name).network.model) as calls:
         whole(name)(photograph(edge, edge))
@@ -81,5 +82,5 @@ def test_sizes_that_do_not_go_are_refused_before_anything_is_computed(name: str,
 def test_a_refusal_of_the_library_without_a_word_is_a_sentence_too(model: str) -> None:
     """Their attention is built for one grid, and asserts it with an empty message."""
     with pytest.raises(ShapeError) as error:
-        feature_shapes("mine", BackboneParams(library="timm", model=model), ["stage5"], SIZE)
+        feature_shapes("mine", backbone_params(library="timm", model=model), ["stage5"], SIZE)
     assert str(error.value) == "mine cannot take images of 224×224 pixels (AssertionError); change prepare.crop"

@@ -12,6 +12,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
+from shipped import backbone_params
 from weight_caches import (
     HALF,
     RESNET18,
@@ -28,7 +29,6 @@ from weight_caches import (
 from pipeline.backbones.backbone import load_backbone, published_weights
 from pipeline.backbones.caches import HubFile, TorchHubFile
 from pipeline.core.errors import ParamsError, WeightsError
-from pipeline.core.params import BackboneParams
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
@@ -61,7 +61,7 @@ def test_vgg16_imagenet_weights_give_their_features(caches: Path) -> None:
         caches, "vgg16-397923af.pth", {f"features.{key}": value for key, value in features.state_dict().items()}
     )
     images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    backbone = load_backbone("vgg16", BackboneParams(weights="imagenet"), CPU, ["block2"])
+    backbone = load_backbone("vgg16", backbone_params(weights="imagenet"), CPU, ["block2"])
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     with torch.inference_mode():
         assert torch.equal(backbone(images)["block2"], features[:10]((images - mean) / std))
@@ -70,7 +70,7 @@ def test_vgg16_imagenet_weights_give_their_features(caches: Path) -> None:
 def test_a_tag_chooses_other_weights_and_is_recorded(caches: Path) -> None:
     state = fresh("resnet50").state_dict()
     place_torch(caches, "resnet50-11ad3fa6.pth", state)
-    backbone = load_backbone("resnet50", BackboneParams(weights="imagenet", tag="IMAGENET1K_V2"), CPU, ["layer1"])
+    backbone = load_backbone("resnet50", backbone_params(weights="imagenet", tag="IMAGENET1K_V2"), CPU, ["layer1"])
     assert same_numbers(backbone, state)
     assert backbone.weights.detail.startswith("ResNet50_Weights.IMAGENET1K_V2")
 
@@ -153,7 +153,7 @@ DEFAULTS = {
 
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_default_weights_are_those_of_the_papers(name: str) -> None:
-    published = published_weights(name, BackboneParams())
+    published = published_weights(name, backbone_params())
     assert (published.label, published.file.name, published.normalization.mean[0]) == DEFAULTS[name]
 
 
@@ -166,7 +166,7 @@ import torch
 from pipeline.backbones.backbone import load_backbone
 from pipeline.core.params import BackboneParams
 for values in ({VIT!r}, {RESNET18!r}):
-    entry = BackboneParams.model_validate(dict(values, weights="imagenet"))
+    entry = BackboneParams.model_validate(dict(values, weights="imagenet", layers=[]))
     print(load_backbone("mine", entry, torch.device("cpu")).weights.sha256)
 """
     variables = {
@@ -186,7 +186,7 @@ for values in ({VIT!r}, {RESNET18!r}):
 
 def test_missing_torchvision_weights_get_one_sentence(caches: Path) -> None:
     with pytest.raises(WeightsError) as error:
-        load_backbone("vgg16", BackboneParams(weights="imagenet"), CPU, ["block1"])
+        load_backbone("vgg16", backbone_params(weights="imagenet"), CPU, ["block1"])
     assert str(error.value) == (
         "vgg16-397923af.pth, the weights of VGG16_Weights.IMAGENET1K_V1, is not in "
         f"{caches / 'torch' / 'hub' / 'checkpoints'} and cannot be downloaded (<urlopen error no route to host>); on a "
@@ -197,7 +197,7 @@ def test_missing_torchvision_weights_get_one_sentence(caches: Path) -> None:
 
 def test_missing_timm_weights_get_one_sentence(caches: Path) -> None:
     with pytest.raises(WeightsError) as error:
-        load_backbone("vit_small", BackboneParams(weights="imagenet"), CPU, ["block1"])
+        load_backbone("vit_small", backbone_params(weights="imagenet"), CPU, ["block1"])
     sentence = str(error.value)
     assert "\n" not in sentence
     assert sentence.startswith(
@@ -237,7 +237,7 @@ def test_another_networks_file_under_the_right_name_is_refused(caches: Path) -> 
 
 def test_an_unknown_tag_lists_the_legal_ones() -> None:
     with pytest.raises(ParamsError) as error:
-        published_weights("resnet50", BackboneParams(tag="V3"))
+        published_weights("resnet50", backbone_params(tag="V3"))
     assert str(error.value) == (
         "params.yaml: backbones.resnet50.tag = 'V3' is unknown; choose one of: IMAGENET1K_V1, IMAGENET1K_V2"
     )

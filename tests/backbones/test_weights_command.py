@@ -27,7 +27,7 @@ def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return use_empty_caches(tmp_path / "caches", monkeypatch)
 
 
-TINY = ["--set", "backbones.tiny={library: timm, model: test_vit, layers: [block0]}"]
+TINY = ["--set", "backbones.tiny={library: timm, model: test_vit, weights: random, seed: 0, layers: [block0]}"]
 
 
 def stage(*arguments: str) -> str:

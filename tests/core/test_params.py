@@ -1,13 +1,19 @@
 """params.yaml: every mistake a user makes gets its exact sentence, before any work."""
 
+import copy
+import json
 import re
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from pipeline.core.errors import ParamsError, WeightsError
 from pipeline.core.params import load_params
@@ -138,6 +144,91 @@ def test_what_is_chosen_is_asked_for_by_its_name() -> None:
     files = [file for top in ("pipeline", "stages", "benchmarks", "tests") for file in (ROOT / top).rglob("*.py")]
     found = {str(file.relative_to(ROOT)) for file in files if indexed.search(file.read_text())}
     assert found == {"pipeline/core/params.py"}
+
+
+SHIPPED = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
+
+# An entry that the user may add or remove; its own keys are required. Without a term of its own a loss is refused.
+REMOVABLE = {
+    "datasets.sample": "dataset = 'sample' is unknown",
+    "backbones.none": None,
+    "fusions.none": "fusion = 'none' is unknown",
+    "refiners.none": "two_stage.refine = 'none' is unknown",
+    "losses.mse.mse": "losses.mse = {} has no term above 0; give at least one term a weight",
+    "losses.lpips.lpips": "losses.lpips = {} has no term above 0",
+    "losses.hybrid.mse": None,
+    "losses.hybrid.lpips": None,
+    "losses.ssim_l1.l1": None,
+    "losses.ssim_l1.ssim": None,
+}
+UNCHOSEN = (
+    "datasets.folder",
+    "backbones.vit_base",
+    "decoders.wavelet",
+    "fusions.concat",
+    "losses.hybrid",
+    "protocols.published",
+    "refiners.map",
+)
+
+
+def leaves(values: dict, path: str = "") -> Iterator[str]:
+    """Dotted keys of every value that is no section, and of empty sections."""
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}"
+
+
+def without(key: str, tmp_path: Path) -> Path:
+    """A params.yaml that lacks `key`."""
+    values = copy.deepcopy(SHIPPED)
+    *sections, last = key.split(".")
+    section = values
+    for name in sections:
+        section = section[name]
+    del section[last]
+    YAML().dump(values, tmp_path / "params.yaml")
+    return tmp_path / "params.yaml"
+
+
+@pytest.mark.parametrize("key", [key for key in leaves(SHIPPED) if key not in REMOVABLE])
+def test_each_key_is_required_and_a_missing_one_is_named_with_the_remedy(key: str, tmp_path: Path) -> None:
+    """No value that makes numbers stands in the code."""
+    with pytest.raises(ParamsError) as caught:
+        load_checked(without(key, tmp_path), [])
+    assert str(caught.value).startswith("params.yaml: ")
+    assert "\n" not in str(caught.value)
+    section, _, name = key.rpartition(".")
+    assert re.search(rf"{re.escape(key)}\b.* is missing.*; add ({name}: .+|it) ?", str(caught.value))
+    if section.partition(".")[0] in ("decoders", "fusions", "refiners") or (name in ("seed", "weights") and section):
+        value = json.dumps(reduce(getitem, key.split("."), SHIPPED))
+        assert f"add {name}: {value}" in str(caught.value)
+
+
+@pytest.mark.parametrize("key", REMOVABLE)
+def test_entries_of_the_users_own_may_go_when_nothing_asks_for_them(key: str, tmp_path: Path) -> None:
+    sentence = REMOVABLE[key]
+    if sentence is None:
+        load_checked(without(key, tmp_path), [])
+    else:
+        with pytest.raises(ParamsError) as caught:
+            load_checked(without(key, tmp_path), [])
+        assert sentence in str(caught.value).splitlines()[0]
+
+
+@pytest.mark.parametrize("section", UNCHOSEN)
+def test_a_whole_section_that_nothing_chooses_may_go(section: str, tmp_path: Path) -> None:
+    load_checked(without(section, tmp_path), [])
+
+
+def test_only_random_weights_need_a_seed() -> None:
+    """Not those of a file: nothing is drawn."""
+    entry = "backbones.mine={library: timm, model: test_vit, layers: [block0], weights: %s}"
+    assert load_params(ROOT / "params.yaml", [entry % "imagenet"]).backbone_params("mine").seed is None
+    with pytest.raises(ParamsError, match=r"backbones\.mine\.seed' is missing; add seed: 0"):
+        load_params(ROOT / "params.yaml", [entry % "random"])
 
 
 def test_an_ensemble_has_its_sources_in_slot_order() -> None:

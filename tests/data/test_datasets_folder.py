@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from photo_trees import dataset, ids, save, save_all
+from shipped import prepare_params
 
 from pipeline.core.errors import DataError, ParamsError
-from pipeline.core.params import PrepareParams
 from pipeline.data.preparation.decoding import decode
 
 # --- which files are photographs
@@ -62,7 +62,7 @@ def test_a_file_that_cannot_be_read_may_be_a_photograph(tmp_path: Path, monkeypa
     monkeypatch.setattr(Path, "read_bytes", denied)
     (_, unreadable) = dataset("folder", root=tmp_path).photographs()
     assert unreadable.id == "b"
-    assert decode(unreadable, PrepareParams()).reason == "cannot be read (Permission denied)"
+    assert decode(unreadable, prepare_params()).reason == "cannot be read (Permission denied)"
 
 
 def test_linked_folders_are_followed_and_never_twice(tmp_path: Path) -> None:

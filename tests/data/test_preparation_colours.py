@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from photo_trees import picture, png
 from PIL import Image, ImageCms
+from shipped import prepare_params
 
 from pipeline.core.params import PrepareParams
 from pipeline.data.preparation.dataset import Photograph
@@ -66,7 +67,7 @@ def by_hand(pixels: np.ndarray, primaries: tuple[tuple[float, float], ...], gamm
 
 
 def rules(**options: str) -> PrepareParams:
-    return PrepareParams(size=48, crop=32, **options)
+    return prepare_params(size=48, crop=32, **options)
 
 
 def decoded(path: Path, **options: str) -> Decoded:

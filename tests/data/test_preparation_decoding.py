@@ -12,14 +12,15 @@ import pytest
 from numpy.typing import NDArray
 from photo_trees import picture, png, save
 from PIL import Image, ImageOps
+from shipped import prepare_params
 from torchvision.transforms import v2
 
 from pipeline.core.params import PrepareParams
 from pipeline.data.preparation.dataset import Box, Photograph
 from pipeline.data.preparation.decoding import FORMATS, Decoded, decode
 
-REFUSE = PrepareParams(size=48, crop=32)
-CONVERT = PrepareParams(size=48, crop=32, non_rgb="convert")
+REFUSE = prepare_params(size=48, crop=32)
+CONVERT = prepare_params(size=48, crop=32, non_rgb="convert")
 
 
 def decoded(path: Path, rules: PrepareParams = REFUSE, boxes: tuple[Box, ...] = ()) -> Decoded:
@@ -39,7 +40,7 @@ def test_lossless_formats_give_the_plain_resize(tmp_path: Path, name: str) -> No
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
 def test_jpeg_equals_a_plain_decode_and_resize_bit_for_bit(tmp_path: Path, interpolation: str) -> None:
     path = save(tmp_path / "large.jpg", 2, height=700, width=900)  # large enough that a draft decode would differ
-    rules = PrepareParams(size=48, crop=32, interpolation=interpolation)
+    rules = prepare_params(size=48, crop=32, interpolation=interpolation)
     expected = Image.open(path).resize((48, 48), Image.Resampling[interpolation.upper()])
     assert np.array_equal(decoded(path, rules).pixels[0], np.asarray(expected))
 
@@ -47,7 +48,7 @@ def test_jpeg_equals_a_plain_decode_and_resize_bit_for_bit(tmp_path: Path, inter
 @pytest.mark.parametrize(("height", "width"), [(40, 52), (52, 40), (41, 64), (48, 48)])
 def test_short_side_is_the_centred_square(tmp_path: Path, height: int, width: int) -> None:
     path = save(tmp_path / "a.png", 3, height=height, width=width)
-    rules = PrepareParams(size=48, crop=32, resize="short_side")
+    rules = prepare_params(size=48, crop=32, resize="short_side")
     edge = min(height, width)
     top, left = (height - edge) // 2, (width - edge) // 2
     assert np.array_equal(
@@ -57,7 +58,7 @@ def test_short_side_is_the_centred_square(tmp_path: Path, height: int, width: in
 
 def test_short_side_agrees_with_torchvision(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", 4, height=300, width=480)
-    rules = PrepareParams(size=256, resize="short_side")
+    rules = prepare_params(size=256, resize="short_side")
     usual = v2.Compose([v2.Resize(256, v2.InterpolationMode.BICUBIC), v2.CenterCrop(256)])
     expected = np.asarray(usual(Image.open(path)), np.float64)
     assert (

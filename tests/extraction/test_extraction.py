@@ -10,12 +10,12 @@ import pytest
 import torch
 from devices import needs_gpu
 from shards_of_nine import small_shards  # noqa: F401  (autouse)
+from shipped import backbone_params, extract_params
 from small_stores import CPU, ROUNDING, SmallBackbone, SmallData, apart, small_extraction, small_params, tree
 from torch import nn
 from torchvision.models import vgg16
 
 from pipeline.backbones.backbone import load_backbone
-from pipeline.core.params import BackboneParams, ExtractParams
 from pipeline.extraction import compute
 from pipeline.extraction.job import Job
 from pipeline.stores.opening import open_store
@@ -42,7 +42,7 @@ def test_float32_features_are_those_of_a_hand_written_forward(tmp_path: Path, fo
 
 
 def test_vgg16_features_are_those_of_torchvisions_truncated_network(tmp_path: Path) -> None:
-    data, entry = SmallData(rows=7, crop=64), BackboneParams(weights="random", seed=5, layers=("block1", "block2"))
+    data, entry = SmallData(rows=7, crop=64), backbone_params(weights="random", seed=5, layers=("block1", "block2"))
     backbone = load_backbone("vgg16", entry, CPU)
     with torch.random.fork_rng():
         torch.manual_seed(5)
@@ -74,7 +74,7 @@ def test_float16_features_are_within_their_rounding(tmp_path: Path) -> None:
 def test_autocast_is_used_and_recorded(tmp_path: Path, precision: str, low: float, high: float) -> None:
     small_extraction(tmp_path, small_params(dtype="float32"))
     exact = open_store(tmp_path / "features/small/deep").read(np.arange(40))
-    settings = ExtractParams.model_validate({"precision": precision, "batch_size": 3})
+    settings = extract_params(precision=precision, batch_size=3)
     small_extraction(tmp_path, small_params(dtype="float32"), settings=settings)
     store = open_store(tmp_path / "features/small/deep")
     error = np.sqrt(((store.read(np.arange(40)) - exact) ** 2).mean() / (exact**2).mean())
@@ -113,7 +113,7 @@ def test_photographs_that_were_passed_are_let_go(tmp_path: Path, monkeypatch: py
 
 def test_a_batch_size_that_is_found_is_a_shard_on_a_gpu_and_the_usual_one_on_a_cpu() -> None:
     def job(device: str, batch_size: int | None) -> Job:
-        settings = ExtractParams(batch_size=batch_size)
+        settings = extract_params(batch_size=batch_size)
         return Job(SmallBackbone(), SmallData(), small_params(), settings, torch.device(device))
 
     found = job("cuda", None)
@@ -143,7 +143,7 @@ def test_fp32_is_without_tf32(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_the_gpu_gives_the_cpus_features(tmp_path: Path, precision: str, dtype: str) -> None:
     small_extraction(tmp_path / "cpu", small_params(dtype="float32"))
-    settings = ExtractParams.model_validate({"precision": precision, "batch_size": 3})
+    settings = extract_params(precision=precision, batch_size=3)
     for name in ("once", "again"):
         small_extraction(tmp_path / name, small_params(dtype=dtype), settings=settings, device=torch.device("cuda"))
     assert tree(tmp_path / "once") == tree(tmp_path / "again")

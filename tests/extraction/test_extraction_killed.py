@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from nursery import Nursery
+from shipped import extract_params
 from small_stores import SmallBackbone, SmallData, small_extraction, small_params, tree
 
 from pipeline.core.errors import StoreError
-from pipeline.core.params import ExtractParams
 from pipeline.extraction import run
 from pipeline.stores import layout
 from pipeline.stores.opening import open_store
@@ -192,7 +192,7 @@ class RepeatedData(SmallData):
 
 def extract_and_tell_peak(root: str, format: str, rows: str) -> None:
     layout.MEGABYTE = 1_000_000
-    settings = ExtractParams(batch_size=50)
+    settings = extract_params(batch_size=50)
     small_extraction(Path(root), small_params(format=format), data=RepeatedData(int(rows)), settings=settings)
     Path(f"{root}.peak").write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from shards_of_nine import small_shards  # noqa: F401  (autouse)
+from shipped import backbone_params, extract_params
 from small_stores import CPU, ROUNDING, SmallBackbone, apart, small_extraction, small_params, tree
 
 from pipeline.backbones.backbone import load_backbone
 from pipeline.core.errors import DeviceError, StoreError
-from pipeline.core.params import BackboneParams, ExtractParams
 from pipeline.extraction import run
 from pipeline.stores import layout
 from pipeline.stores.opening import open_store
@@ -74,7 +74,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: RuntimeError
 ) -> None:
     monkeypatch.setattr(layout, "MEGABYTE", 20_000)  # nine rows of float32 in a shard
-    settings, store = ExtractParams(batch_size=9), small_params(dtype="float32")
+    settings, store = extract_params(batch_size=9), small_params(dtype="float32")
     small_extraction(tmp_path / "roomy", store, settings=settings)
     backbone = HungryBackbone(2, refusal)
     small_extraction(tmp_path / "tight", store, settings=settings, backbone=backbone)
@@ -113,7 +113,7 @@ def test_a_gpu_without_room_for_the_network(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(DeviceError, match=sentence):
         small_extraction(tmp_path)
     with pytest.raises(DeviceError, match=sentence):
-        load_backbone("resnet34", BackboneParams(layers=("layer1",)), CPU)
+        load_backbone("resnet34", backbone_params(layers=("layer1",)), CPU)
 
 
 def test_features_that_are_not_finite_name_the_layer(tmp_path: Path) -> None:

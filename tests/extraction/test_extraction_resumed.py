@@ -8,11 +8,11 @@ from unittest.mock import Mock
 import pytest
 import torch
 from shards_of_nine import small_shards  # noqa: F401  (autouse)
+from shipped import extract_params
 from small_stores import SmallBackbone, SmallData, small_extraction, small_params, tree
 
 from pipeline.core.code import files
 from pipeline.core.errors import StoreError
-from pipeline.core.params import ExtractParams
 from pipeline.extraction import run
 from pipeline.extraction.workspace import Workspace, clean
 from pipeline.stores.opening import open_store
@@ -164,8 +164,8 @@ def test_finished_shards_are_checked_before_they_are_used(tmp_path: Path, undist
     [
         {"store": small_params(dtype="float32")},
         {"store": small_params(compression="lz4")},
-        {"settings": ExtractParams(precision="bf16", batch_size=3)},
-        {"settings": ExtractParams(batch_size=4)},
+        {"settings": extract_params(precision="bf16", batch_size=3)},
+        {"settings": extract_params(batch_size=4)},
         {"backbone": SmallBackbone(seed=1)},
         {"data": SmallData(seed=1)},
     ],

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from shipped import build_decoder
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.core.errors import ShapeError
 from pipeline.core.sources import FeatureShape, ImageSize
-from pipeline.models.common.decoder import build_decoder
 from pipeline.models.parts.tokens import TransformerBlock, sincos_positions
 
 

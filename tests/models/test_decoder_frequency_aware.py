@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 from scipy.ndimage import convolve
+from shipped import build_decoder
 
 from pipeline.core.sources import FeatureShape, ImageSize
-from pipeline.models.common.decoder import build_decoder
 from pipeline.models.decoders.frequency_aware import FrequencySplit, ResidualUpsample
 
 

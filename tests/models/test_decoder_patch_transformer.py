@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from shipped import build_decoder
 
 from pipeline.core.errors import ShapeError
 from pipeline.core.sources import FeatureShape, ImageSize
-from pipeline.models.common.decoder import Decoder, build_decoder
+from pipeline.models.common.decoder import Decoder
 
 SHAPE, IMAGE = FeatureShape(16, 3, 4), ImageSize(15, 20)  # ratio 5
 

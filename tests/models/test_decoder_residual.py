@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from shipped import build_decoder
 from torch import nn
 
 from pipeline.core.errors import ParamsError, ShapeError
 from pipeline.core.sources import FeatureShape, ImageSize
-from pipeline.models.common.decoder import Decoder, build_decoder
+from pipeline.models.common.decoder import Decoder
 
 
 def _residual(options: dict[str, object]) -> Decoder:

@@ -1,9 +1,9 @@
 """What is specific to the transposed-convolution decoder."""
 
+from shipped import build_decoder
 from torch import nn
 
 from pipeline.core.sources import FeatureShape, ImageSize
-from pipeline.models.common.decoder import build_decoder
 
 
 def _ladder(options: dict[str, int]) -> list[tuple[int, int]]:

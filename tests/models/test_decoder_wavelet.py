@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import pywt
 import torch
+from shipped import build_decoder
 
 from pipeline.core.errors import ShapeError
 from pipeline.core.sources import FeatureShape, ImageSize
-from pipeline.models.common.decoder import build_decoder
 from pipeline.models.decoders.wavelet import BandFusion
 
 

@@ -9,11 +9,12 @@ from decoder_shapes import FAST, SOURCE_SHAPES, shape_id
 from devices import needs_gpu
 from ruamel.yaml import YAML
 from safetensors.torch import load, save
+from shipped import build_decoder
 
 from benchmarks.parameters import source_shapes, tables
 from pipeline.core.errors import ParamsError, ShapeError
 from pipeline.core.sources import FeatureShape, ImageSize
-from pipeline.models.common.decoder import DECODERS, Decoder, build_decoder
+from pipeline.models.common.decoder import DECODERS, Decoder
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 NAMES = DECODERS.names()

@@ -10,10 +10,11 @@ import pytest
 import torch
 from decoder_shapes import FAST, SOURCE_SHAPES, shape_id
 from safetensors.torch import load, save
+from shipped import build_decoder, options
 from torch import Tensor
 
 from pipeline.core.sources import FeatureShape, ImageSize
-from pipeline.models.common.decoder import DECODERS, Decoder, build_decoder
+from pipeline.models.common.decoder import DECODERS, Decoder
 
 NAMES = DECODERS.names()
 
@@ -83,7 +84,7 @@ def test_channels_last_and_saved_weights_give_the_same_image(decoder: Decoder) -
 
 @pytest.mark.parametrize("name", ["attention", "frequency_aware", "patch_transformer"])
 def test_sources_lie_on_both_sides_of_each_stem(name: str) -> None:
-    width = DECODERS.get(name).Options().max_width
+    width = options(f"decoders.{name}")["max_width"]
     assert {shape[0] > width for shape in SOURCE_SHAPES} == {True, False}
 
 

@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from ruamel.yaml import YAML
 from safetensors.torch import load, save
+from shipped import build_fusion
 from torch import Tensor, nn
 
 from pipeline.core.errors import ParamsError, ShapeError
 from pipeline.core.sources import FeatureShape
-from pipeline.models.common.fusion import FUSIONS, AlignedFusion, Fusion, build_fusion
+from pipeline.models.common.fusion import FUSIONS, AlignedFusion, Fusion
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 NAMES = tuple(name for name in FUSIONS.names() if name != "none")

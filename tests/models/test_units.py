@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from shards_of_nine import small_shards  # noqa: F401  (autouse)
+from shipped import build_refiner, options
 from small_stores import SmallBackbone, SmallData, apart, small_extraction, small_params
 
 from pipeline.core.sources import ImageSize, Inputs, Source
@@ -18,7 +19,7 @@ from pipeline.models.common.fusion import FUSIONS
 from pipeline.models.common.inverter import DEAD, Blueprint, Inverter, Standardise
 from pipeline.models.common.prior import ImagePrior, moments
 from pipeline.models.common.ridge import NormalEquations, solve
-from pipeline.refinement.base import KnownLayer, Step, build_refiner
+from pipeline.refinement.base import KnownLayer, Step
 from pipeline.refinement.consistency import agreement
 from pipeline.stores.base import FeatureStore
 from pipeline.stores.opening import open_store
@@ -62,9 +63,9 @@ def decoded(opened: list[FeatureStore], decoder: str, fusion: str) -> np.ndarray
         shapes=tuple(store.layout.row_shape for store in chosen),
         image=(16, 16),
         decoder=decoder,
-        decoder_options={"kernel": 3} if decoder == "linear" else {},
+        decoder_options={"kernel": 3} if decoder == "linear" else options(f"decoders.{decoder}"),
         fusion=fusion,
-        fusion_options={} if fusion == "none" else {"channels": 16},
+        fusion_options={} if fusion == "none" else options(f"fusions.{fusion}", channels=16),
         linear=None if decoder == "linear" else {"kernel": 3},
     )
     torch.manual_seed(0)

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import timm
 import torch
+from shipped import backbone_params, build_refiner
 from skimage import data as pictures
 from torch import nn
 
 from pipeline.backbones.backbone import Backbone, load_backbone
 from pipeline.core.errors import ParamsError
-from pipeline.core.params import BackboneParams
 from pipeline.core.sources import ImageSize, Inputs, Source
 from pipeline.models.common.prior import ImagePrior, moments
-from pipeline.refinement.base import REFINERS, KnownLayer, Refiner, Step, build_refiner
+from pipeline.refinement.base import REFINERS, KnownLayer, Refiner, Step
 from pipeline.refinement.refiners.block_inverse import BlockInverse, invert
 from pipeline.refinement.refiners.map import expansion, network_gain, shares, shrinkage
 from pipeline.refinement.token_blocks import TokenBlocks
@@ -64,7 +64,7 @@ class Examples:
 
 @pytest.fixture(scope="module")
 def transformer() -> Backbone:
-    return load_backbone("vit_small", BackboneParams(layers=("block1",)), CPU)
+    return load_backbone("vit_small", backbone_params(layers=("block1",)), CPU)
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +208,7 @@ def test_the_gain_of_a_linear_network_is_its_mean_square_gain() -> None:
 
 
 def test_the_gain_is_the_same_whatever_the_features_were_extracted_in() -> None:
-    network = load_backbone("resnet34", BackboneParams(layers=("layer1",)), CPU)
+    network = load_backbone("resnet34", backbone_params(layers=("layer1",)), CPU)
 
     def gain(precision: Callable[[], AbstractContextManager[None]]) -> float:
         known = KnownLayer(Source("resnet34", "layer1"), network, ImageSize(EDGE, EDGE), precision)
@@ -273,11 +273,11 @@ def test_an_iteration_that_diverges_keeps_its_best(transformer: Backbone) -> Non
 def test_blocks_of_other_networks_are_not_inverted(name: str) -> None:
     refiner: type[Refiner] = REFINERS.get("block_inverse")
     with pytest.raises(ParamsError, match=rf"^params.yaml: the refiner block_inverse .* {name} is a \w+; choose"):
-        refiner.check(Source(name, "block1"), BackboneParams(layers=("block1",)))
+        refiner.check(Source(name, "block1"), backbone_params(layers=("block1",)))
 
 
 def test_the_tokens_that_entered_a_vit_base_are_found() -> None:
-    entry, images = BackboneParams(layers=("block1",)), _photographs(1)
+    entry, images = backbone_params(layers=("block1",)), _photographs(1)
     BlockInverse.check(Source("vit_base", "block1"), entry)
     backbone = load_backbone("vit_base", entry, CPU)
     blocks = TokenBlocks(backbone, "block1", (EDGE // 16, EDGE // 16))

@@ -8,12 +8,13 @@ import pytest
 import torch
 from devices import DEVICES, needs_gpu
 from safetensors.torch import load_file
+from shipped import extract_params
 from small_experiment import VIT, Experiment, experiment, retrain, validation_scores
 from small_stores import SmallBackbone, SmallData, small_extraction, tree
 from toy_training import ToyFeed, toy_fitter
 
 from pipeline.core.errors import TrainingError
-from pipeline.core.params import EvaluateParams, ExtractParams
+from pipeline.core.params import EvaluateParams
 from pipeline.evaluation.run import evaluate
 from pipeline.extraction.link import Link
 from pipeline.models.common.decoder import DECODERS
@@ -116,7 +117,7 @@ def test_no_copy_overtakes_what_it_needs(device: str, batch: int, tmp_path: Path
     data = SmallData(rows=700)
     for where in ("cpu", device):
         small_extraction(
-            tmp_path / where, data=data, settings=ExtractParams(batch_size=batch), device=torch.device(where)
+            tmp_path / where, data=data, settings=extract_params(batch_size=batch), device=torch.device(where)
         )
     for layer in ("shallow", "deep"):
         expected, found = (
@@ -145,7 +146,7 @@ def test_real_exhaustion_of_memory_halves_the_batch(tmp_path: Path) -> None:
 
     for name, network in (("roomy", SmallBackbone()), ("tight", Greedy())):
         small_extraction(
-            tmp_path / name, backbone=network, settings=ExtractParams(batch_size=9), device=torch.device("cuda")
+            tmp_path / name, backbone=network, settings=extract_params(batch_size=9), device=torch.device("cuda")
         )
     for layer in ("shallow", "deep"):
         roomy, tight = (

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
+from shipped import backbone_params
 from torch import Tensor, nn
 
 from pipeline.backbones.backbone import Backbone, load_backbone
-from pipeline.core.params import BackboneParams
 from pipeline.core.sources import FeatureShape, ImageSize
 
 CPU = torch.device("cpu")
@@ -47,15 +47,15 @@ TABLE = {
 }
 
 # other timm models: an entry alone makes them backbones
-SMALL_VIT = BackboneParams(library="timm", model="test_vit")
-CONVNEXT = BackboneParams(library="timm", model="test_convnext")
-SWIN = BackboneParams(library="timm", model="swin_tiny_patch4_window7_224")
+SMALL_VIT = backbone_params(library="timm", model="test_vit")
+CONVNEXT = backbone_params(library="timm", model="test_convnext")
+SWIN = backbone_params(library="timm", model="swin_tiny_patch4_window7_224")
 
 
 @cache
 def whole(name: str) -> Backbone:
     """The backbone with all its layers, random weights of seed 0."""
-    return load_backbone(name, BackboneParams(), CPU, list(TABLE[name]))
+    return load_backbone(name, backbone_params(), CPU, list(TABLE[name]))
 
 
 def photograph(height: int = 224, width: int = 224, count: int = 1) -> Tensor:

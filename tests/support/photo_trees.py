@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from shipped import options
 
 from pipeline.core.params import Params, load_params
 from pipeline.core.section import parse_section
@@ -53,10 +54,10 @@ def celeba_hq(root: Path, count: int, digits: int = 1) -> Path:
     return save_all(root, (f"{i:0{digits}d}.jpg" for i in range(count)))
 
 
-def dataset(name: str, seed: int = 42, **options: object) -> Dataset:
-    schema = DATASETS.get(name)
-    options = {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
-    return schema(parse_section(schema.Options, options, f"datasets.{name}"), seed)
+def dataset(name: str, seed: int = 42, **changes: object) -> Dataset:
+    schema, section = DATASETS.get(name), f"datasets.{name}"
+    changes = {key: str(value) if isinstance(value, Path) else value for key, value in changes.items()}
+    return schema(parse_section(schema.Options, options(section, **changes), section), seed)
 
 
 def ids(photographs: list[Photograph]) -> list[str]:

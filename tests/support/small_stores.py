@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from shipped import extract_params, store_params
 from torch import nn
 
 from pipeline.backbones.base import FrozenNetwork
-from pipeline.core.params import ExtractParams, StoreParams
+from pipeline.core.params import StoreParams
 from pipeline.core.sources import FeatureShape, ImageSize
 from pipeline.extraction.run import extract
 from pipeline.stores.base import FORMATS
@@ -85,7 +86,7 @@ def small_extraction(root: Path, store: StoreParams | None = None, **changes: ob
         "data": SmallData(),
         "output": root / "features" / "small",
         "store": store or small_params(),
-        "settings": ExtractParams(batch_size=3),
+        "settings": extract_params(batch_size=3),
         "device": CPU,
         "work": root / "work",
     }
@@ -94,7 +95,7 @@ def small_extraction(root: Path, store: StoreParams | None = None, **changes: ob
 
 def small_params(**changes: object) -> StoreParams:
     """A megabyte, the smallest shard, would hold everything: tests shrink it with `small_shards`."""
-    return StoreParams.model_validate({"shard_megabytes": 1, **changes})
+    return store_params(shard_megabytes=1, **changes)
 
 
 def apart(found: np.ndarray, expected: np.ndarray) -> float:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from lightning_fabric import Fabric
+from shipped import protocol_params
 from torch import Tensor, nn
 
-from pipeline.core.params import ProtocolParams
 from pipeline.core.sources import Inputs
 from pipeline.training.fitter import Fitter
 from pipeline.training.losses import Loss
@@ -86,9 +86,7 @@ def toy_fitter(linear: bool = False, device: str = "cpu", **changes: object) -> 
     toy = Toy()
     if linear:
         solve_last_layer(toy)
-    protocol = ProtocolParams.model_validate(
-        {"optimizer": "muon", "learning_rate": 1e-2, "epochs": 6, "gradient_clip": 1.0} | changes
-    )
+    protocol = protocol_params(**{"learning_rate": 1e-2, "warmup": 0.0, "epochs": 6, **changes})
     toy.to(device)  # as `train` does, so that what is kept apart from the module is on the device too
     fabric = Fabric(accelerator=device, devices=1)
     return Fitter(toy, toy.body[-1] if linear else None, Loss({"mse": 1.0}), protocol, fabric)

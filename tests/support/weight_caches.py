@@ -13,6 +13,7 @@ import torch
 import torchvision
 from huggingface_hub import constants
 from safetensors.torch import save_file
+from shipped import backbone_params
 from torch import Tensor, nn
 
 from pipeline.backbones.backbone import Backbone
@@ -53,7 +54,7 @@ def fresh(model: str, library: str = "torchvision", **options: Any) -> nn.Module
 
 
 def entry(values: Mapping[str, Any], **more: Any) -> BackboneParams:
-    return BackboneParams.model_validate({**values, **more})
+    return backbone_params(**{**values, **more})
 
 
 def place_torch(caches: Path, file: str, state: State) -> Path:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from project import Project, small_project
 from safetensors.torch import load_file
+from shipped import options
 
 from pipeline.core.errors import CheckpointError, ShapeError
 from pipeline.core.sources import Inputs
@@ -171,7 +172,8 @@ def test_a_missing_model_is_one_sentence(tmp_path: Path) -> None:
 def test_a_fusion_without_a_second_source() -> None:
     blueprint = Blueprint(
         sources=("vgg16.block1",), shapes=((64, 32, 32),), image=(64, 64), decoder="transposed_conv",
-        decoder_options={}, fusion="weighted", fusion_options={}, linear=None,
+        decoder_options=options("decoders.transposed_conv"),
+        fusion="weighted", fusion_options=options("fusions.weighted"), linear=None,
     )  # fmt: skip
     with pytest.raises(ShapeError, match="combines 2 to 4 sources"):
         Inverter(blueprint)

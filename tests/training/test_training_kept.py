@@ -9,6 +9,7 @@ import pytest
 import torch
 import torchvision
 from safetensors.torch import load_file
+from shipped import options
 from small_experiment import Experiment, experiment, retrain, validation_scores
 
 from pipeline.core.sources import Inputs
@@ -77,7 +78,8 @@ def test_bfloat16_starts_at_the_linear_solution_of_float32(made: Experiment, tmp
 def test_under_autocast_the_linear_part_is_that_of_float32() -> None:
     blueprint = Blueprint(
         sources=("vgg16.block1", "resnet34.layer1"), shapes=((8, 16, 16), (6, 8, 8)), image=(32, 32),
-        decoder="transposed_conv", decoder_options={}, fusion="weighted", fusion_options={}, linear={},
+        decoder="transposed_conv", decoder_options=options("decoders.transposed_conv"),
+        fusion="weighted", fusion_options=options("fusions.weighted"), linear={},
     )  # fmt: skip
     torch.manual_seed(0)
     inverter = Inverter(blueprint).eval()

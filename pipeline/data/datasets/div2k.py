@@ -27,7 +27,7 @@ class Div2k(Dataset):
 
     class Options(Section):
         root: Annotated[str, Field(min_length=1)]
-        validation_fraction: Fraction = 0.2
+        validation_fraction: Fraction
 
     name = "div2k"
     licence = "academic research only; the photographs belong to their authors (DIV2K's terms)"

@@ -22,9 +22,9 @@ set datasets.folder.root to where your photographs are"""
 class Folders(Section):
     """A folder for each split, below root. A base of its own: the rule over the fractions must come after these."""
 
-    train: str | None = None
-    validation: str | None = None
-    test: str | None = None
+    train: str | None
+    validation: str | None
+    test: str | None
 
 
 @DATASETS.register("folder")

@@ -30,8 +30,8 @@ class FolderOptions(Section):
     """Where the photographs lie, and the shares of those without a fixed split."""
 
     root: Annotated[str, Field(min_length=1)]
-    validation_fraction: Fraction = 0.1
-    test_fraction: Annotated[Fraction, Field(validate_default=True)] = 0.1
+    validation_fraction: Fraction
+    test_fraction: Fraction
 
     @field_validator("test_fraction")
     @classmethod
@@ -46,7 +46,7 @@ class FolderOptions(Section):
 class SubsetOptions(FolderOptions):
     """Options of a large data set: all of it, or a seeded subset."""
 
-    images: Count | None = None
+    images: Count | None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline.core.errors import CheckpointError, StoreError
 from pipeline.core.files import write_whole
+from pipeline.core.former import recorded_first_stage
 from pipeline.stores.manifest import REFINED_FOLDER
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
@@ -60,7 +61,8 @@ def require_first_stage(folder: Path, facts: Mapping[str, Any]) -> None:
     for path in (folder / LINEAR_FOLDER / WEIGHTS, folder / LINEAR_FOLDER / DESCRIPTION, folder / LEARNED):
         if not path.is_file():
             raise StoreError(f"{path} is missing; {remedy}")
-    if load_model(folder / LINEAR_FOLDER)[1].get("first_stage") != facts:
+    found = load_model(folder / LINEAR_FOLDER)[1].get("first_stage", {})
+    if recorded_first_stage(found) != facts:
         raise StoreError(f"{folder / LINEAR_FOLDER} is of another first stage than the images beside it; {remedy}")
 
 

@@ -46,8 +46,8 @@ class AlignedFusion(Fusion):
     """A fusion that first brings two to four sources to the same channels and the same grid."""
 
     class Options(Section):
-        channels: Count = 256
-        grid: Literal["largest", "smallest"] = "largest"
+        channels: Count
+        grid: Literal["largest", "smallest"]
 
     def __init__(self, shapes: Sequence[FeatureShape], options: Options) -> None:
         """Raises ShapeError unless there are two to four sources."""

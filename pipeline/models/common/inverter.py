@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline.core.errors import CheckpointError, ShapeError
+from pipeline.core.former import recorded
 from pipeline.core.params import LINEAR, NONE, Params
 from pipeline.core.section import parse_section
 from pipeline.core.sources import FeatureShape, ImageSize, Inputs, Source
@@ -56,8 +57,8 @@ class Blueprint:
         """The inverter params.yaml asks for. Sources are sorted: their order in params.yaml changes nothing."""
         sources = sorted(shapes)
         warm = params.train.warm_start == LINEAR and params.decoder != LINEAR
-        linear = dict(params.linear_options)
-        kernel = linear.pop("kernel", None)  # the saved model says what was used instead
+        kernel = parse_section(Linear.Options, params.linear_options, f"decoders.{LINEAR}").kernel
+        linear = {name: value for name, value in params.linear_options.items() if name != "kernel"}  # see `kernels`
         chosen = cls(
             sources=tuple(map(str, sources)),
             shapes=tuple((shapes[s].channels, shapes[s].height, shapes[s].width) for s in sources),
@@ -78,7 +79,11 @@ class Blueprint:
         """The inverse of `asdict`, after a trip through JSON (lists become tuples again)."""
         shapes = tuple((c, h, w) for c, h, w in values["shapes"])
         height, width = values["image"]
-        later = {name: tuple(values.get(name, ())) for name in ("kernels", "apart")}  # older models lack them
+        later = {
+            "decoder_options": recorded(f"decoders.{values['decoder']}", values["decoder_options"]),
+            "fusion_options": recorded(f"fusions.{values['fusion']}", values["fusion_options"]),
+            **{name: tuple(values.get(name, ())) for name in ("kernels", "apart")},
+        }  # older models lack some of it
         return cls(
             **{**values, **later, "sources": tuple(values["sources"]), "shapes": shapes, "image": (height, width)}
         )
@@ -172,7 +177,7 @@ class Inverter(nn.Module):
         parts = tuple(
             (each.channels, self.blueprint.kernels[place]) for place, each in zip(places, shapes, strict=True)
         )
-        return Linear(shape, ImageSize(*self.blueprint.image), Linear.Options(), parts)
+        return Linear(shape, ImageSize(*self.blueprint.image), Linear.Options(kernel=None), parts)
 
     def coarser(self) -> list[tuple[tuple[int, ...], Linear]]:
         """What the linear part could read apart: the sources of each grid that is not `grid`, and how."""
@@ -273,7 +278,8 @@ def _linear(shape: FeatureShape, image: ImageSize, blueprint: Blueprint) -> Line
     if options is None:
         return None
     parts = tuple(zip(blueprint.widths, blueprint.kernels, strict=True)) if blueprint.kernels else ()
-    return Linear(shape, image, parse_section(Linear.Options, options, f"decoders.{LINEAR}"), parts)
+    section = f"decoders.{LINEAR}"
+    return Linear(shape, image, parse_section(Linear.Options, recorded(section, options), section), parts)
 
 
 def load_inverter(models: Path, device: torch.device) -> Inverter:

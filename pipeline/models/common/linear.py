@@ -44,7 +44,7 @@ class Linear(Decoder):
 
     class Options(Section):
         # null: 3 up to 256 channels of a source, 1 above
-        kernel: Annotated[int, Field(ge=1), AfterValidator(_odd)] | None = None
+        kernel: Annotated[int, Field(ge=1), AfterValidator(_odd)] | None
 
     def __init__(self, shape: FeatureShape, image: ImageSize, options: Options, parts: Sequence[Part] = ()) -> None:
         """Without `parts`, all channels are one. Raises ShapeError: image over feature edge is no whole number."""

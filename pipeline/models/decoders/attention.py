@@ -20,7 +20,7 @@ class Attention(Decoder):
     """
 
     class Options(TokenOptions):
-        min_channels: Count = 32
+        min_channels: Count
 
     def __init__(self, shape: FeatureShape, image: ImageSize, options: Options) -> None:
         super().__init__(shape, image, options)

@@ -104,9 +104,9 @@ class FrequencyAware(Decoder):
     """
 
     class Options(Section):
-        max_width: Count = 256
-        reduction: Count = 16  # of the channel attention's hidden layer
-        min_channels: Count = 32
+        max_width: Count
+        reduction: Count  # of the channel attention's hidden layer
+        min_channels: Count
 
     def __init__(self, shape: FeatureShape, image: ImageSize, options: Options) -> None:
         super().__init__(shape, image, options)

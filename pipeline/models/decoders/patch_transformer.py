@@ -21,7 +21,7 @@ class PatchTransformer(Decoder):
     """
 
     class Options(TokenOptions):
-        blocks: Count = 1
+        blocks: Count
 
     def __init__(self, shape: FeatureShape, image: ImageSize, options: Options) -> None:
         super().__init__(shape, image, options)

@@ -41,12 +41,12 @@ class Residual(Decoder):
     """
 
     class Options(Section):
-        width: Count = 64
-        blocks: Annotated[int, Field(ge=0)] = 3
-        scale: Count = 1
-        dilations: Annotated[tuple[Count, ...], Field(strict=False, min_length=1)] = (1,)
-        norm: Literal["batch", "none"] = "batch"
-        activation: Literal["relu", "gelu", "silu"] = "relu"
+        width: Count
+        blocks: Annotated[int, Field(ge=0)]
+        scale: Count
+        dilations: Annotated[tuple[Count, ...], Field(strict=False, min_length=1)]
+        norm: Literal["batch", "none"]
+        activation: Literal["relu", "gelu", "silu"]
 
     def __init__(self, shape: FeatureShape, image: ImageSize, options: Options) -> None:
         super().__init__(shape, image, options)

@@ -16,7 +16,7 @@ class TransposedConv(Decoder):
     """(ConvTranspose 4×4/2 + BatchNorm + ReLU) until the image's grid, then 3×3 to RGB."""
 
     class Options(Section):
-        min_channels: Count = 32  # each doubling halves the channels down to this
+        min_channels: Count  # each doubling halves the channels down to this
 
     def __init__(self, shape: FeatureShape, image: ImageSize, options: Options) -> None:
         super().__init__(shape, image, options)

@@ -42,9 +42,9 @@ class Wavelet(Decoder):
     """
 
     class Options(Section):
-        band_channels: Count = 64
-        fusions: Count = 2
-        min_channels: Count = 32
+        band_channels: Count
+        fusions: Count
+        min_channels: Count
 
     def __init__(self, shape: FeatureShape, image: ImageSize, options: Options) -> None:
         super().__init__(shape, image, options)

@@ -21,7 +21,7 @@ class Attention(AlignedFusion):
     """
 
     class Options(AlignedFusion.Options):
-        hidden: Count = 64
+        hidden: Count
 
     def __init__(self, shapes: Sequence[FeatureShape], options: Options) -> None:
         super().__init__(shapes, options)

@@ -16,11 +16,11 @@ from pipeline.core.section import Count, Section
 class TokenOptions(Section):
     """Of a `TokenMixer`, a part of its decoder's section."""
 
-    blocks: Count = 4
-    heads: Count = 8
-    mlp_ratio: Count = 4
-    positions: Literal["none", "sincos"] = "none"
-    max_width: Count = 768
+    blocks: Count
+    heads: Count
+    mlp_ratio: Count
+    positions: Literal["none", "sincos"]
+    max_width: Count
 
 
 class TransformerBlock(nn.Module):

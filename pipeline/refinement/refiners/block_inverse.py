@@ -33,8 +33,8 @@ class BlockInverse(Refiner):
     advice = "the blocks are not run back far enough for the read-out; raise {budget}, or set {refine}: none"
 
     class Options(Section):
-        damping: Annotated[float, Field(gt=0, le=1)] = 0.6  # η
-        readout_images: Count = 500  # training images behind the read-out
+        damping: Annotated[float, Field(gt=0, le=1)]  # η
+        readout_images: Count  # training images behind the read-out
 
     def __init__(self, layer: KnownLayer, budget: int, options: Options) -> None:
         """Raises ParamsError: not a plain vision transformer."""

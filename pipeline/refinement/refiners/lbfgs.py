@@ -24,7 +24,7 @@ class Lbfgs(Refiner):
     advice = "many images have these features; set {refine}: map, or lower {budget}"
 
     class Options(Section):
-        history: Count = 20  # steps that L-BFGS remembers; each takes two images of memory
+        history: Count  # steps that L-BFGS remembers; each takes two images of memory
 
     def __init__(self, layer: KnownLayer, budget: int, options: Options) -> None:
         super().__init__(layer, budget, options)

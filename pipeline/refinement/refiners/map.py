@@ -37,11 +37,11 @@ class Map(Refiner):
     )
 
     class Options(Section):
-        strengths: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)] = (3e-3,)  # λ, in turn
-        descent: Literal["accelerated", "lbfgs"] = "accelerated"  # lbfgs where directions are curved very differently
-        step: Positive = 0.15  # accelerated: on the gradient of half the objective, whose curvature is about 1
-        momentum: Fraction = 0.85  # accelerated
-        history: Count = 20  # lbfgs: steps remembered; each takes two images of memory
+        strengths: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)]  # λ, in turn
+        descent: Literal["accelerated", "lbfgs"]  # lbfgs where directions are curved very differently
+        step: Positive  # accelerated: on the gradient of half the objective, whose curvature is about 1
+        momentum: Fraction  # accelerated
+        history: Count  # lbfgs: steps remembered; each takes two images of memory
 
     options: Options
 

@@ -1,0 +1,54 @@
+"""Values that options had in code, before params.yaml had to give them.
+
+Models and refined images that were saved then may not record such an option. Nothing else takes a value from here:
+for a key that params.yaml lacks, it is the advice in the error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+TOKENS = {"heads": 8, "mlp_ratio": 4, "positions": "none", "max_width": 768}
+ALIGNED = {"channels": 256, "grid": "largest"}
+
+FORMER: Mapping[str, Mapping[str, Any]] = {  # section of params.yaml → its options
+    "backbones": {"weights": "random", "seed": 0},  # of each entry
+    "decoders.attention": {"blocks": 4, **TOKENS, "min_channels": 32},
+    "decoders.frequency_aware": {"max_width": 256, "reduction": 16, "min_channels": 32},
+    "decoders.linear": {"kernel": None},
+    "decoders.patch_transformer": {"blocks": 1, **TOKENS},
+    "decoders.residual": {
+        "width": 64,
+        "blocks": 3,
+        "scale": 1,
+        "dilations": [1],
+        "norm": "batch",
+        "activation": "relu",
+    },
+    "decoders.transposed_conv": {"min_channels": 32},
+    "decoders.wavelet": {"band_channels": 64, "fusions": 2, "min_channels": 32},
+    "fusions.attention": {**ALIGNED, "hidden": 64},
+    "fusions.concat": ALIGNED,
+    "fusions.weighted": ALIGNED,
+    "refiners.block_inverse": {"damping": 0.6, "readout_images": 500},
+    "refiners.lbfgs": {"history": 20},
+    "refiners.map": {
+        "strengths": [3e-3],
+        "descent": "accelerated",
+        "step": 0.15,
+        "momentum": 0.85,
+        "history": 20,
+    },
+}
+
+
+def recorded(section: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options in the record of a saved model or store, with those that it does not state as they were then."""
+    return {**FORMER.get(section, {}), **options}
+
+
+def recorded_first_stage(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a saved first stage says of itself, in the form of `pipeline.loading.inputs.first_stage_facts`."""
+    sections = {"options": f"refiners.{facts.get('refiner')}", "start": "decoders.linear"}
+    return {key: recorded(sections[key], value) if key in sections else value for key, value in facts.items()}
