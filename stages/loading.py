@@ -147,7 +147,7 @@ def missing_weights(params: Params) -> list[str]:
 
     notes = []
     for name in sorted({source.backbone for source in params.sources}):
-        if params.backbones[name].weights != "imagenet":
+        if params.backbones[name].kind != "imagenet":
             continue
         published = published_weights(name, params.backbones[name])
         if not published.file.present():
