@@ -147,7 +147,7 @@ def missing_weights(params: Params) -> list[str]:
 
     notes = []
     for name in sorted({source.backbone for source in params.sources}):
-        if params.backbone_params(name).weights != "imagenet":
+        if params.backbone_params(name).kind != "imagenet":
             continue
         published = published_weights(name, params.backbone_params(name))
         if not published.file.present():

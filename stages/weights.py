@@ -25,7 +25,7 @@ def weights(
     params: ParamsFile = PARAMS,
     overrides: Overrides = None,
 ) -> None:
-    """List published weights; fetch those named; or carry them: --to DIR with network, then --from DIR without."""
+    """List weights of networks; fetch those named; or carry them: --to DIR with network, then --from DIR without."""
     from pipeline.core.params import load_params
 
     entries = load_params(params, overrides or ()).backbones

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipeline.backbones.base import FrozenNetwork, Library, Network, Published, reason
 from pipeline.backbones.normalization import Normalize
+from pipeline.backbones.packaged import Package, packaged
 from pipeline.backbones.table import NetworkSpec, check_layers, resolve
 from pipeline.backbones.timm_networks import Timm
 from pipeline.backbones.torchvision_networks import Torchvision
@@ -66,7 +67,7 @@ class Backbone(FrozenNetwork):
             "name": self.name,
             "library": self.spec.library,
             "model": self.spec.model,
-            "weights": {"kind": self.weights.kind, "detail": self.weights.detail, "sha256": self.weights.sha256},
+            "weights": self.weights.describe(),
             "mean": list(self.normalization.mean),
             "std": list(self.normalization.std),
         }
@@ -110,12 +111,14 @@ def check_backbone(name: str, entry: BackboneParams, image: ImageSize) -> None:
 
     Raises:
         ParamsError: unknown network, layer or tag. ShapeError: the network cannot take images of this size.
-        WeightsError: none are published, or the file named is not there.
+        WeightsError: none are published, the package is not installed, or the file named is not there.
     """
     feature_shapes(name, entry, entry.layers, image)
-    if entry.weights == "imagenet":
+    if entry.kind == "imagenet":
         published_weights(name, entry)
-    elif entry.weights != "random":
+    elif entry.kind == "package":
+        package_of(name, entry).locate()
+    elif entry.kind == "path":
         weights_file(name, entry)
 
 
@@ -127,6 +130,15 @@ def published_weights(name: str, entry: BackboneParams) -> Published:
     """
     spec, library = _named(name, entry)  # what is published is known without building the network
     return library.published(name, spec.model, entry.tag)
+
+
+def package_of(name: str, entry: BackboneParams) -> Package:
+    """The package that `weights: package` stands for in this entry.
+
+    Raises:
+        ParamsError: unknown network. WeightsError: no package brings its weights.
+    """
+    return packaged(name, _named(name, entry)[0].model)
 
 
 def _spec(name: str, entry: BackboneParams) -> tuple[NetworkSpec, Library]:

@@ -28,6 +28,9 @@ BACKBONES: dict[str, NetworkSpec] = {
     "vit_small": NetworkSpec("timm", "vit_small_patch16_224"),
     "vit_base": NetworkSpec("timm", "vit_base_patch16_224"),
     "pvt_v2_b2": NetworkSpec("timm", "pvt_v2_b2"),
+    "efficientnet_lite0": NetworkSpec("timm", "tf_efficientnet_lite0"),
+    "efficientnet_lite1": NetworkSpec("timm", "tf_efficientnet_lite1"),
+    "efficientnet_lite2": NetworkSpec("timm", "tf_efficientnet_lite2"),
 }
 
 
@@ -62,7 +65,7 @@ def resolve(name: str, entry: BackboneParams) -> NetworkSpec:
 def _check_normalization(name: str, entry: BackboneParams) -> None:
     if (entry.mean is None) != (entry.std is None):
         raise ParamsError(f"params.yaml: backbones.{name} has one of mean and std; give both or neither")
-    if entry.mean is not None and entry.weights in ("random", "imagenet"):
+    if entry.mean is not None and entry.kind != "path":
         raise ParamsError(
             f"params.yaml: backbones.{name}.mean and .std belong to weights from a file, and weights = "
             f"{entry.weights!r} bring their own; remove them"

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from pipeline.backbones.base import Library, Network, Published, reason
 from pipeline.backbones.caches import TorchHubFile, hub_offline
 from pipeline.backbones.checking import check_state, is_unused
 from pipeline.backbones.normalization import Normalization
+from pipeline.backbones.packaged import packaged
 from pipeline.backbones.wrapping import unwrap
 from pipeline.core.errors import WeightsError
 from pipeline.core.params import BackboneParams
@@ -33,13 +34,19 @@ UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.Unpi
 class WeightsRecord:
     """What ran: goes into every store's manifest and every metrics file.
 
-    `detail` is the seed, the library's name of the published weights, or the file's name and, in brackets, what was
-    taken off its keys; `sha256` is over every key, type, shape and byte of the network without its head.
+    `detail` is the seed, the library's name of the published weights, the package and its version, or the file's name
+    and, in brackets, what was taken off its keys; `sha256` is over every key, type, shape and byte of the network
+    without its head, `file_sha256` over the file that a package brings.
     """
 
-    kind: Literal["random", "imagenet", "path"]
+    kind: Literal["random", "imagenet", "package", "path"]
     detail: str
     sha256: str
+    file_sha256: str | None = None
+
+    def describe(self) -> dict[str, str]:
+        """As plain values, for manifests and fingerprints."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -52,19 +59,26 @@ class Loaded:
 
 
 def load_network(name: str, entry: BackboneParams, library: Library, model: str) -> Loaded:
-    """Build `model` and give it the weights that `entry` asks for: `random`, `imagenet`, or a path.
+    """Build `model` and give it the weights that `entry` asks for: `random`, `imagenet`, `package`, or a path.
 
     Raises:
         WeightsError: they cannot be had, are damaged, or are not those of this network.
     """
-    if entry.weights == "random":
+    if entry.kind == "random":
         assert entry.seed is not None, "params.yaml has to give it"
         network = seeded(lambda: library.build(model), entry.seed)
         return _loaded(network, "random", f"seed {entry.seed}", Normalization())
-    if entry.weights == "imagenet":
+    if entry.kind == "imagenet":
         published = library.published(name, model, entry.tag)
         network = _published(name, library, model, published)
         return _loaded(network, "imagenet", _detail(published), published.normalization)
+    if entry.kind == "package":
+        package = packaged(name, model)
+        path = package.locate()
+        network = seeded(lambda: library.build(model), 0)
+        network.model.load_state_dict(check_state(network, package.renamed(read_state(path)), str(path)))
+        record = WeightsRecord("package", package.label, state_sha256(network.model), package.sha256)
+        return Loaded(network, record, library.published(name, model, None).normalization)
     path = weights_file(name, entry)
     network = seeded(lambda: library.build(model), 0)
     state, taken_off = unwrap(network, read_state(path), str(path))
@@ -106,7 +120,7 @@ def weights_file(name: str, entry: BackboneParams) -> Path:
     if not path.is_file():
         raise WeightsError(
             f"params.yaml: backbones.{name}.weights = '{path}' is not a file; "
-            "give imagenet, random, or the path of a .pth or .safetensors file"
+            "give imagenet, package, random, or the path of a .pth or .safetensors file"
         )
     return path
 

@@ -47,8 +47,8 @@ class PrepareParams(Section):
 class BackboneParams(Section):
     """How to build a frozen network and which of its layers to keep.
 
-    `weights` is `random` (drawn with `seed`, which it needs), `imagenet` (the library's own, called `tag`), or a
-    file's path.
+    `weights` is `random` (drawn with `seed`, which it needs), `imagenet` (the library's own, called `tag`), `package`
+    (trained ones that an installed package brings), or a file's path.
     `mean` and `std` are what a file's network was trained with; without them, what its published weights were.
     """
 
@@ -67,6 +67,11 @@ class BackboneParams(Section):
         if value is None and info.data.get("weights") == "random":
             raise PydanticKnownError("missing")
         return value
+
+    @property
+    def kind(self) -> Literal["random", "imagenet", "package", "path"]:
+        """What `weights` is."""
+        return self.weights if self.weights in ("random", "imagenet", "package") else "path"  # type: ignore[return-value]
 
 
 class ExtractParams(Section):

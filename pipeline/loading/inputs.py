@@ -75,8 +75,8 @@ def first_stage_facts(params: Params, store: FeatureStore) -> dict[str, Any]:
 def expected_facts(source: Source, params: Params, data: PreparedData) -> dict[str, Any]:
     """What params.yaml and the prepared data say about a store, without looking at the network."""
     entry, store = params.backbone_params(source.backbone), params.store
-    weights = {"kind": entry.weights if entry.weights in ("random", "imagenet") else "path"}
-    if entry.weights == "random":
+    weights: dict[str, str] = {"kind": entry.kind}
+    if entry.kind == "random":
         weights["detail"] = f"seed {entry.seed}"
     described = entry.model_dump(include={"library", "model"}, exclude_none=True)  # what its name does not say
     return {

@@ -82,6 +82,14 @@ def truncated_stages(model: str, layer: str, images: Tensor) -> Tensor:
     return x
 
 
+def truncated_efficientnet(model: str, layer: str, images: Tensor) -> Tensor:
+    net = library_model(model)
+    x = net.bn1(net.conv_stem(images))
+    for stage in list(net.blocks)[: {"stage1": 1, "stage2": 2, "stage3": 3, "stage4": 5, "stage5": 7}[layer]]:
+        x = stage(x)
+    return x
+
+
 def truncated_swin(model: str, layer: str, images: Tensor) -> Tensor:
     net = library_model(model)
     x = net.patch_embed(images)  # (B, H, W, C)
@@ -97,6 +105,8 @@ def truncated(name: str, layer: str, images: Tensor) -> Tensor:
         return truncated_resnet(name, layer, images)
     if name.startswith("vit"):
         return truncated_vit(f"{name}_patch16_224", layer, images)
+    if name.startswith("efficientnet"):
+        return truncated_efficientnet(f"tf_{name}", layer, images)
     return truncated_stages(name, layer, images)
 
 
@@ -180,9 +190,10 @@ def test_a_shallow_request_runs_less_of_the_network(name: str) -> None:
     with Executed(backbone.network.model) as calls:
         backbone.network(imagenet(photograph()), [0])
     assert sum(calls.values()) < 0.5 * sum(everything.values())
-    deepest = {"vgg16": "features.30", "resnet34": "layer4", "resnet50": "layer4", "pvt_v2_b2": "stages.3"}
-    assert deepest.get(name, "blocks.11") in everything
-    assert deepest.get(name, "blocks.11") not in calls
+    family = name.partition("_")[0]
+    deepest = {"vgg16": "features.30", "vit": "blocks.11", "pvt": "stages.3", "efficientnet": "blocks.6"}
+    assert deepest.get(family, "layer4") in everything
+    assert deepest.get(family, "layer4") not in calls
 
 
 def test_vgg_block1_runs_exactly_its_five_modules() -> None:

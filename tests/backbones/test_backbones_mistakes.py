@@ -18,8 +18,9 @@ MISTAKES = {
         "vgg16",
         {"layers": ["block1", "block1"]},
     ),
-    "params.yaml: backbones.mine is not one of vgg16, resnet34, resnet50, vit_small, vit_base, pvt_v2_b2, so its entry "
-    "must say which model it is; add library: timm and model: <a name from timm.list_models()>": ("mine", {}),
+    "params.yaml: backbones.mine is not one of vgg16, resnet34, resnet50, vit_small, vit_base, pvt_v2_b2, "
+    "efficientnet_lite0, efficientnet_lite1, efficientnet_lite2, so its entry must say which model it is; "
+    "add library: timm and model: <a name from timm.list_models()>": ("mine", {}),
     "params.yaml: backbones.mine has no model; library and model go together": ("mine", {"library": "timm"}),
     "params.yaml: backbones.mine has no library; library and model go together": ("mine", {"model": "test_vit"}),
     "params.yaml: backbones.vgg16 is torchvision's vgg16 by definition, not timm's vgg16; give the entry another "

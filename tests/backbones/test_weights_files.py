@@ -215,8 +215,8 @@ def test_a_path_that_is_no_file() -> None:
     with pytest.raises(WeightsError) as error:
         load_backbone("mine", entry(VIT, weights="weights/net.pth"), CPU)
     assert str(error.value) == (
-        "params.yaml: backbones.mine.weights = 'weights/net.pth' is not a file; give imagenet, random, or the path of "
-        "a .pth or .safetensors file"
+        "params.yaml: backbones.mine.weights = 'weights/net.pth' is not a file; give imagenet, package, random, or the "
+        "path of a .pth or .safetensors file"
     )
 
 
@@ -269,7 +269,7 @@ def test_a_whole_pickled_module_is_named_for_what_it_is(tmp_path: Path) -> None:
         load_backbone("mine", entry(RESNET18, weights=file), CPU)
 
 
-@pytest.mark.parametrize("weights", ["random", "imagenet"])
+@pytest.mark.parametrize("weights", ["random", "imagenet", "package"])
 def test_mean_and_std_belong_to_files(weights: str) -> None:
     with pytest.raises(ParamsError) as error:
         load_backbone("mine", entry(VIT, weights=weights, mean=[0.5] * 3, std=[0.5] * 3), CPU)

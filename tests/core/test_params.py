@@ -27,7 +27,8 @@ MISTAKES = {
     "decoder=wavlet": "params.yaml: decoder = 'wavlet' is unknown (did you mean 'wavelet'?); choose one of: "
     "attention, frequency_aware, linear, patch_transformer, residual, transposed_conv, wavelet",
     "backbone=vgg61": "params.yaml: backbone = 'vgg61' is unknown (did you mean 'vgg16'?); choose one of: "
-    "pvt_v2_b2, resnet34, resnet50, vgg16, vit_base, vit_small",
+    "efficientnet_lite0, efficientnet_lite1, efficientnet_lite2, pvt_v2_b2, resnet34, resnet50, vgg16, vit_base, "
+    "vit_small",
     "layer=block9": "params.yaml: layer = 'block9' is unknown (did you mean 'block5'?); choose one of: "
     "block1, block2, block3, block4, block5 (or add it to backbones.vgg16.layers)",
     "loss=huber": "params.yaml: loss = 'huber' is unknown; choose one of: hybrid, lpips, mse, ssim_l1",

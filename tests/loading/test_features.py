@@ -65,6 +65,13 @@ def test_what_was_taken_off_a_files_keys_does_not_make_it_another_file(tmp_path:
         opened(features, weights="weights/one")
 
 
+def test_packaged_weights_are_another_store_than_random_ones(tmp_path: Path) -> None:
+    features = extracted(tmp_path, "package", "small 1.0")
+    assert opened(features, weights="package")
+    with pytest.raises(StoreError, match=r"stale: backbone\.weights\.kind is package, not random; "):
+        opened(features, weights="random")
+
+
 @pytest.mark.parametrize(("key", "value", "was"), [("library", "timm", "torchvision"), ("model", "large", "small")])
 def test_another_network_under_one_name_is_another_store(tmp_path: Path, key: str, value: str, was: str) -> None:
     features = extracted(tmp_path, "random", "seed 0")

@@ -11,6 +11,8 @@ SOURCE_SHAPES = [
     *((256, 56, 56), (512, 28, 28), (1024, 14, 14), (2048, 7, 7)),  # resnet50
     *((384, 14, 14), (768, 14, 14)),  # vit_small, vit_base
     (320, 14, 14),  # pvt_v2_b2
+    *((16, 112, 112), (24, 56, 56), (40, 28, 28), (112, 14, 14), (320, 7, 7)),  # efficientnet_lite0, lite1
+    *((48, 28, 28), (120, 14, 14), (352, 7, 7)),  # efficientnet_lite2
 ]
 FAST = {"attention": {"blocks": 1}}  # for the big shapes: a block on 12,544 tokens takes seconds on one core
 

@@ -44,6 +44,27 @@ TABLE = {
         "stage3": FeatureShape(320, 14, 14),
         "stage4": FeatureShape(512, 7, 7),
     },
+    "efficientnet_lite0": {
+        "stage1": FeatureShape(16, 112, 112),
+        "stage2": FeatureShape(24, 56, 56),
+        "stage3": FeatureShape(40, 28, 28),
+        "stage4": FeatureShape(112, 14, 14),
+        "stage5": FeatureShape(320, 7, 7),
+    },
+    "efficientnet_lite1": {
+        "stage1": FeatureShape(16, 112, 112),
+        "stage2": FeatureShape(24, 56, 56),
+        "stage3": FeatureShape(40, 28, 28),
+        "stage4": FeatureShape(112, 14, 14),
+        "stage5": FeatureShape(320, 7, 7),
+    },
+    "efficientnet_lite2": {
+        "stage1": FeatureShape(16, 112, 112),
+        "stage2": FeatureShape(24, 56, 56),
+        "stage3": FeatureShape(48, 28, 28),
+        "stage4": FeatureShape(120, 14, 14),
+        "stage5": FeatureShape(352, 7, 7),
+    },
 }
 
 # other timm models: an entry alone makes them backbones
