@@ -71,7 +71,7 @@ class ExtractParams(Section):
 
 
 class StoreParams(Section):
-    format: Literal["zarr", "hdf5"] = "zarr"
+    format: str = "zarr"
     dtype: Literal["float16", "float32", "bfloat16", "int8"] = "float16"
     compression: Literal["none", "lz4", "zstd"] = "none"
     shard_megabytes: Count = 128
