@@ -1,43 +1,47 @@
-"""Errors a user can cause. Each message is one sentence: the value, the rule, the remedy."""
+"""Errors a user can cause. Each message is one sentence: the value, the rule, the remedy.
+
+Each is also the builtin error that fits, for programs that call the library. Where the library itself catches a
+builtin around code that may raise one of these, it lets these pass.
+"""
 
 
 class PipelineError(Exception):
     """Base of every error the command line prints without a traceback (exit code 1)."""
 
 
-class ParamsError(PipelineError):
+class ParamsError(PipelineError, ValueError):
     """params.yaml, or an override of it, asks for something that cannot be."""
 
 
-class DataError(PipelineError):
+class DataError(PipelineError, ValueError):
     """A data set, a photograph or the prepared data is missing, broken or inconsistent."""
 
 
-class WeightsError(PipelineError):
+class WeightsError(PipelineError, OSError):
     """Weights are missing, unreadable, or not those of the network they are meant for."""
 
 
-class StoreError(PipelineError):
+class StoreError(PipelineError, OSError):
     """A feature store is missing, incomplete, stale, damaged, locked, or does not fit the disk."""
 
 
-class ShapeError(PipelineError):
+class ShapeError(PipelineError, ValueError):
     """A decoder, fusion or backbone cannot work at the requested shape."""
 
 
-class CheckpointError(PipelineError):
+class CheckpointError(PipelineError, ValueError):
     """A saved model is missing, incomplete, or belongs to another configuration."""
 
 
-class TrainingError(PipelineError):
+class TrainingError(PipelineError, ArithmeticError):
     """Training cannot go on: a loss that is not finite."""
 
 
-class LockedError(PipelineError):
+class LockedError(PipelineError, BlockingIOError):
     """Another process is doing the same work at this moment."""
 
 
-class DeviceError(PipelineError):
+class DeviceError(PipelineError, RuntimeError):
     """The device that was asked for is not there, or its memory does not suffice."""
 
 

@@ -86,7 +86,7 @@ class ExtractParams(Section):
 
 
 class StoreParams(Section):
-    format: Literal["zarr", "hdf5"]
+    format: str
     dtype: Literal["float16", "float32", "bfloat16", "int8"]
     compression: Literal["none", "lz4", "zstd"]
     shard_megabytes: Count

@@ -82,6 +82,8 @@ def computing_in(precision: str, device: torch.device) -> Iterator[None]:
 
 def memory_ran_out(error: RuntimeError) -> bool:
     """Whether torch says so: by its own error, or in the words of a library that found no memory for its workspace."""
+    if isinstance(error, DeviceError):  # which quotes those words
+        return False
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _NO_WORKSPACE)
 
 

@@ -14,7 +14,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.errors import StoreError
+from pipeline.core.errors import PipelineError, StoreError
 
 PIECE = 1 << 22  # bytes checksummed in one call, which holds the interpreter's lock
 
@@ -74,7 +74,7 @@ def disk_errors(place: Path | str, goes_on: str = "with the shards that are miss
     try:
         yield
     except OSError as error:
-        if not _means_full(error):
+        if isinstance(error, PipelineError) or not _means_full(error):
             raise
         raise StoreError(
             f"the disk that holds {place} is full; free some space, then run the same command again: it goes on "

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from pipeline.core.code import DECODERS, FUSIONS, digest
-from pipeline.core.errors import ShapeError, TrainingError
+from pipeline.core.errors import PipelineError, ShapeError, TrainingError
 from pipeline.core.files import whole_file
 from pipeline.core.locks import locked
 from pipeline.core.params import LINEAR, NONE, Params
@@ -171,6 +171,8 @@ def check_batches(inverter: Inverter, params: Params, images: int) -> None:
         with torch.no_grad():
             zeros = inverter.blueprint.inputs.map(lambda shape: torch.zeros(1, *shape, device=inverter.device))
             deepcopy(inverter).train()(zeros)
+    except PipelineError:
+        raise
     except ValueError as error:  # how torch's batch normalisation refuses
         raise ShapeError(
             f"{images} training images in batches of {size} leave a batch of one, on which decoder {params.decoder} "

@@ -18,7 +18,7 @@ from pipeline.data.preparation.splits import assign_splits
 
 
 def test_every_data_set_is_named_after_its_file() -> None:
-    assert DATASETS.names() == ("celeba_hq", "div2k", "folder", "imagenet_val", "sample")
+    assert {"celeba_hq", "div2k", "folder", "imagenet_val", "sample"} <= set(DATASETS.names())
     assert all(DATASETS.get(name).name == name and DATASETS.get(name).licence for name in DATASETS.names())
 
 

@@ -8,18 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from project import ROOT, Project, small_project
+from project import ROOT, Project, blocks, extend, small_project
 
 from pipeline.core.params import load_params
 
 DOCUMENTS = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
 
 INSTALLS = "make test"  # the suite cannot run itself; continuous integration runs this one
-
-
-def blocks(document: str, language: str) -> list[str]:
-    """The fenced blocks of `language`, in order."""
-    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / document).read_text(), re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture
@@ -61,12 +56,8 @@ def test_tutorial(project: Project) -> None:
 @pytest.mark.slow
 def test_add_a_decoder(project: Project) -> None:
     project.run("dvc", "repro")
-    (source,) = blocks("docs/add-a-decoder.md", "python")
-    (section,) = blocks("docs/add-a-decoder.md", "yaml")
-    (project.root / "pipeline/models/decoders/shuffle.py").write_text(source)
-    params = project.root / "params.yaml"
-    params.write_text(params.read_text().replace("\ndecoders:\n", f"\ndecoders:\n{section}", 1))
-    output = _type(project, "".join(blocks("docs/add-a-decoder.md", "bash")))
+    extend(project, "A decoder")
+    output = _type(project, "".join(blocks("docs/extending.md", "bash")))
     assert re.search(r"\d+ passed", output)
     assert "extract" not in re.findall(r"Running stage '([^'@]+)", output)
 

@@ -25,13 +25,14 @@ from pipeline.stores.encoding import as_numpy, check_range, decode, encode
 from pipeline.stores.layout import Layout, shard_rows
 from pipeline.stores.opening import open_store
 
-FORMAT_NAMES = ("zarr", "hdf5")
+FORMAT_NAMES = FORMATS.names()
+PLAIN = ("zarr", "hdf5")  # a library of their own opens them as one array
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 CODECS = ("none", "lz4", "zstd")
 NOT_FINITE = (
     "net.layer gives features that are not finite; use weights that fit the network, or extract.precision: fp32"
 )
-EVERY = [(f, d, c) for f in FORMAT_NAMES for d in DTYPES for c in CODECS]
+EVERY, EVERY_PLAIN = ([(f, d, c) for f in names for d in DTYPES for c in CODECS] for names in (FORMAT_NAMES, PLAIN))
 
 
 def features_like(rows: int = 11, shape: tuple[int, int, int] = (4, 6, 5)) -> torch.Tensor:
@@ -55,7 +56,7 @@ def plain(path: Path, array: str = "features") -> np.ndarray:
 
 
 def test_both_backends_are_registered() -> None:
-    assert FORMATS.names() == ("hdf5", "zarr")
+    assert {"hdf5", "zarr"} <= set(FORMAT_NAMES)
 
 
 @pytest.mark.parametrize(("format", "dtype", "codec"), EVERY)
@@ -68,7 +69,7 @@ def test_rows_come_back_as_they_were_rounded(tmp_path: Path, format: str, dtype:
     assert (store.rows, str(store.shape), store.dtype) == (11, "4×6×5", dtype)
 
 
-@pytest.mark.parametrize(("format", "dtype", "codec"), EVERY)
+@pytest.mark.parametrize(("format", "dtype", "codec"), EVERY_PLAIN)
 def test_a_plain_reader_needs_nothing_of_this_project(tmp_path: Path, format: str, dtype: str, codec: str) -> None:
     features = features_like()
     path = tmp_path / "net" / "layer"
@@ -82,7 +83,7 @@ def test_a_plain_reader_needs_nothing_of_this_project(tmp_path: Path, format: st
     np.testing.assert_array_equal(values.astype(np.float32), rounded(features, dtype))
 
 
-@pytest.mark.parametrize("format", FORMAT_NAMES)
+@pytest.mark.parametrize("format", PLAIN)
 def test_attributes_tell_a_plain_reader_what_the_bits_are(tmp_path: Path, format: str) -> None:
     path = tmp_path / "net" / "layer"
     write_store(path, features_like(), format, "bfloat16", "none", shard_rows=4)
@@ -103,7 +104,7 @@ def test_the_same_features_make_the_same_bytes(tmp_path: Path, format: str, code
     assert tree(tmp_path / "once") == tree(tmp_path / "again")
 
 
-@pytest.mark.parametrize("format", FORMAT_NAMES)
+@pytest.mark.parametrize("format", PLAIN)
 def test_zarr_and_hdf5_files_written_elsewhere_agree_with_the_library(tmp_path: Path, format: str) -> None:
     """The very bytes of a shard are those that the format's own library writes for the same rows."""
     features = features_like(rows=8).half()
@@ -148,7 +149,8 @@ def test_round_trip_of_any_features(tmp_path_factory, values, dtype, codec, form
     write_store(path, features, format, dtype, codec, shard_rows=shard)
     rows = np.array(data.draw(st.lists(st.integers(0, len(values) - 1), min_size=1, max_size=8)))
     np.testing.assert_array_equal(open_store(path).read(rows), rounded(features[rows], dtype))
-    assert plain(path).shape == values.shape
+    if format in PLAIN:
+        assert plain(path).shape == values.shape
 
 
 @given(values=arrays(np.float32, (2, 3, 4, 4), elements=st.floats(-100, 100, width=32)))

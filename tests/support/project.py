@@ -124,6 +124,28 @@ def small_project(target: Path, photographs: int = 14) -> Project:
     return project
 
 
+def blocks(document: str, language: str) -> list[str]:
+    """The fenced blocks of `language`, in order."""
+    return _blocks((ROOT / document).read_text(), language)
+
+
+def extend(project: Project, heading: str) -> str:
+    """Add what docs/extending.md shows below `heading`, its file and its entry in params.yaml; the file's name."""
+    _, _, after = (ROOT / "docs/extending.md").read_text().partition(f"\n## {heading}\n")
+    part, _, _ = after.partition("\n## ")
+    name = re.findall(r"`(pipeline/[\w/]+\.py)`", part)[0]
+    (code,) = _blocks(part, "python")
+    assert not (project.root / name).exists()
+    (project.root / name).write_text(code)
+    for entry in map(YAML(typ="safe", pure=True).load, _blocks(part, "yaml")):
+        project.set({f"{section}.{key}": value for section, keys in entry.items() for key, value in keys.items()})
+    return name
+
+
+def _blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
 def write_photographs(folder: Path, count: int, edge: int = 80) -> None:
     """Smooth colourful pictures with some texture, each different."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pipeline.core.errors import CheckpointError, ShapeError
+from pipeline.core.errors import CheckpointError, PipelineError, ShapeError
 from pipeline.core.former import recorded
 from pipeline.core.params import LINEAR, NONE, Params
 from pipeline.core.section import parse_section
@@ -287,11 +287,14 @@ def load_inverter(models: Path, device: torch.device) -> Inverter:
 
     Raises:
         CheckpointError: no model there, a damaged one, or weights that do not fit their description.
+        ParamsError, ShapeError: the description asks for what this version does not have or cannot build.
     """
     tensors, description = load_model(models)
     try:
         inverter = Inverter(Blueprint.parse(description["blueprint"]))
         inverter.load_state_dict(tensors)
+    except PipelineError:
+        raise
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"the weights in {models} do not fit the model described there: {error}") from None
     return inverter.to(device).eval()
