@@ -32,7 +32,7 @@ from pipeline.models.common.checkpoint import LEARNED, LINEAR_FOLDER, save_model
 from pipeline.models.common.inverter import LINEAR, RGB, Blueprint, Inverter, load_inverter
 from pipeline.models.common.prior import load_prior
 from pipeline.refinement.base import Refiner, Step, build_refiner
-from pipeline.refinement.consistency import Reencoder
+from pipeline.refinement.consistency import open_networks
 from pipeline.refinement.examples import SplitExamples
 from pipeline.refinement.misleading import VALIDATION_IMAGES, misleading
 from pipeline.refinement.networks import Networks
@@ -59,10 +59,9 @@ def refine_photographs(
         DataError: the image prior in `prior`, which `map` needs, is missing or of other data.
         WeightsError: the network's weights cannot be had here.
     """
-    (source,) = params.sources
     (store,) = open_features(features, params.sources, params, data)
     facts = first_stage_facts(params, store)
-    networks = Reencoder(params, [source], [store], device).networks
+    networks = open_networks(params, [store], device)
     with CachedFeatures(data, Inputs((store,)), device, params.train.resident) as cached:
         start, ridge = _closed_form(params, data, store, cached)
         stage = FirstStage(start, build_first_stage(facts, networks, data.crop), store.dtype)

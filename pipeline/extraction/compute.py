@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.core.errors import StoreError
-from pipeline.core.runtime import computing_in, enough_memory, memory_ran_out
+from pipeline.core.runtime import enough_memory, memory_ran_out
 from pipeline.extraction.job import Job
 from pipeline.extraction.link import Link
 from pipeline.stores.encoding import Encoded, check_range, decode, encode, rgb, row_major
@@ -133,8 +133,7 @@ class Computer:
     @torch.inference_mode()
     def _forward(self, rows: Rows, pixels: Tensor) -> Piece:
         images = rgb(self._link.arrived(pixels))
-        with computing_in(self._job.settings.precision, self._device):
-            features = self._backbone(images)
+        features = self._backbone.compute(images, self._job.settings.precision)
         layers = {layer: self._encode(layer, features.pop(layer).float(), rows) for layer in self._job.layouts}
         return Piece(rows, layers, self._link.downloaded())
 
