@@ -20,6 +20,7 @@ from pipeline.core.errors import TrainingError
 from pipeline.core.files import whole_file
 from pipeline.core.params import ProtocolParams
 from pipeline.core.progress import Advance, progress
+from pipeline.core.runtime import computing_in
 from pipeline.core.sources import Inputs
 from pipeline.metrics.scores import capped_psnr
 from pipeline.training.losses import Loss
@@ -232,7 +233,7 @@ def validate(module: nn.Module, loss: Loss, batches: Iterable[TrainingBatch]) ->
     count = 0
     for batch in batches:
         image = module(batch.inputs)
-        with torch.autocast(image.device.type, enabled=False):
+        with computing_in("fp32", image.device):
             image = image.float()
             terms = {**loss(image, batch.targets), "psnr": capped_psnr(image, batch.targets).mean()}
         for name, value in terms.items():

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from pipeline.core.progress import progress
 from pipeline.loading.loader import CachedFeatures
 from pipeline.loading.sampler import READ_BATCH, batched
+from pipeline.metrics.scores import decibels
 from pipeline.models.common.inverter import Inverter, joined
 from pipeline.models.common.linear import Linear
 from pipeline.models.common.ridge import NormalEquations, RidgeSolution, solve
@@ -89,7 +89,8 @@ def ridge_summary(solution: LinearSolution) -> dict[str, Any]:
 
 
 def _summary(solution: RidgeSolution) -> dict[str, Any]:
-    psnr = {f"{strength:g}": round(float(-10 * np.log10(error)), 3) for strength, error in solution.errors.items()}
+    values = decibels(torch.tensor(list(solution.errors.values()), dtype=torch.float64)).tolist()
+    psnr = {f"{strength:g}": round(value, 3) for strength, value in zip(solution.errors, values, strict=True)}
     own = {"strengths": list(solution.strengths)} if len(solution.strengths) > 1 else {}
     return {"strength": solution.strength, **own, "validation_psnr_of_mean_error": psnr}
 

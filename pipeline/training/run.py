@@ -159,6 +159,13 @@ def build_inverter(params: Params, data: PreparedData, stores: Inputs[FeatureSto
     return inverter
 
 
+def build_fitter(inverter: Inverter, loss: Loss, params: Params) -> Fitter:
+    """What trains the decoder of `inverter`, which becomes channels-last in memory: faster (docs/training.md)."""
+    inverter.to(memory_format=torch.channels_last)
+    fabric = build_fabric(params.train.precision, inverter.device)
+    return Fitter(inverter, inverter.closed_form, loss, params.protocols[params.train.protocol], fabric)
+
+
 def check_batches(inverter: Inverter, params: Params, images: int) -> None:
     """Raise ShapeError when the `images` for training leave a batch of one that batch normalisation cannot take.
 
@@ -257,10 +264,7 @@ def _fit_decoder(
     Raises:
         TrainingError: the loss is not finite. The best epoch, if there is one, is saved first and named.
     """
-    protocol = params.protocols[params.train.protocol]
-    fabric = build_fabric(params.train.precision, inverter.device)
-    inverter.to(memory_format=torch.channels_last)  # faster: docs/training.md
-    fitter = Fitter(inverter, inverter.closed_form, loss, protocol, fabric)
+    fitter = build_fitter(inverter, loss, params)
     try:
         fitter.run(feed, workspace / "state.pt", f"train {params.decoder}", report)
     except TrainingError as error:

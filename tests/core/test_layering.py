@@ -68,3 +68,8 @@ def test_stages_import_nothing_heavy_at_the_top(module: Path) -> None:
             for name in names:
                 light = name in {"pipeline.core.errors", "pipeline.core.params"}
                 assert name.split(".")[0] in allowed or light, f"{module.name} imports {name} before it is needed"
+
+
+def test_one_place_makes_an_autocast_context() -> None:
+    made = [str(module.relative_to(ROOT)) for module in MODULES if "torch.autocast(" in module.read_text()]
+    assert made == ["pipeline/core/runtime.py"]

@@ -15,9 +15,8 @@ from pipeline.core.sources import FeatureShape, ImageSize, Inputs, Source
 from pipeline.extraction.job import layouts
 from pipeline.models.common.inverter import Blueprint, Inverter
 from pipeline.models.common.ridge import NormalEquations
-from pipeline.training.fabric import build_fabric
-from pipeline.training.fitter import Fitter
 from pipeline.training.losses import Loss
+from pipeline.training.run import build_fitter
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ def _step_seconds(inverter: Inverter, params: Params, crop: ImageSize) -> float:
     """Of the fitter's own step, the second one."""
     protocol, device = params.protocols[params.train.protocol], inverter.device
     loss = Loss(params.losses[params.loss]).to(device)
-    fitter = Fitter(inverter, inverter.linear, loss, protocol, build_fabric(params.train.precision, device))
+    fitter = build_fitter(inverter, loss, params)
     target = torch.rand(protocol.batch_size, 3, crop.height, crop.width, device=device)
     feed = _NoiseFeed(_NoiseBatch(_noise(protocol.batch_size, inverter), target))
     fitter.train_epoch(feed, lambda images: None)

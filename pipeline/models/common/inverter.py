@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.core.errors import CheckpointError, ShapeError
 from pipeline.core.params import NONE, Params
+from pipeline.core.runtime import computing_in
 from pipeline.core.section import parse_section
 from pipeline.core.sources import FeatureShape, ImageSize, Inputs, Source
 from pipeline.models.common.checkpoint import load_model
@@ -245,7 +246,7 @@ class Inverter(nn.Module):
         training would not start at the closed-form solution.
         """
         assert self.linear is not None
-        with torch.autocast(self.device.type, enabled=False):
+        with computing_in("fp32", self.device):
             image = self.linear.synthesize(self.stack(standardised))
             for reading in self.apart:
                 assert isinstance(reading, Linear)
