@@ -35,7 +35,7 @@ class Subject:
     """
 
     inverter: Inverter
-    linear: Inverter | None
+    readout: Inverter | None
     description: Mapping[str, Any]
     stores: Inputs[FeatureStore]
     perceptual: Lpips | None
@@ -58,8 +58,8 @@ class Subject:
         return consistency(self.networks(images), inputs.features)
 
     def floors(self, inputs: Inputs[Tensor]) -> dict[str, Tensor]:
-        """Images (B, 3, H, W) that need less than the decoder: in closed form; in two stages, those of the first."""
-        images = {} if self.linear is None else {LINEAR: self.linear(Inputs(inputs.features))}
+        """Images (B, 3, H, W) that need less than the decoder: the read-out's; in two stages, those of the first."""
+        images = {} if self.readout is None else {LINEAR: self.readout(Inputs(inputs.features))}
         return images | ({} if inputs.image is None else {FIRST_STAGE: inputs.image.clamp(0, 1)})
 
     @property
@@ -93,7 +93,7 @@ def open_subject(
     missing: dict[str, str] = {}
     return Subject(
         inverter=inverter,
-        linear=_linear(models, description, device),
+        readout=_readout(models, description, device),
         description=description,
         stores=stores,
         perceptual=_perceptual(device, missing),
@@ -122,8 +122,8 @@ def _check_stores(
             raise CheckpointError(f"{models} was trained on other features than {store.path} holds; run: dvc repro")
 
 
-def _linear(models: Path, description: Mapping[str, Any], device: torch.device) -> Inverter | None:
-    """The closed-form decoder beside the model, unless another training left it there."""
+def _readout(models: Path, description: Mapping[str, Any], device: torch.device) -> Inverter | None:
+    """The read-out beside the model, unless another training left it there."""
     if not (models / LINEAR_FOLDER / DESCRIPTION).is_file():
         return None
     beside = load_model(models / LINEAR_FOLDER)[1]

@@ -63,7 +63,7 @@ def first_stage_facts(params: Params, store: FeatureStore) -> dict[str, Any]:
         "refiner": chosen.refine,
         "options": params.refiners[chosen.refine],
         "budget": chosen.budget,
-        "start": params.decoders["linear"],  # options of the closed-form decoder that it starts from
+        "start": params.decoders["linear"],  # options of the read-out that it starts from
         "dtype": store.dtype,
     }
 

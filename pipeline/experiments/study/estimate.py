@@ -61,7 +61,7 @@ def experiment_seconds(params: Params, images: Images, device: torch.device) -> 
     seconds = 0.0
     if inverter.linear is not None:
         rows = images.train * params.prepare.views + images.validation
-        seconds += _ridge_seconds(inverter, crop) * rows
+        seconds += _readout_seconds(inverter, crop) * rows
     if inverter.decoder is not None:
         protocol = params.protocols[params.train.protocol]
         steps = math.ceil(images.train / protocol.batch_size) * protocol.epochs
@@ -82,7 +82,7 @@ def _noise(batch: int, inverter: Inverter) -> Inputs[torch.Tensor]:
 
 
 @torch.no_grad()
-def _ridge_seconds(inverter: Inverter, crop: ImageSize) -> float:
+def _readout_seconds(inverter: Inverter, crop: ImageSize) -> float:
     """Of one row."""
     linear = inverter.linear
     assert linear is not None
