@@ -49,12 +49,11 @@ def extraction(
     settings = ExtractParams.model_validate({"batch_size": BATCH, "precision": precision})
     plan = [np.arange(first, min(first + BATCH, len(data))) for first in range(0, len(data), BATCH)]
     images = [rgb(torch.from_numpy(data.crops(rows)).to(device)) for rows in plan]
-    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
     def bare() -> None:
-        with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is not None):
+        with torch.inference_mode():
             for batch in images:
-                backbone(batch)
+                backbone.compute(batch, precision)
         if device.type == "cuda":
             torch.cuda.synchronize()
 

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.bars import Bar, Line, against, seconds, side_by_side
 from pipeline.core.sources import FeatureShape
-from pipeline.loading.prefetch import Slot, new_slots, prefetch
 from pipeline.loading.sampler import windows
+from pipeline.loading.slots import Slot, fill_ahead, new_slots
 from pipeline.stores.base import FORMATS, FeatureStore
 from pipeline.stores.encoding import as_numpy, decode, encode
 from pipeline.stores.files import FileRecord
@@ -84,7 +84,7 @@ def ring(store: FeatureStore, plan: list[NDArray[np.int64]]) -> Callable[[], obj
     def read(slot: Slot, rows: NDArray[np.int64]) -> None:
         store.read_into(rows, as_numpy(slot.reserve(rows).values[0]))
 
-    return lambda: [None for _ in prefetch(plan, read, slots, threads=2)]
+    return lambda: [None for _ in fill_ahead(plan, read, slots, threads=2)]
 
 
 def readers(

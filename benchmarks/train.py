@@ -34,10 +34,9 @@ from pipeline.models.common.decoder import DECODERS
 from pipeline.stores.base import FeatureStore
 from pipeline.stores.opening import open_store
 from pipeline.stores.prepared import PreparedData
-from pipeline.training.fabric import build_fabric
 from pipeline.training.fitter import Feed, Fitter
 from pipeline.training.losses import Loss
-from pipeline.training.run import build_inverter
+from pipeline.training.run import build_fitter, build_inverter
 
 PRECISIONS = get_args(TrainParams.model_fields["precision"].annotation)
 RESIDENT = get_args(TrainParams.model_fields["resident"].annotation)
@@ -92,14 +91,11 @@ class EncoderInTheLoop(Shortened):
             yield Batch(batch.rows, Inputs((features.float(),)), batch.targets)
 
 
-def build_fitter(params: Params, data: PreparedData, store: FeatureStore, device: torch.device) -> Fitter:
+def fitter_of(params: Params, data: PreparedData, store: FeatureStore, device: torch.device) -> Fitter:
     """As `train` builds it."""
     seed_everything(params.seed)
     inverter = build_inverter(params, data, Inputs((store,))).to(device)
-    inverter.to(memory_format=torch.channels_last)
-    fabric = build_fabric(params.train.precision, device)
-    loss = Loss(params.loss_terms).to(device)
-    return Fitter(inverter, inverter.linear, loss, params.recipe, fabric)
+    return build_fitter(inverter, Loss(params.loss_terms).to(device), params)
 
 
 def compiled(fitter: Fitter) -> None:
@@ -124,7 +120,7 @@ def decoder_lines(
     """Images a second of one decoder, from the store, from memory, and with the encoder in the loop."""
     device, batches = next(backbone.parameters()).device, options.batches
     protocol = params.recipe
-    fitter = build_fitter(params, data, store, device)
+    fitter = fitter_of(params, data, store, device)
     waiting: list[float] = []
 
     def timed(feed: Feed) -> float:
@@ -147,7 +143,7 @@ def decoder_lines(
         found = side_by_side(runs, options.rounds)
         changed = []
         for name in options.compare:
-            other = build_fitter(params, data, store, device)
+            other = fitter_of(params, data, store, device)
             CHANGES[name](other)
             changed.append(changed_line(name, fitter, other, feeds["ready"], options.rounds))
     speeds = {name: f"{median(values):.1f}" for name, values in found.items()}

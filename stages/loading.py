@@ -187,6 +187,6 @@ def check_experiment(params: Params) -> None:
     try:
         with torch.device("meta"):
             Inverter(Blueprint.of(params, shapes, crop))
-    except ShapeError as error:  # names shapes, and maybe the linear part under the decoder that was chosen
+    except ShapeError as error:  # names shapes, and maybe the read-out under the decoder that was chosen
         sources = " + ".join(map(str, params.sources))
         raise ShapeError(f"{sources} and decoder = {params.decoder!r} do not go together: {error}") from None

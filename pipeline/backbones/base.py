@@ -11,17 +11,27 @@ from torch import Tensor, nn
 
 from pipeline.backbones.caches import CachedFile
 from pipeline.backbones.normalization import Normalization
+from pipeline.core.runtime import computing_in
 from pipeline.core.sources import FeatureShape, ImageSize
 
 
 class FrozenNetwork(nn.Module, ABC):
-    """What features can be extracted with: RGB (B, 3, H, W) in [0, 1] in, the features of one or several layers out."""
+    """The one wrapper of a frozen network: RGB (B, 3, H, W) in [0, 1] in, the features of one or several layers out.
+
+    Whoever wants features, gradients of them or normalised images has them from here.
+    """
 
     name: str
 
     @abstractmethod
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Features of every layer, each (B, C, h, w)."""
+
+    def compute(self, images: Tensor, precision: str) -> dict[str, Tensor]:
+        """`forward` in fp32 (no TF32), bf16 or fp16; gradients flow to the images where they are wanted."""
+        with computing_in(precision, images.device):
+            found: dict[str, Tensor] = self(images)
+        return found
 
     @abstractmethod
     def shapes(self, image: ImageSize) -> dict[str, FeatureShape]:

@@ -18,7 +18,7 @@ STAGES = ("prepare", "prior", "extract", "refine", "train", "evaluate")
 DATASETS, DECODERS, FUSIONS = "pipeline.data.datasets", "pipeline.models.decoders", "pipeline.models.fusion"
 Chosen = Mapping[str, str | None]  # package of a registry → its one member that is used; None: none is
 
-NO_DECODER: Chosen = {DECODERS: None, FUSIONS: None}  # the linear read-out is no member
+NO_DECODER: Chosen = {DECODERS: None, FUSIONS: None}  # the read-out is no member
 
 CHOSEN: Mapping[str, Chosen] = {  # by params.yaml, or by the stage itself
     "prepare": {DATASETS: "${dataset}"},

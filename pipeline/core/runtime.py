@@ -62,22 +62,19 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 @contextmanager
-def float32_is_float32() -> Iterator[None]:
-    """fp32 means fp32 on the GPU as well: no TF32 inside, in matrix products or convolutions."""
+def computing_in(precision: str, device: torch.device) -> Iterator[None]:
+    """Inside, torch computes in `precision`: fp32 (no TF32, whatever is around it), or bf16 and fp16 by autocast.
+
+    The one place that makes an autocast context; the decoder's own, in training, is Fabric's.
+    """
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    matmul.allow_tf32 = cudnn.allow_tf32 = False  # fp32 means fp32 on the GPU as well
     try:
-        yield
+        with torch.autocast(device.type, AUTOCAST.get(precision), enabled=precision != "fp32"):
+            yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32 = before
-
-
-@contextmanager
-def computing_in(precision: str, device: torch.device) -> Iterator[None]:
-    """Inside, a network computes in `precision`: fp32 (no TF32), or bf16 and fp16 by autocast."""
-    with float32_is_float32(), torch.autocast(device.type, AUTOCAST.get(precision), enabled=precision != "fp32"):
-        yield
 
 
 def memory_ran_out(error: RuntimeError) -> bool:

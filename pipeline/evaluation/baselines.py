@@ -49,7 +49,7 @@ def jpeg(crops: NDArray[np.uint8], budget: int, workers: int) -> tuple[NDArray[n
     Returns the decoded images and the bytes of each. Where even quality 1 is larger, quality 1 is used; where
     quality 100 is smaller, that: the bytes say so.
     """
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers) as pool:  # shares out one batch, and reads nothing ahead
         files = list(pool.map(lambda crop: _largest_jpeg(crop, budget), crops))
         decoded = np.stack(list(pool.map(lambda file: np.asarray(Image.open(io.BytesIO(file))), files)))
     return decoded, np.array([len(file) for file in files])

@@ -16,7 +16,7 @@ CONVENTIONS = {
     "low, high": "95 % percentile cluster bootstrap of the mean, seeded: photographs drawn, each with all its images",
     "mean_colour": "every pixel the mean colour of the training images",
     "bicubic": "antialiased bicubic down to the largest feature grid, bicubic up",
-    "linear": "the closed-form decoder on the same features",
+    "linear": "the closed-form decoder on the same features",  # other words: other scores
     "jpeg": "Pillow JPEG 4:4:4, optimised tables, the highest quality that fits the bytes of the stored features",
     "consistency": "features of the reconstruction against the stored ones: cosine; norm of the difference over norm",
     "survives": "1 - energy of the error / energy of the image, by octave, Hann window",

@@ -70,9 +70,9 @@ def learned_refiner(
     Raises:
         DataError: the image prior in `models`, which `map` needs, is missing or of other data.
     """
-    assert subject.reencoder is not None, "open_subject insists on the network where images are to be refined"
+    assert subject.networks is not None, "open_subject insists on the network where images are to be refined"
     settings, (source,) = params.evaluate, subject.inverter.sources
-    layer = subject.reencoder.networks.known_layer(source, ImageSize(data.crop, data.crop))
+    layer = subject.networks.known_layer(source, ImageSize(data.crop, data.crop))
     refiner = build_refiner(settings.refine, params.refiner_options(settings.refine), layer, settings.refine_budget)
     prior = partial(load_prior, models, data, "train again: python -m stages train")
     refiner.learn(SplitExamples(data, cached, settings.batch_size, prior))

@@ -19,7 +19,7 @@ ROWS = (  # label, where it stands in metrics.json
     ("this decoder", ()),
     ("what the layer holds", ("refined",)),
     ("its first stage, refined", ("floors", "first_stage")),
-    ("linear, closed form", ("floors", "linear")),
+    ("linear read-out", ("floors", "linear")),
     ("bicubic thumbnail", ("floors", "bicubic")),
     ("mean colour", ("floors", "mean_colour")),
     ("JPEG, equal bytes", ("ceilings", "jpeg")),

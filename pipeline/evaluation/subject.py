@@ -18,7 +18,8 @@ from pipeline.metrics.alexnet import ALEXNET_FILE, lpips_available
 from pipeline.metrics.similarity import Lpips, load_lpips
 from pipeline.models.common.checkpoint import DESCRIPTION, LINEAR_FOLDER, load_model
 from pipeline.models.common.inverter import Inverter, load_inverter
-from pipeline.refinement.consistency import Reencoder
+from pipeline.refinement.consistency import consistency, open_networks
+from pipeline.refinement.networks import Networks
 from pipeline.stores.base import FeatureStore
 from pipeline.stores.prepared import PreparedData
 
@@ -34,16 +35,16 @@ class Subject:
     """
 
     inverter: Inverter
-    linear: Inverter | None
+    readout: Inverter | None
     description: Mapping[str, Any]
     stores: Inputs[FeatureStore]
     perceptual: Lpips | None
-    reencoder: Reencoder | None
+    networks: Networks | None
     missing: Mapping[str, str]
 
     def further_columns(self, inputs: Inputs[Tensor], predictions: Tensor) -> dict[str, Tensor]:
         """Per-image numbers that need more than the images: agreement of the features, learned source weights."""
-        columns = {} if self.reencoder is None else self.compare(predictions, inputs)
+        columns = {} if self.networks is None else self.compare(predictions, inputs)
         fusion = self.inverter.fusion
         weights = None if fusion is None else fusion.source_weights(self.inverter.standardised(inputs))
         if weights is not None:
@@ -53,12 +54,12 @@ class Subject:
 
     def compare(self, images: Tensor, inputs: Inputs[Tensor]) -> dict[str, Tensor]:
         """Agreement of the features of `images` with those among the inverter's inputs."""
-        assert self.reencoder is not None, "open_subject insists on the network where images are to be refined"
-        return self.reencoder.compare(images, inputs.features)
+        assert self.networks is not None, "open_subject insists on the network where images are to be refined"
+        return consistency(self.networks(images), inputs.features)
 
     def floors(self, inputs: Inputs[Tensor]) -> dict[str, Tensor]:
-        """Images (B, 3, H, W) that need less than the decoder: in closed form; in two stages, those of the first."""
-        images = {} if self.linear is None else {LINEAR: self.linear(Inputs(inputs.features))}
+        """Images (B, 3, H, W) that need less than the decoder: the read-out's; in two stages, those of the first."""
+        images = {} if self.readout is None else {LINEAR: self.readout(Inputs(inputs.features))}
         return images | ({} if inputs.image is None else {FIRST_STAGE: inputs.image.clamp(0, 1)})
 
     @property
@@ -92,11 +93,11 @@ def open_subject(
     missing: dict[str, str] = {}
     return Subject(
         inverter=inverter,
-        linear=_linear(models, description, device),
+        readout=_readout(models, description, device),
         description=description,
         stores=stores,
         perceptual=_perceptual(device, missing),
-        reencoder=_reencoder(params, stores.features, device, missing),
+        networks=_networks(params, stores.features, device, missing),
         missing=missing,
     )
 
@@ -121,8 +122,8 @@ def _check_stores(
             raise CheckpointError(f"{models} was trained on other features than {store.path} holds; run: dvc repro")
 
 
-def _linear(models: Path, description: Mapping[str, Any], device: torch.device) -> Inverter | None:
-    """The closed-form decoder beside the model, unless another training left it there."""
+def _readout(models: Path, description: Mapping[str, Any], device: torch.device) -> Inverter | None:
+    """The read-out beside the model, unless another training left it there."""
     if not (models / LINEAR_FOLDER / DESCRIPTION).is_file():
         return None
     beside = load_model(models / LINEAR_FOLDER)[1]
@@ -140,16 +141,15 @@ def _perceptual(device: torch.device, missing: dict[str, str]) -> Lpips | None:
     return None
 
 
-def _reencoder(
+def _networks(
     params: Params, stores: tuple[FeatureStore, ...], device: torch.device, missing: dict[str, str]
-) -> Reencoder | None:
-    sources = [store.source for store in stores]
+) -> Networks | None:
     try:
-        return Reencoder(params, sources, stores, device)
+        return open_networks(params, stores, device)
     except WeightsError:  # the features may have been extracted on another machine
         if params.evaluate.refine != NONE:
             raise
-        names = ", ".join(sorted({source.backbone for source in sources}))
+        names = ", ".join(sorted({store.source.backbone for store in stores}))
         missing["consistency"] = (
             f"the weights of {names} are not on this machine; see `python -m stages weights --help`"
         )

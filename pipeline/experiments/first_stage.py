@@ -33,14 +33,14 @@ from pipeline.models.common.checkpoint import LEARNED, LINEAR_FOLDER, save_model
 from pipeline.models.common.inverter import RGB, Blueprint, Inverter, load_inverter
 from pipeline.models.common.prior import load_prior
 from pipeline.refinement.base import Refiner, Step, build_refiner
-from pipeline.refinement.consistency import Reencoder
+from pipeline.refinement.consistency import open_networks
 from pipeline.refinement.examples import SplitExamples
 from pipeline.refinement.misleading import VALIDATION_IMAGES, misleading
 from pipeline.refinement.networks import Networks
 from pipeline.stores.base import FeatureStore
 from pipeline.stores.encoding import decode, encode
 from pipeline.stores.prepared import PreparedData
-from pipeline.training.readout import linear_state, load_linear, ridge_summary, solve_linear
+from pipeline.training.readout import load_readout, readout_state, readout_summary, solve_readout
 
 SHARD_MEGABYTES = 8  # some minutes of work: what a kill can cost
 
@@ -48,7 +48,7 @@ SHARD_MEGABYTES = 8  # some minutes of work: what a kill can cost
 def refine_photographs(
     params: Params, data: PreparedData, features: Path, prior: Path, output: Path, work: Path, device: torch.device
 ) -> str | None:
-    """Refine every view of `data` by `two_stage.refine`, from the image of the closed-form decoder.
+    """Refine every view of `data` by `two_stage.refine`, from the image of the read-out.
 
     `output` gets the store of the refined images, that decoder, and what the refiner learned: with them any other
     photograph can be treated alike. A run that was killed continues. Returns a warning when refining brings validation
@@ -59,12 +59,11 @@ def refine_photographs(
         DataError: the image prior in `prior`, which `map` needs, is missing or of other data.
         WeightsError: the network's weights cannot be had here.
     """
-    (source,) = params.sources
     (store,) = open_features(features, params.sources, params, data)
     facts = first_stage_facts(params, store)
-    networks = Reencoder(params, [source], [store], device).networks
+    networks = open_networks(params, [store], device)
     with CachedFeatures(data, Inputs((store,)), device, params.train.resident) as cached:
-        start, ridge = _closed_form(params, data, store, cached)
+        start, summary = _fitted_readout(params, data, store, cached)
         stage = FirstStage(start, build_first_stage(facts, networks, data.crop), store.dtype)
         read_prior = partial(load_prior, prior, data)
         stage.refiner.learn(SplitExamples(data, cached, params.extract.cpu_batch_size, read_prior))
@@ -74,7 +73,7 @@ def refine_photographs(
     kept = params.store.model_copy(update={"shard_megabytes": SHARD_MEGABYTES})
     extract(network, data, output / REFINED_IMAGES.parent, kept, settings, device, work)
     write_whole(output / LEARNED, save(stage.refiner.state()))
-    save_model(output / LINEAR_FOLDER, start.state_dict(), _describe(start, store, ridge) | {"first_stage": facts})
+    save_model(output / LINEAR_FOLDER, start.state_dict(), _describe(start, store, summary) | {"first_stage": facts})
     return warning
 
 
@@ -102,7 +101,7 @@ def load_first_stage(
 
 
 class FirstStage:
-    """Features to a refined image: rounded as the store does, a start in closed form, then the refiner."""
+    """Features to a refined image: rounded as the store does, the read-out's image, then the refiner."""
 
     def __init__(self, start: Inverter, refiner: Refiner, dtype: str) -> None:
         self.start, self.refiner, self.dtype = start, refiner, dtype
@@ -116,7 +115,7 @@ class FirstStage:
 
     @torch.no_grad()
     def start_of(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 y x"]:
-        """The image of the closed-form decoder, RGB in [0, 1]."""
+        """The image of the read-out, RGB in [0, 1]."""
         return self.start(Inputs((self._rounded(features),)))
 
     def __call__(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 y x"]:
@@ -153,28 +152,28 @@ class RefinedLayer(FrozenNetwork):
         return {**self.backbone.describe(), "refined": dict(self._description)}
 
 
-def _closed_form(
+def _fitted_readout(
     params: Params, data: PreparedData, store: FeatureStore, cached: CachedFeatures
 ) -> tuple[Inverter, dict[str, Any]]:
-    """The closed-form decoder of one store, fitted, and how."""
+    """The read-out of one store, fitted, and how."""
     shapes, image = {store.source: store.shape}, ImageSize(data.crop, data.crop)
     one_stage = params.two_stage.model_copy(update={"refine": NONE})
     alone = params.model_copy(update={"decoder": LINEAR, "two_stage": one_stage})
     inverter = Inverter(Blueprint.of(alone, shapes, image))
     inverter.fit_statistics([(torch.from_numpy(store.mean), torch.from_numpy(store.std))])
     inverter.to(cached.device).eval()
-    solution = solve_linear(inverter, data, cached)
-    load_linear(inverter, linear_state(solution))
-    return inverter, ridge_summary(solution)
+    solution = solve_readout(inverter, data, cached)
+    load_readout(inverter, readout_state(solution))
+    return inverter, readout_summary(solution)
 
 
-def _describe(inverter: Inverter, store: FeatureStore, ridge: Mapping[str, Any]) -> dict[str, Any]:
+def _describe(inverter: Inverter, store: FeatureStore, summary: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "blueprint": inverter.blueprint.plain(),
         "parameters": sum(parameter.numel() for parameter in inverter.parameters()),
         "stores": {str(store.source): store.fingerprint},
         "data": store.data_fingerprint,
-        "ridge": ridge,
+        "ridge": summary,
     }
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor
 from pipeline.core.errors import CheckpointError, DataError
 from pipeline.core.files import printable, whole_file
 from pipeline.core.params import Params, PrepareParams
+from pipeline.core.prefetch import prefetch
 from pipeline.core.progress import progress
 from pipeline.core.sources import Inputs
 from pipeline.data.preparation.dataset import Photograph
@@ -90,11 +90,15 @@ def reconstruct(inputs: Sequence[str], models: Path, params: Params, output: Pat
     encoder = load_encoder(models, params, device)
     result = Result()
     names = _free_names(photographs, output)
+    size = params.evaluate.batch_size
+    decoded = prefetch(
+        photographs, lambda path: decode(_photograph(path), encoder.rules), os.cpu_count() or 1, ahead=2 * size
+    )
     try:
         with progress("reconstruct", len(photographs), "photographs") as advance:
-            for start in range(0, len(photographs), params.evaluate.batch_size):
-                part = slice(start, start + params.evaluate.batch_size)
-                _reconstruct_batch(photographs[part], names[part], encoder, output, result)
+            for start in range(0, len(photographs), size):
+                part = slice(start, start + size)
+                _reconstruct_batch(photographs[part], names[part], list(islice(decoded, size)), encoder, output, result)
                 advance(len(photographs[part]))
     finally:  # whatever stops the rest, the pictures that are there have their scores
         if result.scores:
@@ -172,11 +176,14 @@ def _matching(pattern: str) -> list[Path]:
 
 
 def _reconstruct_batch(
-    paths: Sequence[Path], names: Sequence[str], encoder: Encoder, output: Path, result: Result
+    paths: Sequence[Path],
+    names: Sequence[str],
+    decoded: Sequence[Decoded],
+    encoder: Encoder,
+    output: Path,
+    result: Result,
 ) -> None:
     rules = encoder.rules
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        decoded = list(pool.map(lambda path: decode(_photograph(path), rules), paths))
     result.bad += [(path, image.reason) for path, image in zip(paths, decoded, strict=True) if image.reason]
     good = [(path, name, image) for path, name, image in zip(paths, names, decoded, strict=True) if not image.reason]
     if not good:

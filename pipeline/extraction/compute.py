@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 import torch
@@ -14,12 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.core.errors import StoreError
-from pipeline.core.runtime import computing_in, enough_memory, memory_ran_out
+from pipeline.core.prefetch import prefetch
+from pipeline.core.runtime import enough_memory, memory_ran_out
 from pipeline.extraction.job import Job
 from pipeline.extraction.link import Link
 from pipeline.stores.encoding import Encoded, check_range, decode, encode, rgb, row_major
 
-READ_AHEAD = 2  # batches of crops
+READ_AHEAD = 3  # batches of crops, the one in use among them
 FORGET = 256 << 20  # bytes of crops after which the mapped photographs behind them are let go
 MEASURED_EVERY = 8  # rows: all of a store's would take a few percent of the time of a fast network
 
@@ -56,7 +55,7 @@ class Piece:
 class Computer:
     """The backbone of a job on its device."""
 
-    _pool: ThreadPoolExecutor  # while `pieces` runs
+    _pool: ThreadPoolExecutor  # while `pieces` runs: shares out the rows of one batch, and reads nothing ahead
 
     def __init__(self, job: Job) -> None:
         self._job, self._device = job, job.device
@@ -75,21 +74,12 @@ class Computer:
             StoreError: features that cannot be stored, or no memory for a single image.
         """
         with ThreadPoolExecutor(torch.get_num_threads()) as self._pool:
-            for rows, pixels in zip(batches, self._crops(batches), strict=True):
+            crops = prefetch(batches, self._load, threads=1, ahead=READ_AHEAD)
+            for rows, pixels in zip(batches, crops, strict=True):
                 yield from self._split(rows, pixels)
 
-    def _crops(self, batches: Sequence[Rows]) -> Iterator[Tensor]:
-        """The pixels of each batch, (B, H, W, 3) uint8, read ahead and on their way to the device."""
-        coming = iter(batches)
-        with ThreadPoolExecutor(1, thread_name_prefix="crops") as loader:
-            pending = deque(loader.submit(self._load, rows) for rows in islice(coming, READ_AHEAD))
-            while pending:
-                pixels = pending.popleft().result()
-                if (rows := next(coming, None)) is not None:
-                    pending.append(loader.submit(self._load, rows))
-                yield pixels
-
     def _load(self, rows: Rows) -> Tensor:
+        """The pixels of a batch, (B, H, W, 3) uint8, on their way to the device."""
         crop = self._job.data.crop
         pixels = torch.empty((len(rows), crop, crop, 3), dtype=torch.uint8, pin_memory=self._cuda)
         self._job.data.crops(rows, pixels.numpy())
@@ -133,8 +123,7 @@ class Computer:
     @torch.inference_mode()
     def _forward(self, rows: Rows, pixels: Tensor) -> Piece:
         images = rgb(self._link.arrived(pixels))
-        with computing_in(self._job.settings.precision, self._device):
-            features = self._backbone(images)
+        features = self._backbone.compute(images, self._job.settings.precision)
         layers = {layer: self._encode(layer, features.pop(layer).float(), rows) for layer in self._job.layouts}
         return Piece(rows, layers, self._link.downloaded())
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.backbones.base import FrozenNetwork
 from pipeline.core.params import ExtractParams, StoreParams
 from pipeline.core.sources import FeatureShape, ImageSize
-from pipeline.stores.layout import STORED_AS, Layout, shard_rows
+from pipeline.stores.layout import Layout, shard_rows, value_bytes
 from pipeline.stores.prepared import PreparedData
 
 
@@ -25,7 +25,7 @@ def layouts(
     A shard holds the same rows in every layer, the number that fills `store.shard_megabytes` in the largest one:
     layers are computed together, so anything else would lose work, or need memory, when a run is killed.
     """
-    largest = max(shape.elements for shape in shapes.values()) * STORED_AS[store.dtype].itemsize
+    largest = max(value_bytes(shape, store.dtype) for shape in shapes.values())
     per_shard = min(rows, shard_rows(largest, store.shard_megabytes, settings.cpu_batch_size))
     return {
         layer: Layout(store.format, store.dtype, store.compression, shape, rows, per_shard)

@@ -90,6 +90,7 @@ def _compute(job: Job, space: Workspace, shards: list[int], done: int) -> None:
     sink, pending = Sink(job, space), deque[Future[None]]()
     with (
         progress(f"extract {job.backbone.name}", total=done + job.count(shards), done=done) as advance,
+        # writing behind, not reading ahead: when computing fails, what was computed before is still written
         ThreadPoolExecutor(1, thread_name_prefix="shards") as writer,
     ):
         try:

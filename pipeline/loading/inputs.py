@@ -67,7 +67,7 @@ def first_stage_facts(params: Params, store: FeatureStore) -> dict[str, Any]:
         "refiner": chosen.refine,
         "options": params.refiner_options(chosen.refine),
         "budget": chosen.budget,
-        "start": params.linear_options,  # options of the closed-form decoder that it starts from
+        "start": params.linear_options,  # options of the read-out that it starts from
         "dtype": store.dtype,
     }
 

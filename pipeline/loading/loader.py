@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pipeline.core.errors import StoreError
 from pipeline.core.sources import Inputs
-from pipeline.loading.prefetch import Rows, Slot, Stored, new_slots, prefetch
+from pipeline.loading.slots import Rows, Slot, Stored, fill_ahead, new_slots
 from pipeline.stores.base import FeatureStore
 from pipeline.stores.encoding import as_numpy, decode, rgb
 from pipeline.stores.manifest import remedy
@@ -127,7 +127,7 @@ class CachedFeatures:
         return rows
 
     def _read_ahead(self, plan: Iterable[Rows]) -> Iterator[Batch]:
-        for slot in prefetch(plan, self._read, self._slots, self._threads):
+        for slot in fill_ahead(plan, self._read, self._slots, self._threads):
             batch = self._decoded(slot.rows, slot.stored())
             slot.release()
             yield batch
@@ -164,7 +164,7 @@ class CachedFeatures:
         kept = Stored.empty(self.stores, self.data.crop, len(self.data), self.device)
         step = max(1, LOADED_AT_ONCE // self._row_bytes())
         plan = (np.arange(first, min(first + step, len(self.data))) for first in range(0, len(self.data), step))
-        for slot in prefetch(plan, self._read, self._slots, self._threads):
+        for slot in fill_ahead(plan, self._read, self._slots, self._threads):
             first, last = int(slot.rows[0]), int(slot.rows[-1])
             kept.map(lambda t, a=first, b=last: t[a : b + 1]).copy_(slot.stored())  # type: ignore[misc]
             slot.release()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from pipeline.loading.loader import Batch, CachedFeatures
-from pipeline.loading.prefetch import Rows
+from pipeline.loading.slots import Rows
 from pipeline.stores.base import FeatureStore
 from pipeline.stores.prepared import PreparedData
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.core.runtime import computing_in
 from pipeline.metrics import similarity
 from pipeline.metrics.similarity import Lpips
 from pipeline.metrics.table import Pair, all_metrics, mean_of_each
@@ -88,7 +89,7 @@ def score(prediction: Tensor, target: Tensor, perceptual: Lpips | None = None) -
     check_images(target, "targets")
     if prediction.shape != target.shape:
         raise ValueError(f"reconstructions are {tuple(prediction.shape)}, targets {tuple(target.shape)}; must be equal")
-    with torch.no_grad(), torch.autocast(target.device.type, enabled=False):
+    with torch.no_grad(), computing_in("fp32", target.device):
         pair = Pair(prediction, target, perceptual)
         scores = {name: metric.measure(pair) for name, metric in all_metrics().items()}
     return {name: values for name, values in scores.items() if values is not None}

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline.core.errors import ShapeError, WeightsError
-from pipeline.core.runtime import float32_is_float32
+from pipeline.core.runtime import computing_in
 from pipeline.metrics.alexnet import lpips_available, lpips_weights_path
 
 WINDOW = 11  # pixels
@@ -52,7 +52,7 @@ def ssim_map(prediction: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h 
         raise ShapeError(f"SSIM needs images of at least {WINDOW}×{WINDOW} pixels, and these are {height}×{width}")
     dtype = torch.promote_types(torch.promote_types(prediction.dtype, target.dtype), torch.float32)
     # TF32's 10 bits would be too few for variances beside C2 = 0.0009
-    with torch.autocast(prediction.device.type, enabled=False), float32_is_float32():
+    with computing_in("fp32", prediction.device):
         prediction, target = prediction.to(dtype), target.to(dtype)
         s, d = prediction + target - 1, prediction - target  # s centred on 0: its square keeps more digits
         mean_s, mean_d, square_s, square_d = _blur(torch.stack((s, d, s * s, d * d)))  # (4, B, C, H−10, W−10)
@@ -154,6 +154,6 @@ class Lpips(nn.Module):
 
     def forward(self, prediction: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
         """Distance of each pair, (B,): 0 for equal images. Both are (B, 3, H, W) RGB in [0, 1]; in float32."""
-        with torch.autocast(prediction.device.type, enabled=False), float32_is_float32():
+        with computing_in("fp32", prediction.device):
             scaled = (2 * prediction.float() - 1, 2 * target.float() - 1)
             return self.network(*scaled).flatten()

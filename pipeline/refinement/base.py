@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -26,21 +25,17 @@ TINY = torch.finfo(torch.float64).tiny  # keeps the error of features that are a
 class KnownLayer:
     """The frozen network up to one layer, as a differentiable function of the image.
 
-    `image` is the size that it is used at, `precision` the context in which the features were extracted: autocast or
-    not, no TF32. `exact` is float32 without TF32, whatever they were extracted in.
+    `image` is the size that it is used at, `precision` (fp32, bf16 or fp16) what the features were extracted in.
     """
 
     source: Source
     backbone: Backbone
     image: ImageSize
-    precision: Callable[[], AbstractContextManager[None]]
-    exact: Callable[[], AbstractContextManager[None]] = nullcontext
+    precision: str
 
     def __call__(self, images: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "b c h w"]:
         """RGB in [0, 1], or what an optimiser makes of it, → features, float32."""
-        with self.precision():
-            features: Tensor = self.backbone(images)[self.source.layer]
-        return features.float()
+        return self.backbone.compute(images, self.precision)[self.source.layer].float()
 
     @property
     def shape(self) -> FeatureShape:

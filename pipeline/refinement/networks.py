@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +10,6 @@ from torch import Tensor
 
 from pipeline.backbones.backbone import Backbone, load_backbone
 from pipeline.core.params import Params
-from pipeline.core.runtime import computing_in, float32_is_float32
 from pipeline.core.sources import ImageSize, Source
 from pipeline.refinement.base import KnownLayer
 
@@ -33,7 +30,6 @@ class Networks:
         self.sources = tuple(sources)
         self.backbones: dict[str, Backbone] = {}
         self._precision: dict[str, str] = {}
-        self._device = device
         for source, precision in zip(sources, precisions, strict=True):
             name = source.backbone
             self._precision.setdefault(name, precision)  # all layers of a network come from one pass
@@ -44,22 +40,14 @@ class Networks:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) RGB in [0, 1] → (B, C, h, w) float32 of each source, in order."""
-        outputs = {}
+        outputs: dict[str, dict[str, Tensor]] = {}
         for name, backbone in self.backbones.items():
-            with self.precision(name):
-                outputs[name] = backbone(images)
+            outputs[name] = backbone.compute(images, self._precision[name])
         return [outputs[source.backbone][source.layer].float() for source in self.sources]
-
-    @contextmanager
-    def precision(self, backbone: str) -> Iterator[None]:
-        """Inside, the network computes as it did at extraction."""
-        with computing_in(self._precision[backbone], self._device):
-            yield
 
     def known_layer(self, source: Source, image: ImageSize) -> KnownLayer:
         """One layer as a differentiable function of images of one size."""
-        precision = partial(self.precision, source.backbone)
-        return KnownLayer(source, self.backbones[source.backbone], image, precision, float32_is_float32)
+        return KnownLayer(source, self.backbones[source.backbone], image, self._precision[source.backbone])
 
 
 def same_network(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

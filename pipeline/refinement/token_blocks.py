@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.backbones.backbone import LIBRARIES, Backbone
 from pipeline.backbones.table import resolve
@@ -13,7 +12,7 @@ from pipeline.core.errors import ParamsError
 from pipeline.core.params import BackboneParams
 
 
-class TokenBlocks(nn.Module):
+class TokenBlocks:
     """From the patch tokens that enter a ViT's first block to the patch tokens of one of its layers.
 
     The class token (and register tokens, where there are some) need not be stored for this: they enter the first
@@ -21,31 +20,21 @@ class TokenBlocks(nn.Module):
     tokens beside them. Nothing about the photograph is used but its patch tokens.
 
     Attributes:
+        blocks: from the first to the layer's own, each (B, prefix + h·w, C) → the same.
+        prefix: the class and register tokens that enter the first block, (1, prefix, C).
         position: what the position embedding adds to the patch tokens, (1, C, h, w).
     """
 
-    position: Tensor
-    prefix: Tensor
-
     def __init__(self, backbone: Backbone, layer: str, grid: tuple[int, int]) -> None:
         """`grid` is height and width of the layer's features. Raises ParamsError: not a plain vision transformer."""
-        super().__init__()
         model = _plain(backbone.name, backbone.network.model)
         depth = backbone.network.layer_names.index(layer)
         self.blocks = model.blocks[: depth + 1]
         with torch.no_grad():
             nothing = torch.zeros(1, *grid, model.embed_dim, device=next(model.parameters()).device)
             embedded = model._pos_embed(nothing if model.dynamic_img_size else nothing.flatten(1, 2))
-        self.register_buffer("prefix", embedded[:, : model.num_prefix_tokens])
-        patches = embedded[:, model.num_prefix_tokens :]
-        self.register_buffer("position", patches.mT.unflatten(2, grid).contiguous())
-
-    def forward(self, tokens: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Patch tokens with their position embedding → features of the layer, of the same shape."""
-        grid = tokens.shape[-2:]
-        prefix = self.prefix.expand(len(tokens), -1, -1)
-        sequence = self.blocks(torch.cat([prefix, tokens.flatten(2).mT], dim=1))  # (B, prefix + h·w, C)
-        return sequence[:, prefix.shape[1] :].mT.unflatten(2, grid)
+        self.prefix = embedded[:, : model.num_prefix_tokens]
+        self.position = embedded[:, model.num_prefix_tokens :].mT.unflatten(2, grid).contiguous()
 
 
 def check_token_blocks(name: str, entry: BackboneParams) -> None:

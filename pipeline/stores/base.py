@@ -85,7 +85,10 @@ class FeatureStore(ABC):
         path: its directory. source: the layer it holds. rows: how many.
         shape: channels, height, width of a row. dtype: float32, float16, bfloat16 or int8.
         mean, std: (C,) float32 over the training rows.
+        reopen: `open_store`, which made this one: that module imports this.
     """
+
+    reopen: Callable[..., FeatureStore]
 
     def __init__(self, path: Path, manifest: Manifest, verify: Verify) -> None:
         self.path, self.manifest, self.layout = path, manifest, manifest.layout
@@ -95,10 +98,8 @@ class FeatureStore(ABC):
         self._locks = [threading.Lock() for _ in range(self.layout.shards)]
 
     def __reduce__(self) -> tuple[Callable[..., FeatureStore], tuple[Path, str, Verify]]:
-        from pipeline.stores.opening import open_store  # which imports this module
-
         # absolute: the other process may stand elsewhere; maps and locks are of this process alone
-        return open_store, (Path(os.path.abspath(self.path)), self.fingerprint, self._verify)
+        return self.reopen, (Path(os.path.abspath(self.path)), self.fingerprint, self._verify)
 
     @property
     def shape(self) -> FeatureShape:

@@ -63,7 +63,7 @@ class Layout:
     @property
     def row_bytes(self) -> int:
         """Bytes of one row before compression; int8 brings two float32 scales a channel."""
-        return self.shape.elements * self.stored.itemsize + self._scale_bytes
+        return value_bytes(self.shape, self.dtype) + self._scale_bytes
 
     @property
     def _scale_bytes(self) -> int:
@@ -81,7 +81,7 @@ class Layout:
     @property
     def expected_bytes(self) -> int:
         """Size of the finished store: within 1 % without compression, a guess from experience with it."""
-        values = (self.row_bytes - self._scale_bytes) * EXPECTED_RATIO[self.compression]
+        values = value_bytes(self.shape, self.dtype) * EXPECTED_RATIO[self.compression]
         row = values + self._scale_bytes + 16  # 16: its entry in the shard's index
         return round(self.rows * row) + 4096 * (self.shards + 2)
 
@@ -99,6 +99,11 @@ class Layout:
     @classmethod
     def from_facts(cls, facts: dict[str, Any]) -> Layout:
         return cls(**{**facts, "shape": FeatureShape(*facts["shape"])})
+
+
+def value_bytes(shape: FeatureShape, dtype: str) -> int:
+    """Bytes of the values of one row, before compression and without the scales that int8 brings."""
+    return shape.elements * STORED_AS[dtype].itemsize
 
 
 def shard_rows(row_bytes: int, megabytes: int, batch_size: int) -> int:

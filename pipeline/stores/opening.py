@@ -26,6 +26,7 @@ def open_store(path: Path, expect: str | Mapping[str, Any] | None = None, verify
     _check_expected(path, manifest, expect)
     check_sizes(path, manifest.files)
     store = FORMATS.get(manifest.layout.format)().open(path, manifest, verify)
+    store.reopen = open_store
     if verify == "lazy":
         store.check_metadata()
     return store

@@ -20,6 +20,7 @@ from pipeline.core.errors import TrainingError
 from pipeline.core.files import whole_file
 from pipeline.core.params import ProtocolParams
 from pipeline.core.progress import Advance, progress
+from pipeline.core.runtime import computing_in
 from pipeline.core.sources import Inputs
 from pipeline.metrics.scores import capped_psnr
 from pipeline.training.losses import Loss
@@ -72,10 +73,10 @@ class Fitter:
     """
 
     def __init__(
-        self, module: nn.Module, linear: nn.Module | None, loss: Loss, protocol: ProtocolParams, fabric: Fabric
+        self, module: nn.Module, readout: nn.Module | None, loss: Loss, protocol: ProtocolParams, fabric: Fabric
     ) -> None:
         self.protocol, self.loss, self.fabric = protocol, loss, fabric
-        optimizers = build_optimizers(protocol.optimizer, protocol.learning_rate, module, linear)
+        optimizers = build_optimizers(protocol.optimizer, protocol.learning_rate, module, readout)
         self.plateaus = [ReduceLROnPlateau(o, factor=0.5, patience=5, min_lr=1e-7) for o in optimizers]
         self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
         self.raw, self.raw_optimizers = module, optimizers
@@ -84,7 +85,7 @@ class Fitter:
         self.ema = AveragedModel(module, multi_avg_fn=average) if protocol.ema else None
         self.best: dict[str, Tensor] = _snapshot(module)
         self.progress = Progress()
-        self._warm = linear is not None  # then no epoch may end worse than the start
+        self._warm = readout is not None  # then no epoch may end worse than the start
 
     def run(self, feed: Feed, state: Path, label: str, report: Report = lambda history: None) -> Progress:
         """Train to the last epoch or to early stopping; `state`, if it exists, is continued, and saved each epoch.
@@ -232,7 +233,7 @@ def validate(module: nn.Module, loss: Loss, batches: Iterable[TrainingBatch]) ->
     count = 0
     for batch in batches:
         image = module(batch.inputs)
-        with torch.autocast(image.device.type, enabled=False):
+        with computing_in("fp32", image.device):
             image = image.float()
             terms = {**loss(image, batch.targets), "psnr": capped_psnr(image, batch.targets).mean()}
         for name, value in terms.items():

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.core.errors import ParamsError
 from pipeline.core.registry import Registry
+from pipeline.core.runtime import computing_in
 
 Term = Callable[[Tensor, Tensor], Tensor]  # (prediction, target), each (B, 3, H, W) float32, to a scalar
 
@@ -53,7 +54,7 @@ class Loss(nn.Module):
 
         Both images are (B, 3, H, W) RGB in [0, 1], any float dtype.
         """
-        with torch.autocast(prediction.device.type, enabled=False):
+        with computing_in("fp32", prediction.device):
             prediction, target = prediction.float(), target.float()
             values = {name: term(prediction, target) for name, term in self._terms.items()}
         return {**values, "total": torch.stack([self.weights[n] * v for n, v in values.items()]).sum()}

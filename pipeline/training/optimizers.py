@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 ADAM_SHARE = 0.1  # Adam's rate on what Muon leaves over, as a share of the peak rate
-LINEAR_SHARE = 0.05  # rate of a warm-started linear part: it starts at its optimum
+READOUT_SHARE = 0.05  # rate of a warm-started read-out: it starts at its optimum
 
 
 class Muon(Optimizer):
@@ -55,21 +55,21 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
     return x.T if transposed else x
 
 
-def build_optimizers(name: str, rate: float, body: nn.Module, linear: nn.Module | None) -> list[Optimizer]:
-    """The optimisers of a decoder (`body`) and of the linear part it was warm-started from.
+def build_optimizers(name: str, rate: float, body: nn.Module, readout: nn.Module | None) -> list[Optimizer]:
+    """The optimisers of a decoder (`body`) and of the read-out it was warm-started from.
 
-    `body` may hold both parts' parameters; those of `linear` go at LINEAR_SHARE of the rate.
+    `body` may hold both parts' parameters; those of `readout` go at READOUT_SHARE of the rate.
     """
-    slow = {id(p) for p in linear.parameters()} if linear is not None else set()
+    slow = {id(p) for p in readout.parameters()} if readout is not None else set()
     fast = [p for p in body.parameters() if id(p) not in slow and p.requires_grad]
     groups: list[dict[str, Any]] = [{"params": fast, "lr": rate}]
     optimizers: list[Optimizer] = []
     if name == "muon":
         optimizers.append(Muon([p for p in fast if p.ndim >= 2], lr=rate))
         groups = [{"params": [p for p in fast if p.ndim < 2], "lr": rate * ADAM_SHARE}]
-    if linear is not None:
-        share = LINEAR_SHARE * (ADAM_SHARE if name == "muon" else 1.0)
-        groups.append({"params": [p for p in linear.parameters() if p.requires_grad], "lr": rate * share})
+    if readout is not None:
+        share = READOUT_SHARE * (ADAM_SHARE if name == "muon" else 1.0)
+        groups.append({"params": [p for p in readout.parameters() if p.requires_grad], "lr": rate * share})
     groups = [group for group in groups if group["params"]]
     if groups:
         kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam

@@ -1,4 +1,4 @@
-"""The linear part of an inverter, fitted in closed form: one pass over the training rows, one over the validation."""
+"""The read-out of an inverter, fitted in closed form: one pass over the training rows, one over the validation."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from pipeline.core.progress import progress
 from pipeline.loading.loader import CachedFeatures
 from pipeline.loading.sampler import READ_BATCH, batched
+from pipeline.metrics.scores import decibels
 from pipeline.models.common.inverter import Inverter, joined
 from pipeline.models.common.linear import Linear
 from pipeline.models.common.ridge import NormalEquations, RidgeSolution, solve
@@ -22,7 +22,7 @@ Reading = tuple[tuple[int, ...] | None, Linear]  # places of the sources, None f
 
 
 @dataclass(frozen=True)
-class LinearSolution:
+class ReadoutSolution:
     """The ridge over all sources and, where the sources of one grid are read `apart`, theirs on that grid."""
 
     joint: RidgeSolution
@@ -30,8 +30,8 @@ class LinearSolution:
     own: RidgeSolution | None = None
 
 
-def solve_linear(inverter: Inverter, data: PreparedData, cached: CachedFeatures) -> LinearSolution:
-    """Solve the linear part over all training rows, its strengths judged on the validation rows.
+def solve_readout(inverter: Inverter, data: PreparedData, cached: CachedFeatures) -> ReadoutSolution:
+    """Solve the read-out over all training rows, its strengths judged on the validation rows.
 
     On the largest grid all pixels under a coarse feature are predicted alike. Where the sources of a coarser grid, each
     pixel with weights of its own, alone come nearer to the validation images, they go first, and all sources explain
@@ -48,7 +48,7 @@ def solve_linear(inverter: Inverter, data: PreparedData, cached: CachedFeatures)
     others = [solve(train, judge) for train, judge in own_sums]
     best = min(range(len(others)), key=lambda each: others[each].error, default=None)
     if best is None or others[best].error >= joint.error:
-        return LinearSolution(joint)
+        return ReadoutSolution(joint)
     places, reading = coarser[best]
     own = others[best]
     reading.load_solution(own.weight[:-1], own.weight[-1])
@@ -58,11 +58,11 @@ def solve_linear(inverter: Inverter, data: PreparedData, cached: CachedFeatures)
     rest = solve(train, judge)
     if rest.error >= own.error:
         rest = replace(rest, weight=torch.zeros_like(rest.weight), error=own.error)
-    return LinearSolution(rest, places, own)
+    return ReadoutSolution(rest, places, own)
 
 
-def load_linear(inverter: Inverter, state: Mapping[str, Any]) -> None:
-    """Take over what `linear_state` made of a solution."""
+def load_readout(inverter: Inverter, state: Mapping[str, Any]) -> None:
+    """Take over what `readout_state` made of a solution."""
     assert inverter.linear is not None
     inverter.linear.load_solution(state["weight"][:-1], state["weight"][-1])
     if state["own"] is not None:
@@ -71,25 +71,26 @@ def load_linear(inverter: Inverter, state: Mapping[str, Any]) -> None:
         inverter.read_apart(state["apart"], reading)
 
 
-def linear_state(solution: LinearSolution) -> dict[str, Any]:
+def readout_state(solution: ReadoutSolution) -> dict[str, Any]:
     """Plain values and tensors, for a file."""
     own = None if solution.own is None else solution.own.weight
     return {
         "weight": solution.joint.weight,
         "own": own,
         "apart": list(solution.apart),
-        "summary": ridge_summary(solution),
+        "summary": readout_summary(solution),
     }
 
 
-def ridge_summary(solution: LinearSolution) -> dict[str, Any]:
+def readout_summary(solution: ReadoutSolution) -> dict[str, Any]:
     """For the model's description: the strength, and what each strength gave on the validation rows."""
     apart = {} if solution.own is None else {"apart": _summary(solution.own)}
     return _summary(solution.joint) | apart
 
 
 def _summary(solution: RidgeSolution) -> dict[str, Any]:
-    psnr = {f"{strength:g}": round(float(-10 * np.log10(error)), 3) for strength, error in solution.errors.items()}
+    values = decibels(torch.tensor(list(solution.errors.values()), dtype=torch.float64)).tolist()
+    psnr = {f"{strength:g}": round(value, 3) for strength, value in zip(solution.errors, values, strict=True)}
     own = {"strengths": list(solution.strengths)} if len(solution.strengths) > 1 else {}
     return {"strength": solution.strength, **own, "validation_psnr_of_mean_error": psnr}
 
@@ -109,7 +110,7 @@ def _accumulate(
     """
     sums = [NormalEquations(linear.parts, linear.ratio, inverter.device) for _, linear in readings]
     rows = data.rows(split)
-    with progress(f"ridge ({split})", len(rows)) as advance:
+    with progress(f"read-out ({split})", len(rows)) as advance:
         for batch in cached.batches(batched(rows, READ_BATCH)):
             features, targets = inverter.standardised(batch.inputs), batch.targets
             if explained is not None:

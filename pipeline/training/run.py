@@ -1,4 +1,4 @@
-"""Fit an inverter on cached features: the linear part in closed form, the decoder by gradient descent."""
+"""Fit an inverter on cached features: the read-out in closed form, the decoder by gradient descent."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from pipeline.stores.prepared import PreparedData
 from pipeline.training.fabric import build_fabric, fabric_precision
 from pipeline.training.fitter import Feed, Fitter, Report, load_state, save_state, validate
 from pipeline.training.losses import Loss
-from pipeline.training.readout import linear_state, load_linear, solve_linear
+from pipeline.training.readout import load_readout, readout_state, solve_readout
 
 SPEED = ("samples_per_second", "waiting_share")
 RESCUED = "best"  # folder, within unfinished work, of the best epoch's model when training cannot go on
@@ -96,10 +96,10 @@ def train(
         check_batches(inverter, params, feed.training_images())
         floor = None
         if inverter.linear is not None:
-            description["ridge"] = _fit_linear(inverter, data, cached, workspace / "linear.pt")
+            description["ridge"] = _fit_readout(inverter, data, cached, workspace / "linear.pt")
             description |= _size(inverter)  # a grid that is read apart came with the solution
             if inverter.decoder is not None and not inverter.blueprint.two_stage:
-                floor = _linear_alone(inverter)
+                floor = _readout_alone(inverter)
         save = partial(
             _save, inverter=inverter, floor=floor, description=description, prior=prior, first_stage=first_stage
         )
@@ -157,6 +157,13 @@ def build_inverter(params: Params, data: PreparedData, stores: Inputs[FeatureSto
         raise ShapeError(f"decoder {params.decoder} on {' + '.join(map(str, shapes))}: {error}") from None
     inverter.fit_statistics([(torch.from_numpy(store.mean), torch.from_numpy(store.std)) for store in stores])
     return inverter
+
+
+def build_fitter(inverter: Inverter, loss: Loss, params: Params) -> Fitter:
+    """What trains the decoder of `inverter`, which becomes channels-last in memory: faster (docs/training.md)."""
+    inverter.to(memory_format=torch.channels_last)
+    fabric = build_fabric(params.train.precision, inverter.device)
+    return Fitter(inverter, inverter.readout, loss, params.recipe, fabric)
 
 
 def check_batches(inverter: Inverter, params: Params, images: int) -> None:
@@ -218,19 +225,19 @@ def _work_key(params: Params, description: dict[str, Any], device: torch.device)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _fit_linear(inverter: Inverter, data: PreparedData, cached: CachedFeatures, saved: Path) -> dict[str, Any]:
-    """Solve the linear part, or take over what a killed run had solved; a summary of it."""
+def _fit_readout(inverter: Inverter, data: PreparedData, cached: CachedFeatures, saved: Path) -> dict[str, Any]:
+    """Solve the read-out, or take over what a killed run had solved; a summary of it."""
     if saved.is_file():
         state = load_state(saved, inverter.device)
     else:
-        state = linear_state(solve_linear(inverter, data, cached))
+        state = readout_state(solve_readout(inverter, data, cached))
         save_state(state, saved)
-    load_linear(inverter, state)
+    load_readout(inverter, state)
     return state["summary"]
 
 
-def _linear_alone(inverter: Inverter) -> Inverter:
-    """A copy of the linear part before gradient descent moves it: the floor that evaluate scores beside the decoder."""
+def _readout_alone(inverter: Inverter) -> Inverter:
+    """A copy of the read-out before gradient descent moves it: the floor that evaluate scores beside the decoder."""
     blueprint = inverter.blueprint
     assert inverter.linear is not None
     assert blueprint.linear is not None
@@ -259,10 +266,7 @@ def _fit_decoder(
     Raises:
         TrainingError: the loss is not finite. The best epoch, if there is one, is saved first and named.
     """
-    protocol = params.recipe
-    fabric = build_fabric(params.train.precision, inverter.device)
-    inverter.to(memory_format=torch.channels_last)  # faster: docs/training.md
-    fitter = Fitter(inverter, inverter.closed_form, loss, protocol, fabric)
+    fitter = build_fitter(inverter, loss, params)
     try:
         fitter.run(feed, workspace / "state.pt", f"train {params.decoder}", report)
     except TrainingError as error:
@@ -279,7 +283,7 @@ def _fit_decoder(
 
 
 def _validation_row(inverter: Inverter, loss: Loss, feed: Feed) -> dict[str, float]:
-    """The one point on a closed-form model's curve."""
+    """The one point on a read-out's curve."""
     scores = validate(inverter, loss, feed.validation())
     return {"epoch": 0, **{f"validation_{name}": value for name, value in scores.items()}}
 

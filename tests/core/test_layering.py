@@ -1,6 +1,7 @@
 """The house rules of the library, enforced over its imports."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,21 @@ def test_stages_import_nothing_heavy_at_the_top(module: Path) -> None:
             for name in names:
                 light = name in {"pipeline.core.errors", "pipeline.core.params"}
                 assert name.split(".")[0] in allowed or light, f"{module.name} imports {name} before it is needed"
+
+
+def test_one_place_makes_an_autocast_context() -> None:
+    made = [str(module.relative_to(ROOT)) for module in MODULES if "torch.autocast(" in module.read_text()]
+    assert made == ["pipeline/core/runtime.py"]
+
+
+def test_imports_go_round_in_no_circle() -> None:
+    """Neither at the top of modules nor inside functions. `prepare` raises CycleError, which names the circle."""
+    names = {".".join(module.relative_to(ROOT).with_suffix("").parts): module for module in MODULES}
+    imports = {}
+    for name, module in names.items():
+        nodes = [node for node in ast.walk(ast.parse(module.read_text())) if isinstance(node, ast.ImportFrom)]
+        found = {str(node.module) for node in nodes}
+        found |= {f"{node.module}.{alias.name}" for node in nodes for alias in node.names}
+        imports[name] = found & names.keys()
+    assert imports["pipeline.stores.opening"] >= {"pipeline.stores.base"}
+    TopologicalSorter(imports).prepare()

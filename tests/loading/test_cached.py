@@ -18,8 +18,8 @@ from pipeline.core.errors import StoreError
 from pipeline.core.sources import Inputs
 from pipeline.loading import loader as module
 from pipeline.loading.loader import CachedFeatures
-from pipeline.loading.prefetch import new_slots, prefetch
 from pipeline.loading.sampler import windowed_plan, windows
+from pipeline.loading.slots import fill_ahead, new_slots
 from pipeline.stores import layout
 from pipeline.stores.base import FeatureStore
 from pipeline.stores.opening import open_store
@@ -170,7 +170,7 @@ def test_slots_are_allocated_once(tmp_path: Path) -> None:
     slots = new_slots(2, stores, 16, CPU)
     seen = set()
     for rows in (np.arange(8), np.arange(3), np.arange(8)):
-        for slot in prefetch([rows, rows], lambda slot, rows: slot.reserve(rows) and None, slots, threads=1):
+        for slot in fill_ahead([rows, rows], lambda slot, rows: slot.reserve(rows) and None, slots, threads=1):
             seen.add(slot.stored().pixels.data_ptr())
     assert len(seen) == 2
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.loading.prefetch import Slot, Stored
+from pipeline.loading.slots import Slot, Stored
 
 
 class _Log(list[str]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -176,7 +175,7 @@ def test_muons_direction_has_no_unit() -> None:
 
 def refined(name: str, unit: float) -> Step:
     """Two images matched again through a network in that unit."""
-    layer = KnownLayer(Source("small", "deep"), Scaled(unit), ImageSize(16, 16), nullcontext)  # type: ignore[arg-type]
+    layer = KnownLayer(Source("small", "deep"), Scaled(unit), ImageSize(16, 16), "fp32")  # type: ignore[arg-type]
     pair = SimpleNamespace(inputs=Inputs(()), targets=images()[2:10])
     prior = ImagePrior.of(*moments([SmallData().crops(ROWS)]))
     refiner = build_refiner(name, {}, layer, 12)

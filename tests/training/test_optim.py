@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.training.optimizers import LINEAR_SHARE, Muon, build_optimizers, orthogonalise, rate_factor
+from pipeline.training.optimizers import READOUT_SHARE, Muon, build_optimizers, orthogonalise, rate_factor
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (4, 20), (20, 4)])
@@ -51,7 +51,7 @@ def test_each_parameter_has_one_optimizer_and_the_linear_part_is_slow() -> None:
     assert sorted(seen) == sorted(map(id, model.parameters()))
     assert isinstance(optimizers[0], Muon)
     slow = optimizers[1].param_groups[-1]
-    assert slow["lr"] < 1e-2 * LINEAR_SHARE
+    assert slow["lr"] < 1e-2 * READOUT_SHARE
     assert {id(p) for p in slow["params"]} == {id(p) for p in model["linear"].parameters()}
 
 

@@ -14,8 +14,8 @@ from pipeline.models.common.inverter import Inverter
 from pipeline.models.common.ridge import STRENGTHS
 from pipeline.stores.base import FeatureStore
 from pipeline.stores.opening import open_store
-from pipeline.training import readout as closed_form
-from pipeline.training.readout import solve_linear
+from pipeline.training import readout
+from pipeline.training.readout import solve_readout
 from pipeline.training.run import build_inverter
 
 
@@ -47,7 +47,7 @@ def test_the_validation_split_picks_the_strength_from_one_factorisation(
     (inverter, store), data = _parts(made), made.data()
     assert inverter.linear is not None
     with CachedFeatures(data, Inputs((store,)), CPU) as cached:
-        solution = solve_linear(inverter, data, cached).joint
+        solution = solve_readout(inverter, data, cached).joint
         inverter.linear.load_solution(solution.weight[:-1], solution.weight[-1])
         found = {split: _error(inverter, cached, data.rows(split)) for split in ("train", "validation")}
     assert factorised == [(64 * 9, 64 * 9)]
@@ -66,10 +66,10 @@ def test_the_store_is_read_once_in_small_batches(made: Experiment, monkeypatch: 
         read_into(self, rows, out)
 
     monkeypatch.setattr(FeatureStore, "read_into", note)
-    monkeypatch.setattr(closed_form, "READ_BATCH", 4)
+    monkeypatch.setattr(readout, "READ_BATCH", 4)
     (inverter, store), data = _parts(made), made.data()
     with CachedFeatures(data, Inputs((store,)), CPU, "never") as cached:
-        solve_linear(inverter, data, cached)
+        solve_readout(inverter, data, cached)
     both = np.concatenate([data.rows("train"), data.rows("validation")])
     assert sorted(np.concatenate(read)) == sorted(both)
     assert max(map(len, read)) == 4 < len(both) / 4

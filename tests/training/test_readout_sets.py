@@ -1,4 +1,4 @@
-"""The closed form of a set of sources: never worse than its best member, whatever the sources are."""
+"""The read-out of a set of sources: never worse than its best member, whatever the sources are."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.core.sources import FeatureShape, ImageSize, Inputs, Source
 from pipeline.loading.loader import Batch
 from pipeline.models.common.checkpoint import save_model
 from pipeline.models.common.inverter import Blueprint, Inverter, load_inverter
-from pipeline.training.readout import linear_state, load_linear, solve_linear
+from pipeline.training.readout import load_readout, readout_state, solve_readout
 
 EDGE, TRAIN, VALIDATION = 16, 60, 20
 NOISE = 0.05  # dB
@@ -85,7 +85,7 @@ def solved(*names: str) -> Inverter:
     train = [each[:TRAIN].double() for each in data.features]
     inverter.fit_statistics([(x.mean((0, 2, 3)).float(), x.std((0, 2, 3)).float()) for x in train])
     _in_units_of_one(inverter)
-    load_linear(inverter, linear_state(solve_linear(inverter, data, data)))  # type: ignore[arg-type]
+    load_readout(inverter, readout_state(solve_readout(inverter, data, data)))  # type: ignore[arg-type]
     return inverter
 
 
@@ -99,7 +99,7 @@ def _in_units_of_one(inverter: Inverter) -> None:
 
 @torch.no_grad()
 def decibels(*names: str) -> float:
-    """PSNR of the mean error on validation images; not clamped, as the closed form sees it."""
+    """PSNR of the mean error on validation images; not clamped, as the read-out sees it."""
     names = tuple(sorted(names))
     (batch,) = (data := Rows(names)).batches([data.rows("validation")])
     error = (solved(*names).train()(batch.inputs) - batch.targets).double().square().mean()

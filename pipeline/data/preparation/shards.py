@@ -10,9 +10,7 @@ import contextlib
 import itertools
 import json
 import warnings
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +23,7 @@ from PIL import Image
 from pipeline.core.errors import DataError
 from pipeline.core.files import whole_file
 from pipeline.core.params import PrepareParams
+from pipeline.core.prefetch import prefetch
 from pipeline.core.progress import progress
 from pipeline.data.preparation.dataset import Photograph
 from pipeline.data.preparation.decoding import Decoded, decode
@@ -148,18 +147,9 @@ def _save(path: Path, pixels: NDArray[np.uint8]) -> None:
 def _decoded(photographs: Sequence[Photograph], rules: PrepareParams, workers: int) -> Generator[Decoded, None, None]:
     """Every photograph decoded, in order."""
     Image.init()  # loads all plugins now: doing it later, in several threads at once, is not safe
-    waiting: deque[Future[Decoded]] = deque()
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers, "decode") as pool:
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # decode() refuses what cannot be used, with a reason
-        try:
-            for photograph in photographs:
-                waiting.append(pool.submit(decode, photograph, rules))
-                if len(waiting) >= 8 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)  # interrupted: decode no more than what is being decoded
+        yield from prefetch(photographs, partial(decode, rules=rules), workers, ahead=8 * workers)
 
 
 def _remove_strays(work: Path, count: int) -> None:

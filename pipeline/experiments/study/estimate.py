@@ -15,9 +15,8 @@ from pipeline.core.sources import FeatureShape, ImageSize, Inputs, Source
 from pipeline.extraction.job import layouts
 from pipeline.models.common.inverter import Blueprint, Inverter
 from pipeline.models.common.ridge import NormalEquations
-from pipeline.training.fabric import build_fabric
-from pipeline.training.fitter import Fitter
 from pipeline.training.losses import Loss
+from pipeline.training.run import build_fitter
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def experiment_seconds(params: Params, images: Images, device: torch.device) -> 
     seconds = 0.0
     if inverter.linear is not None:
         rows = images.train * params.prepare.views + images.validation
-        seconds += _ridge_seconds(inverter, crop) * rows
+        seconds += _readout_seconds(inverter, crop) * rows
     if inverter.decoder is not None:
         protocol = params.recipe
         steps = math.ceil(images.train / protocol.batch_size) * protocol.epochs
@@ -84,7 +83,7 @@ def _noise(batch: int, inverter: Inverter) -> Inputs[torch.Tensor]:
 
 
 @torch.no_grad()
-def _ridge_seconds(inverter: Inverter, crop: ImageSize) -> float:
+def _readout_seconds(inverter: Inverter, crop: ImageSize) -> float:
     """Of one row."""
     linear = inverter.linear
     assert linear is not None
@@ -123,7 +122,7 @@ def _step_seconds(inverter: Inverter, params: Params, crop: ImageSize) -> float:
     """Of the fitter's own step, the second one."""
     protocol, device = params.recipe, inverter.device
     loss = Loss(params.loss_terms).to(device)
-    fitter = Fitter(inverter, inverter.linear, loss, protocol, build_fabric(params.train.precision, device))
+    fitter = build_fitter(inverter, loss, params)
     target = torch.rand(protocol.batch_size, 3, crop.height, crop.width, device=device)
     feed = _NoiseFeed(_NoiseBatch(_noise(protocol.batch_size, inverter), target))
     fitter.train_epoch(feed, lambda images: None)

@@ -23,7 +23,7 @@ def held(configurations: Sequence[Configuration], experiments: Mapping[str, Expe
 
     Columns: source, variant, refiner, budget (evaluations of the network for each image), images, bicubic, ridge,
     decoder, refined, warned (refining took validation images farther from the photographs and nearer in features). A
-    closed-form decoder is its own ridge; a decoder that did not start from one has none. Networks stand as in the
+    read-out (column ridge) is its own; a decoder that did not start from one has none. Networks stand as in the
     study, the layers of each by depth.
     """
     rows = []

@@ -19,7 +19,7 @@ from pipeline.core.former import recorded_first_stage
 from pipeline.stores.manifest import REFINED_FOLDER
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
-LINEAR_FOLDER = "linear"  # folder of the closed-form decoder that a decoder started from, itself a saved model
+LINEAR_FOLDER = "linear"  # folder of the read-out that a decoder started from, itself a saved model
 LEARNED = "refiner.safetensors"  # in two stages: what the first one learned
 
 

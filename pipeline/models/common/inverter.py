@@ -1,4 +1,4 @@
-"""From cached features to an image: standardise, fuse, decode; optionally on top of a linear read-out."""
+"""From cached features to an image: standardise, fuse, decode; optionally on top of the read-out."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pipeline.core.errors import CheckpointError, PipelineError, ShapeError
 from pipeline.core.former import recorded
 from pipeline.core.params import LINEAR, NONE, Params
+from pipeline.core.runtime import computing_in
 from pipeline.core.section import parse_section
 from pipeline.core.sources import FeatureShape, ImageSize, Inputs, Source
 from pipeline.models.common.checkpoint import load_model
@@ -34,8 +35,8 @@ DEAD = torch.finfo(
 class Blueprint:
     """Everything that fixes an inverter's modules and shapes; plain values, so that it is saved beside the weights.
 
-    `linear` holds the options of a linear read-out under the decoder (warm start), or None. `two_stage`: behind the
-    one source comes a refined image. `kernels`: the linear part's neighbourhood of each input; none in older models,
+    `linear` holds the options of the read-out under the decoder (warm start), or None. `two_stage`: behind the
+    one source comes a refined image. `kernels`: the read-out's neighbourhood of each input; none in older models,
     whose options gave one for all channels together. `apart`: places of the sources, all of one grid, that the linear
     part reads on that grid, too, because there they alone say more than all on the largest.
     """
@@ -145,7 +146,7 @@ class Inverter(nn.Module):
     In two stages there is one source, and an image (B, 3, H, W) that was refined through the known network from
     its features. Its pixels under each feature are further channels of that feature.
 
-    In evaluation the image lies in [0, 1]. In training the sum of a linear part and a decoder is left
+    In evaluation the image lies in [0, 1]. In training the sum of a read-out and a decoder is left
     unclamped, because a clamp has no gradient outside.
     """
 
@@ -160,7 +161,7 @@ class Inverter(nn.Module):
             shapes = [replace(shapes[0], channels=sum(blueprint.widths))]
         self.grid = (max(s.height for s in shapes), max(s.width for s in shapes))
         stacked = FeatureShape(sum(s.channels for s in shapes), *self.grid)
-        self.linear = _linear(stacked, image, blueprint)
+        self.linear = _readout(stacked, image, blueprint)
         self.apart = nn.ModuleList([self._reading(blueprint.apart)] if blueprint.apart else [])
         self.fusion: Fusion | None = None
         self.decoder: Decoder | None = None
@@ -171,7 +172,7 @@ class Inverter(nn.Module):
                 self.decoder.zero_output()
 
     def _reading(self, places: Sequence[int]) -> Linear:
-        """A linear part for some sources of one grid. Raises ShapeError: that is no grid of whole blocks of pixels."""
+        """A read-out for some sources of one grid. Raises ShapeError: that is no grid of whole blocks of pixels."""
         shapes = [FeatureShape(*self.blueprint.shapes[place]) for place in places]
         shape = FeatureShape(sum(each.channels for each in shapes), shapes[0].height, shapes[0].width)
         parts = tuple(
@@ -180,23 +181,23 @@ class Inverter(nn.Module):
         return Linear(shape, ImageSize(*self.blueprint.image), Linear.Options(kernel=None), parts)
 
     def coarser(self) -> list[tuple[tuple[int, ...], Linear]]:
-        """What the linear part could read apart: the sources of each grid that is not `grid`, and how."""
+        """What the read-out could read apart: the sources of each grid that is not `grid`, and how."""
         grids: dict[tuple[int, int], list[int]] = {}
         for place, (_, height, width) in enumerate(self.blueprint.shapes):
             grids.setdefault((height, width), []).append(place)
         found = []
         for places in (tuple(each) for grid, each in grids.items() if grid != self.grid):
-            with suppress(ShapeError):  # alone these sources have no linear decoder, so there is none to fall behind
+            with suppress(ShapeError):  # alone these sources have no read-out, so there is none to fall behind
                 found.append((places, self._reading(places).to(self.device)))
         return found
 
     def read_apart(self, places: Sequence[int], reading: Linear) -> None:
-        """Make one of `coarser` a piece of the linear part."""
+        """Make one of `coarser` a piece of the read-out."""
         self.blueprint = replace(self.blueprint, apart=tuple(places))
         self.apart = nn.ModuleList([reading])
 
     @property
-    def closed_form(self) -> nn.Module | None:
+    def readout(self) -> nn.Module | None:
         """All that is solved and not trained."""
         return nn.ModuleList([self.linear, *self.apart]) if self.linear is not None and self.apart else self.linear
 
@@ -228,28 +229,28 @@ class Inverter(nn.Module):
         return (torch.cat([*found.features, F.pixel_unshuffle(found.image, self.blueprint.block)], dim=1),)
 
     def stack(self, standardised: Sequence[Tensor]) -> Float[Tensor, "b c h w"]:
-        """All sources on the largest grid (bilinear), channels concatenated: the input of the linear part."""
+        """All sources on the largest grid (bilinear), channels concatenated: the input of the read-out."""
         on_grid = [x if x.shape[-2:] == self.grid else _resized(x, self.grid) for x in standardised]
         return on_grid[0] if len(on_grid) == 1 else torch.cat(on_grid, dim=1)
 
     def forward(self, inputs: Inputs[Tensor]) -> Float[Tensor, "b 3 y x"]:
         features = self.standardised(inputs)
         if self.decoder is None or self.fusion is None:
-            image = self._linear_part(features)
+            image = self._read_out(features)
         elif self.linear is None:
             image = self.decoder(self.fusion(_channels_last(features)))
         else:
-            image = self._linear_part(features) + self.decoder.synthesize(self.fusion(_channels_last(features)))
+            image = self._read_out(features) + self.decoder.synthesize(self.fusion(_channels_last(features)))
         return image if self.training else image.clamp(0, 1)
 
-    def _linear_part(self, standardised: Sequence[Tensor]) -> Float[Tensor, "b 3 y x"]:
+    def _read_out(self, standardised: Sequence[Tensor]) -> Float[Tensor, "b 3 y x"]:
         """In float32 also under autocast.
 
         The rounding of bfloat16 alone is an error of about 60 dB in the image: the floor of a good read-out, and
-        training would not start at the closed-form solution.
+        training would not start at its solution.
         """
         assert self.linear is not None
-        with torch.autocast(self.device.type, enabled=False):
+        with computing_in("fp32", self.device):
             image = self.linear.synthesize(self.stack(standardised))
             for reading in self.apart:
                 assert isinstance(reading, Linear)
@@ -273,7 +274,7 @@ def _channels_last(features: Sequence[Tensor]) -> list[Tensor]:
     return [each.contiguous(memory_format=torch.channels_last) for each in features]
 
 
-def _linear(shape: FeatureShape, image: ImageSize, blueprint: Blueprint) -> Linear | None:
+def _readout(shape: FeatureShape, image: ImageSize, blueprint: Blueprint) -> Linear | None:
     options = blueprint.decoder_options if blueprint.decoder == LINEAR else blueprint.linear
     if options is None:
         return None

@@ -1,4 +1,4 @@
-"""What is linearly decodable: one convolution and a pixel shuffle, solved in closed form."""
+"""The read-out: what is linearly decodable, by one convolution and a pixel shuffle, solved in closed form."""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated
 
 import torch
@@ -12,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.core.params import BackboneParams
+from pipeline.core.runtime import computing_in
 from pipeline.core.section import Count, Section
 from pipeline.core.sources import Source
 from pipeline.models.common.linear import Linear
@@ -90,7 +90,7 @@ def invert(
     features: Float[Tensor, "b c h w"],
     damping: float,
     sweeps: int,
-    precision: Callable[[], AbstractContextManager[None]] = nullcontext,
+    precision: str = "fp32",
 ) -> Iterator[tuple[Float[Tensor, "b c h w"], Float[Tensor, " b"]]]:
     """Find the patch tokens that enter the first of `blocks` from the features that leave the last.
 
@@ -109,7 +109,7 @@ def invert(
     for _ in range(sweeps):
         first, target, unexplained = entering[0], features.flatten(2).mT, torch.zeros_like(lowest)
         for number in reversed(range(len(entering))):
-            with precision():
+            with computing_in(precision, features.device):
                 leaving = blocks.blocks[number](torch.cat([prefixes[number], entering[number]], dim=1)).float()
             residual = target - leaving[:, count:]
             prefixes[number + 1] = leaving[:, :count]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -113,9 +114,9 @@ def network_gain(layer: KnownLayer, images: Tensor) -> Tensor:
     """
     generator = torch.Generator().manual_seed(0)
     noise = DIFFERENCE * torch.randn(images.shape, generator=generator).to(images)
-    with torch.no_grad(), layer.exact():
-        moved, still = (layer.backbone(each)[layer.source.layer] for each in (images + noise, images))
-        change = moved - still
+    exact = replace(layer, precision="fp32")
+    with torch.no_grad():
+        change = exact(images + noise) - exact(images)
     return squared_norm(change) / squared_norm(noise)
 
 

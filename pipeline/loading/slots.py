@@ -1,11 +1,10 @@
-"""A prefetching ring: threads read batches into a few buffers that are allocated once and used again and again."""
+"""A ring of slots: a few buffers that are allocated once, read into ahead and used again and again."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Self
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.core.prefetch import prefetch
 from pipeline.stores.base import FeatureStore
 from pipeline.stores.encoding import TORCH_DTYPES
 
@@ -119,26 +119,16 @@ def new_slots(count: int, stores: Iterable[FeatureStore], crop: int, device: tor
     ]
 
 
-def prefetch(
+def fill_ahead(
     plan: Iterable[Rows], read: Callable[[Slot, Rows], None], slots: Sequence[Slot], threads: int
 ) -> Iterator[Slot]:
     """Yield a slot for each entry of `plan`, in order, filled by `read` in one of `threads` threads.
 
-    A slot belongs to the caller until the next one is asked for. An error in a thread is raised here, in turn.
+    A slot belongs to the caller until the next one is asked for: then it is filled again.
     """
-    coming, free = iter(plan), deque(slots)
-    pending = deque[tuple[Slot, Future[None]]]()
-    with ThreadPoolExecutor(threads, thread_name_prefix="ring") as pool:
-        try:
-            while True:
-                while free and (rows := next(coming, None)) is not None:
-                    slot = free.popleft()
-                    pending.append((slot, pool.submit(read, slot, rows)))
-                if not pending:
-                    return
-                slot, reading = pending.popleft()
-                reading.result()
-                yield slot
-                free.append(slot)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+
+    def filled(pair: tuple[Slot, Rows]) -> Slot:
+        read(*pair)
+        return pair[0]
+
+    return prefetch(zip(cycle(slots), plan, strict=False), filled, threads, ahead=len(slots))

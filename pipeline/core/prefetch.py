@@ -1,0 +1,30 @@
+"""Reading ahead: the one generator of it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def prefetch(items: Iterable[T], make: Callable[[T], R], threads: int, ahead: int) -> Generator[R, None, None]:
+    """Yield `make(item)` for each item, in order, made in `threads` threads while the caller is at an earlier one.
+
+    At most `ahead` exist or are being made, the one that the caller has among them. Items are drawn in the caller's
+    thread. An error of `make` is raised here, in turn; a caller that stops waits only for what has been begun.
+    """
+    coming, pending = iter(items), deque[Future[R]]()
+    with ThreadPoolExecutor(threads, thread_name_prefix="prefetch") as pool:
+        try:
+            while True:
+                pending.extend(pool.submit(make, item) for item in islice(coming, ahead - len(pending)))
+                if not pending:
+                    return
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
