@@ -28,6 +28,7 @@ from pipeline.core.errors import (
 )
 from pipeline.core.params import load_params
 from pipeline.core.runtime import enough_memory
+from pipeline.core.sources import Inputs
 from pipeline.models.common import inverter
 from pipeline.models.common.checkpoint import load_model
 from pipeline.stores.files import disk_errors
@@ -108,13 +109,13 @@ class Refusing(nn.Module):
     """Stands for an inverter whose forward pass raises."""
 
     decoder, device = object(), torch.device("cpu")
-    blueprint = SimpleNamespace(shapes=[(1, 1, 1)], two_stage=False, image=(1, 1))
+    blueprint = SimpleNamespace(inputs=Inputs(((1, 1, 1),)))
 
     def __init__(self, error: Exception) -> None:
         super().__init__()
         self.error = error
 
-    def forward(self, features: list[torch.Tensor]) -> None:
+    def forward(self, features: Inputs[torch.Tensor]) -> None:
         raise self.error
 
 
