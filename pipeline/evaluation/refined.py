@@ -90,7 +90,8 @@ def refine(
     """Refine, by a refiner that has learned, `evaluate.refine_images` of the test `rows`, spread evenly over them."""
     settings = params.evaluate
     held_out = data.rows("validation")
-    warning = _warning(refiner, subject, cached, held_out[spread(len(held_out), VALIDATION_IMAGES)], params)
+    batches = cached.batches(batched(held_out[spread(len(held_out), VALIDATION_IMAGES)], settings.batch_size))
+    warning = misleading(settings.refine, "evaluate", refiner.advice, batches, partial(_attempt, refiner, subject))
     positions = np.array(spread(len(rows), settings.refine_images or len(rows)))
     shown = {int(positions[index]) for index in spread(len(positions), settings.strips)}
     record, strips = _Record(), _Strips(data, [int(rows[position]) for position in sorted(shown)])
@@ -126,11 +127,9 @@ def trajectory_tables(refinement: Refinement, names: Sequence[str]) -> tuple[dic
 
 def _refine_batch(refiner: Refiner, subject: Subject, batch: Batch, record: _Record) -> tuple[Tensor, Tensor]:
     """Images before and after, (B, 3, H, W) in [0, 1]; their scores and paths go into `record`."""
-    (features,) = batch.inputs.features
-    with torch.no_grad():
-        start = subject.inverter(batch.inputs)
+    start, steps = _attempt(refiner, subject, batch)
     scores, errors = [], []
-    for step in refiner.refine(features, start):
+    for step in steps:
         scores.append(capped_psnr(step.images, batch.targets))
         errors.append(step.feature_error)
     record.psnr.append(torch.stack(scores, dim=1))
@@ -141,19 +140,12 @@ def _refine_batch(refiner: Refiner, subject: Subject, batch: Batch, record: _Rec
     return start, step.images
 
 
-def _warning(
-    refiner: Refiner, subject: Subject, cached: CachedFeatures, rows: NDArray[np.int64], params: Params
-) -> str | None:
-    """A sentence when, on validation rows, PSNR falls although the features come nearer."""
-
-    def attempt(batch: Batch) -> tuple[Tensor, Iterable[Step]]:
-        (features,) = batch.inputs.features
-        with torch.no_grad():
-            start = subject.inverter(batch.inputs)
-        return start, refiner.refine(features, start)
-
-    batches = cached.batches(batched(rows, params.evaluate.batch_size))
-    return misleading(params.evaluate.refine, "evaluate", refiner.advice, batches, attempt)
+def _attempt(refiner: Refiner, subject: Subject, batch: Batch) -> tuple[Tensor, Iterable[Step]]:
+    """The decoder's images, and the steps of the refiner that starts from them."""
+    (features,) = batch.inputs.features
+    with torch.no_grad():
+        start = subject.inverter(batch.inputs)
+    return start, refiner.refine(features, start)
 
 
 class _Strips:

@@ -143,7 +143,10 @@ def _body(metrics: Path, name: str, scores: Mapping[str, Any], protocol: Mapping
     yield "<h2>Test images</h2>"
     yield plots.histograms(pd.read_csv(metrics / "per_image.csv"), scores)
     if "refined" in scores:
-        yield from _refinement(metrics)
+        heading = "What the layer holds, as against what the decoder gets"
+        yield f"<h2>{heading}</h2>"
+        yield plots.refinement(pd.read_csv(metrics / "plots" / "images" / "refinement.csv"))
+        yield _picture(metrics / "plots" / "images" / "refined.png", heading)
     yield "<h2>What survives of each octave</h2>"
     yield plots.octaves(pd.read_csv(metrics / "plots" / "octaves.csv"))
     if (metrics / "training.csv").is_file() and len(curves := pd.read_csv(metrics / "training.csv")) > 1:
@@ -154,13 +157,6 @@ def _body(metrics: Path, name: str, scores: Mapping[str, Any], protocol: Mapping
         yield _picture(metrics / "plots" / "images" / f"{strip}.png", heading)
     text = escape(json.dumps(protocol, indent=2, ensure_ascii=False))
     yield f"<h2>Protocol</h2>\n<details><summary>How these numbers were made</summary><pre>{text}</pre></details>"
-
-
-def _refinement(metrics: Path) -> Iterator[str]:
-    heading = "What the layer holds, as against what the decoder gets"
-    yield f"<h2>{heading}</h2>"
-    yield plots.refinement(pd.read_csv(metrics / "plots" / "images" / "refinement.csv"))
-    yield _picture(metrics / "plots" / "images" / "refined.png", heading)
 
 
 def _warnings(protocol: Mapping[str, Any]) -> list[str]:

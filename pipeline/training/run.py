@@ -105,7 +105,8 @@ def train(
         )
         report = partial(_write_curves, curves)
         if inverter.decoder is None:
-            report([_validation_row(inverter, loss, feed)])
+            scores = validate(inverter, loss, feed.validation())  # the one point on a read-out's curve
+            report([{"epoch": 0, **{f"validation_{name}": value for name, value in scores.items()}}])
         else:
             _fit_decoder(inverter, loss, params, feed, workspace, description, save, report)
         save(output)
@@ -126,22 +127,18 @@ def _save(
     Raises:
         CheckpointError: it is not finite.
     """
-    _clear(output)
+    # no part of another model stays: removed, never overwritten, since it may be a link into DVC's cache
+    output.mkdir(parents=True, exist_ok=True)
+    (output / DESCRIPTION).unlink(missing_ok=True)  # no description, no model
+    shutil.rmtree(output / LINEAR_FOLDER, ignore_errors=True)
+    for name in (PRIOR, LEARNED):
+        (output / name).unlink(missing_ok=True)
     shutil.copyfile(prior / PRIOR, output / PRIOR)
     if inverter.blueprint.two_stage:
         copy_first_stage(first_stage, output)
     elif floor is not None:
         save_model(output / LINEAR_FOLDER, floor.state_dict(), description | {"blueprint": floor.blueprint.plain()})
     save_model(output, inverter.state_dict(), description)
-
-
-def _clear(output: Path) -> None:
-    """No part of another model stays. Removed, never overwritten: it may be a link into DVC's cache."""
-    output.mkdir(parents=True, exist_ok=True)
-    (output / DESCRIPTION).unlink(missing_ok=True)  # no description, no model
-    shutil.rmtree(output / LINEAR_FOLDER, ignore_errors=True)
-    for name in (PRIOR, LEARNED):
-        (output / name).unlink(missing_ok=True)
 
 
 def build_inverter(params: Params, data: PreparedData, stores: Inputs[FeatureStore]) -> Inverter:
@@ -278,12 +275,6 @@ def _fit_decoder(
         raise TrainingError(f"{error} ({kept})") from None
     description["best_epoch"] = fitter.progress.best_epoch
     inverter.load_state_dict(fitter.best)
-
-
-def _validation_row(inverter: Inverter, loss: Loss, feed: Feed) -> dict[str, float]:
-    """The one point on a read-out's curve."""
-    scores = validate(inverter, loss, feed.validation())
-    return {"epoch": 0, **{f"validation_{name}": value for name, value in scores.items()}}
 
 
 def _write_curves(path: Path, history: list[dict[str, float]]) -> None:
