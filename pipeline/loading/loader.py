@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 import numpy as np
 import psutil
@@ -36,9 +36,18 @@ MEMORY_USED = Path("/sys/fs/cgroup/memory.current")
 MEMORY_STAT = Path("/sys/fs/cgroup/memory.stat")
 
 
+class Example(Protocol):
+    """A batch of what an inverter takes, with the images that it came from: (B, 3, H, W) RGB in [0, 1]."""
+
+    @property
+    def inputs(self) -> Inputs[Tensor]: ...
+    @property
+    def targets(self) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Batch:
-    """Rows of an experiment on its device.
+    """An `Example`: rows of an experiment on its device.
 
     rows: (B,) row numbers. inputs: (B, C, H, W) float32 each.
     targets: (B, 3, crop, crop) float32 RGB in [0, 1], channels-last in memory.

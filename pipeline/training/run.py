@@ -96,7 +96,12 @@ def train(
         check_batches(inverter, params, feed.training_images())
         floor = None
         if inverter.linear is not None:
-            description["ridge"] = _fit_readout(inverter, data, cached, workspace / "linear.pt")
+            solved = workspace / "linear.pt"  # by a run that was killed
+            if not solved.is_file():
+                save_state(readout_state(solve_readout(inverter, data, cached)), solved)
+            state = load_state(solved, device)
+            load_readout(inverter, state)
+            description["ridge"] = state["summary"]
             description |= _size(inverter)  # a grid that is read apart came with the solution
             if inverter.decoder is not None and not inverter.blueprint.two_stage:
                 floor = _readout_alone(inverter)
@@ -218,17 +223,6 @@ def _work_key(params: Params, description: dict[str, Any], device: torch.device)
     code = digest(__name__, chosen={DECODERS: params.decoder, FUSIONS: params.fusion})
     facts = [description, fabric_precision(params.train.precision, device), device.type, code]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _fit_readout(inverter: Inverter, data: PreparedData, cached: CachedFeatures, saved: Path) -> dict[str, Any]:
-    """Solve the read-out, or take over what a killed run had solved; a summary of it."""
-    if saved.is_file():
-        state = load_state(saved, inverter.device)
-    else:
-        state = readout_state(solve_readout(inverter, data, cached))
-        save_state(state, saved)
-    load_readout(inverter, state)
-    return state["summary"]
 
 
 def _readout_alone(inverter: Inverter) -> Inverter:
