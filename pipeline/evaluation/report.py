@@ -84,7 +84,10 @@ def score_table(metrics: Path) -> str:
     if not (metrics / "protocol.json").is_file():
         return "\n".join([*lines, f"what was scored: {metrics / 'protocol.json'} {ELSEWHERE}"])
     protocol = read_protocol(metrics)
-    notes = [*_linear_start(scores), *(f"no {metric}: {reason}" for metric, reason in protocol["not_computed"].items())]
+    notes = [
+        *[NOTHING_GAINED] * is_linear_start(scores),
+        *(f"no {metric}: {reason}" for metric, reason in protocol["not_computed"].items()),
+    ]
     return "\n".join([title(protocol), *lines, *notes, *(f"warning: {each}" for each in _warnings(protocol))])
 
 
@@ -169,17 +172,14 @@ def is_linear_start(scores: Mapping[str, Any]) -> bool:
     return scores.get("decoder", {}).get("best_epoch") == 0
 
 
-def _linear_start(scores: Mapping[str, Any]) -> list[str]:
-    return [NOTHING_GAINED] if is_linear_start(scores) else []
-
-
 def _notes(scores: Mapping[str, Any], protocol: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"{scores['images']} test images; mean [95 % interval]. The decoder has {scores['decoder']['parameters']:,} "
         f"parameters; the features take {scores['features']['bits_per_pixel']:.4g} bits per pixel, the JPEG "
         f"{scores['ceilings']['jpeg']['bits_per_pixel']:.4g}."
     )
-    yield from _linear_start(scores)
+    if is_linear_start(scores):
+        yield NOTHING_GAINED
     if scores["consistency"] is not None:
         yield (
             "Features of the reconstruction against those of the photograph: cosine {cosine:.4f}, relative error "

@@ -196,20 +196,12 @@ def _reconstruct_batch(
     }
     for place, (path, name, image) in enumerate(good):
         own = {metric: values[place] for metric, values in scores.items()}
-        _write(output, name, path, reconstructions[place].cpu(), originals[place].cpu(), own)
+        pair = reconstructions[place].cpu(), originals[place].cpu()
+        shown = [printable(path.name), f"{own['psnr']:.2f} dB  SSIM {own['ssim']:.3f}", f"error × {ERROR_GAIN}"]
+        save_png(sheet([comparison_tiles(*pair)], [[*shown, "local SSIM"]]), output / f"{name}.png")
+        save_png(to_picture(pair[0]), output / f"{name}{RECONSTRUCTION}.png")
         stretch = max(image.shape) / min(image.shape) if rules.resize == "squash" else 1.0
         result.scores.append({"file": printable(path), "picture": f"{name}.png", "stretch": stretch, **own})
-
-
-def _write(output: Path, name: str, path: Path, prediction: Tensor, target: Tensor, scores: dict[str, float]) -> None:
-    captions = [
-        printable(path.name),
-        f"{scores['psnr']:.2f} dB  SSIM {scores['ssim']:.3f}",
-        f"error × {ERROR_GAIN}",
-        "local SSIM",
-    ]
-    save_png(sheet([comparison_tiles(prediction, target)], [captions]), output / f"{name}.png")
-    save_png(to_picture(prediction), output / f"{name}{RECONSTRUCTION}.png")
 
 
 def _free_names(paths: Sequence[Path], output: Path) -> list[str]:

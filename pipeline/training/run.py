@@ -191,13 +191,6 @@ def _describe(
     params: Params, data: PreparedData, stores: Inputs[FeatureStore], inverter: Inverter, loss: Loss
 ) -> dict[str, Any]:
     """Everything that determines the fitted weights: saved with the model, and the identity of unfinished work."""
-    chosen = {
-        "seed": params.seed,
-        "loss": {params.loss: params.losses[params.loss]},
-        **({"loss_weights": loss.weights_sha256} if loss.weights_sha256 else {}),
-        "train": params.train.model_dump(exclude={"resident"}),
-        "protocol": params.protocols[params.train.protocol].model_dump(),
-    }
     return {
         **_size(inverter),
         "stores": {name: store.fingerprint for name, store in zip(inverter.inputs, stores, strict=True)},
@@ -209,7 +202,11 @@ def _describe(
         "data": data.fingerprint,
         "prepare": data.manifest["prepare"],
         **({"first_stage": first_stage_facts(params, *stores.features)} if inverter.blueprint.two_stage else {}),
-        **chosen,
+        "seed": params.seed,
+        "loss": {params.loss: params.losses[params.loss]},
+        **({"loss_weights": loss.weights_sha256} if loss.weights_sha256 else {}),
+        "train": params.train.model_dump(exclude={"resident"}),
+        "protocol": params.protocols[params.train.protocol].model_dump(),
     }
 
 
