@@ -54,7 +54,10 @@ def write_gallery(
     images = _reconstruct(data, cached, inverter, rows, scores, wanted, settings.batch_size)
     shown = dict(zip(wanted, images, strict=True))
     for name, indices in chosen.items():
-        save_png(_strips([shown[index] for index in indices]), output / "plots" / "images" / f"{name}.png")
+        strip = [shown[index] for index in indices]
+        captions = [[each.name, f"{each.psnr:.2f} dB", "error × 5", "local SSIM"] for each in strip]
+        rows_of_tiles = [comparison_tiles(each.prediction, each.target) for each in strip]
+        save_png(sheet(rows_of_tiles, captions), output / "plots" / "images" / f"{name}.png")
     save_png(_channels(inverter, shown[samples[0]]), output / "plots" / "images" / "channels.png")
     for number, index in enumerate(samples):
         save_png(to_picture(shown[index].target), output / "reconstructions" / f"{number:02}_original.png")
@@ -91,12 +94,6 @@ def _reconstruct(
                 prediction=predictions[place].cpu(),
                 inputs=batch.inputs.at(place).to(CPU),
             )
-
-
-def _strips(shown: Sequence[Shown]) -> Picture:
-    rows = [comparison_tiles(each.prediction, each.target) for each in shown]
-    captions = [[each.name, f"{each.psnr:.2f} dB", "error × 5", "local SSIM"] for each in shown]
-    return sheet(rows, captions)
 
 
 def _channels(inverter: Inverter, shown: Shown) -> Picture:

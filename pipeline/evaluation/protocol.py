@@ -12,7 +12,6 @@ from pipeline.core.params import Params
 from pipeline.core.runtime import provenance, source_commit
 from pipeline.evaluation.conventions import CONVENTIONS
 from pipeline.evaluation.subject import Subject
-from pipeline.stores.base import FeatureStore
 from pipeline.stores.prepared import PreparedData
 
 
@@ -39,7 +38,15 @@ def describe(
             "fingerprint": data.fingerprint,
             "skipped": data.manifest["skipped"],
         },
-        "features": {str(store.source): _features(store) for store in stores.features},
+        "features": {
+            str(store.source): {
+                "backbone": store.manifest.facts["backbone"],
+                "fingerprint": store.fingerprint,
+                "shape": str(store.shape),
+                "dtype": store.dtype,
+            }
+            for store in stores.features
+        },
         **({} if stores.image is None else {"first_stage": stores.image.manifest.facts["backbone"]["refined"]}),
         "model": dict(subject.description),
         "lpips_weights": None if subject.perceptual is None else subject.perceptual.sha256,
@@ -50,13 +57,4 @@ def describe(
         },
         "code": {"commit": source_commit(), "sha256": digest(*(f"stages.{stage}" for stage in STAGES))},
         "runtime": {key: value for key, value in provenance(device).items() if key != "threads"},
-    }
-
-
-def _features(store: FeatureStore) -> dict[str, Any]:
-    return {
-        "backbone": store.manifest.facts["backbone"],
-        "fingerprint": store.fingerprint,
-        "shape": str(store.shape),
-        "dtype": store.dtype,
     }

@@ -41,6 +41,7 @@ def summary(
     `photographs` names what each test image shows.
     """
     jpeg_bytes = float(columns["jpeg_bytes"].mean())
+    weights = {name.removeprefix(WEIGHT): float(v.mean()) for name, v in columns.items() if name.startswith(WEIGHT)}
     values = {
         "images": len(columns["psnr"]),
         **_scores(params, columns, photographs),
@@ -48,7 +49,7 @@ def summary(
         "ceilings": {"jpeg": {**_pair(columns, "jpeg"), "bits_per_pixel": 8 * jpeg_bytes / crop**2}},
         **({} if refinement is None else {"refined": _refined(params, refinement, photographs)}),
         "consistency": {name: float(columns[name].mean()) for name in CONSISTENCY if name in columns} or None,
-        **_source_weights(columns),
+        **({"fusion": weights} if weights else {}),
         "decoder": {
             "parameters": sum(parameter.numel() for parameter in subject.inverter.parameters()),
             **{key: value for key, value in subject.description.items() if key == "best_epoch"},  # of a trained one
@@ -68,7 +69,10 @@ def write_tables(
 ) -> None:
     """per_image.csv, and the data of the plots."""
     if refinement is not None:
-        columns = columns | _refined_columns(refinement, len(image_ids))
+        for metric in ("psnr", "ssim"):  # not a number for those that were left out
+            column = np.full(len(image_ids), np.nan)
+            column[refinement.positions] = refinement.columns[metric]
+            columns = columns | {f"refined_{metric}": column}
         mean, every = trajectory_tables(refinement, image_ids)
         write_csv(output / "plots" / "images" / "refinement.csv", mean)  # dvc plots shows all of this folder
         write_csv(output / "plots" / "refinement_per_image.csv", every)
@@ -130,21 +134,6 @@ def _refined(params: Params, refinement: Refinement, photographs: Sequence[str])
     means = {name: float(columns[name].mean()) for name in ("gain", *CONSISTENCY)}
     own = [photographs[position] for position in refinement.positions]
     return {"images": len(refinement.positions), **_scores(params, columns, own), **means}
-
-
-def _refined_columns(refinement: Refinement, images: int) -> Columns:
-    """PSNR and SSIM of the refined images, not a number for those that were left out."""
-    columns = {}
-    for metric in ("psnr", "ssim"):
-        column = columns[f"refined_{metric}"] = np.full(images, np.nan)
-        column[refinement.positions] = refinement.columns[metric]
-    return columns
-
-
-def _source_weights(columns: Columns) -> dict[str, dict[str, float]]:
-    """The fusion's learned weight of each source, where it has such."""
-    weights = {name.removeprefix(WEIGHT): float(v.mean()) for name, v in columns.items() if name.startswith(WEIGHT)}
-    return {"fusion": weights} if weights else {}
 
 
 def _pair(columns: Columns, name: str) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,6 @@ from pipeline.refinement.examples import SplitExamples
 from pipeline.refinement.misleading import VALIDATION_IMAGES, misleading
 from pipeline.stores.prepared import PreparedData
 
-TITLES = ("decoder", "refined")
-
 
 @dataclass(frozen=True)
 class Refinement:
@@ -45,21 +43,6 @@ class Refinement:
     feature_error: NDArray[np.float64]
     figure: Picture
     warning: str | None
-
-
-@dataclass
-class _Record:
-    """What is kept of refined batches."""
-
-    psnr: list[Tensor] = field(default_factory=list)  # (B, evaluations)
-    feature_error: list[Tensor] = field(default_factory=list)
-    scores: list[dict[str, Tensor]] = field(default_factory=list)  # (B,) each
-
-    def trajectory(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        return torch.cat(self.psnr).cpu().numpy(), torch.cat(self.feature_error).cpu().numpy()
-
-    def columns(self) -> Columns:
-        return {name: torch.cat([each[name] for each in self.scores]).cpu().numpy() for name in self.scores[0]}
 
 
 def learned_refiner(
@@ -90,16 +73,40 @@ def refine(
     """Refine, by a refiner that has learned, `evaluate.refine_images` of the test `rows`, spread evenly over them."""
     settings = params.evaluate
     held_out = data.rows("validation")
-    warning = _warning(refiner, subject, cached, held_out[spread(len(held_out), VALIDATION_IMAGES)], params)
+    batches = cached.batches(batched(held_out[spread(len(held_out), VALIDATION_IMAGES)], settings.batch_size))
+    warning = misleading(settings.refine, "evaluate", refiner.advice, batches, partial(_attempt, refiner, subject))
     positions = np.array(spread(len(rows), settings.refine_images or len(rows)))
-    shown = {int(positions[index]) for index in spread(len(positions), settings.strips)}
-    record, strips = _Record(), _Strips(data, [int(rows[position]) for position in sorted(shown)])
+    shown = {int(rows[positions[index]]) for index in spread(len(positions), settings.strips)}
+    psnr, feature_error, columns = [], [], []  # of each batch: (B, evaluations) twice, (B,) of each column
+    tiles: list[list[Picture]] = []
+    captions: list[list[str]] = []
     with progress("refine", len(positions), "images") as advance:
         for batch in cached.batches(batched(rows[positions], settings.batch_size)):
-            start, images = _refine_batch(refiner, subject, batch, record)
-            strips.add(batch, start, images)
+            start, steps = _attempt(refiner, subject, batch)
+            scores, errors = [], []
+            for step in steps:
+                scores.append(capped_psnr(step.images, batch.targets))
+                errors.append(step.feature_error)
+            before, refined = capped_psnr(start, batch.targets), step.images
+            psnr.append(torch.stack(scores, dim=1))
+            feature_error.append(torch.stack(errors, dim=1))
+            own = score(refined, batch.targets, subject.perceptual) | subject.compare(refined, batch.inputs)
+            columns.append(own | {"gain": scores[-1] - before})
+            for place, row in enumerate(batch.rows.tolist()):
+                if row in shown:
+                    pictures = [to_picture(images[place]) for images in (batch.targets, start, refined)]
+                    tiles.append([*pictures, error_picture(refined[place], batch.targets[place])])
+                    texts = [f"decoder {before[place]:.2f} dB", f"refined {scores[-1][place]:.2f} dB"]
+                    captions.append([data.image_ids[data.image[row]], *texts, f"error × {ERROR_GAIN}"])
             advance(len(batch.rows))
-    return Refinement(positions, record.columns(), *record.trajectory(), strips.sheet(), warning)
+    return Refinement(
+        positions,
+        {name: torch.cat([each[name] for each in columns]).cpu().numpy() for name in columns[0]},
+        torch.cat(psnr).cpu().numpy(),
+        torch.cat(feature_error).cpu().numpy(),
+        sheet(tiles, captions),
+        warning,
+    )
 
 
 def describe(params: Params, refinement: Refinement) -> dict[str, Any]:
@@ -124,57 +131,9 @@ def trajectory_tables(refinement: Refinement, names: Sequence[str]) -> tuple[dic
     return {"evaluation": number, **mean}, {"image": ids, "evaluation": np.tile(number, images), **every}
 
 
-def _refine_batch(refiner: Refiner, subject: Subject, batch: Batch, record: _Record) -> tuple[Tensor, Tensor]:
-    """Images before and after, (B, 3, H, W) in [0, 1]; their scores and paths go into `record`."""
+def _attempt(refiner: Refiner, subject: Subject, batch: Batch) -> tuple[Tensor, Iterable[Step]]:
+    """The decoder's images, and the steps of the refiner that starts from them."""
     (features,) = batch.inputs.features
     with torch.no_grad():
         start = subject.inverter(batch.inputs)
-    scores, errors = [], []
-    for step in refiner.refine(features, start):
-        scores.append(capped_psnr(step.images, batch.targets))
-        errors.append(step.feature_error)
-    record.psnr.append(torch.stack(scores, dim=1))
-    record.feature_error.append(torch.stack(errors, dim=1))
-    agreement = subject.compare(step.images, batch.inputs)
-    gain = scores[-1] - capped_psnr(start, batch.targets)
-    record.scores.append(score(step.images, batch.targets, subject.perceptual) | agreement | {"gain": gain})
-    return start, step.images
-
-
-def _warning(
-    refiner: Refiner, subject: Subject, cached: CachedFeatures, rows: NDArray[np.int64], params: Params
-) -> str | None:
-    """A sentence when, on validation rows, PSNR falls although the features come nearer."""
-
-    def attempt(batch: Batch) -> tuple[Tensor, Iterable[Step]]:
-        (features,) = batch.inputs.features
-        with torch.no_grad():
-            start = subject.inverter(batch.inputs)
-        return start, refiner.refine(features, start)
-
-    batches = cached.batches(batched(rows, params.evaluate.batch_size))
-    return misleading(params.evaluate.refine, "evaluate", refiner.advice, batches, attempt)
-
-
-class _Strips:
-    """Original, decoder, refined and error of a few rows."""
-
-    def __init__(self, data: PreparedData, rows: Iterable[int]) -> None:
-        self._data, self._wanted = data, set(rows)
-        self._tiles: list[list[Picture]] = []
-        self._captions: list[list[str]] = []
-
-    def add(self, batch: Batch, start: Tensor, refined: Tensor) -> None:
-        scores = [capped_psnr(images, batch.targets).tolist() for images in (start, refined)]
-        for place, row in enumerate(batch.rows.tolist()):
-            if row not in self._wanted:
-                continue
-            target = batch.targets[place]
-            pictures = [to_picture(images[place]) for images in (batch.targets, start, refined)]
-            self._tiles.append([*pictures, error_picture(refined[place], target)])
-            name = self._data.image_ids[self._data.image[row]]
-            texts = [f"{title} {values[place]:.2f} dB" for title, values in zip(TITLES, scores, strict=True)]
-            self._captions.append([name, *texts, f"error × {ERROR_GAIN}"])
-
-    def sheet(self) -> Picture:
-        return sheet(self._tiles, self._captions)
+    return start, refiner.refine(features, start)

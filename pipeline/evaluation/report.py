@@ -84,7 +84,10 @@ def score_table(metrics: Path) -> str:
     if not (metrics / "protocol.json").is_file():
         return "\n".join([*lines, f"what was scored: {metrics / 'protocol.json'} {ELSEWHERE}"])
     protocol = read_protocol(metrics)
-    notes = [*_linear_start(scores), *(f"no {metric}: {reason}" for metric, reason in protocol["not_computed"].items())]
+    notes = [
+        *[NOTHING_GAINED] * is_linear_start(scores),
+        *(f"no {metric}: {reason}" for metric, reason in protocol["not_computed"].items()),
+    ]
     return "\n".join([title(protocol), *lines, *notes, *(f"warning: {each}" for each in _warnings(protocol))])
 
 
@@ -143,7 +146,10 @@ def _body(metrics: Path, name: str, scores: Mapping[str, Any], protocol: Mapping
     yield "<h2>Test images</h2>"
     yield plots.histograms(pd.read_csv(metrics / "per_image.csv"), scores)
     if "refined" in scores:
-        yield from _refinement(metrics)
+        heading = "What the layer holds, as against what the decoder gets"
+        yield f"<h2>{heading}</h2>"
+        yield plots.refinement(pd.read_csv(metrics / "plots" / "images" / "refinement.csv"))
+        yield _picture(metrics / "plots" / "images" / "refined.png", heading)
     yield "<h2>What survives of each octave</h2>"
     yield plots.octaves(pd.read_csv(metrics / "plots" / "octaves.csv"))
     if (metrics / "training.csv").is_file() and len(curves := pd.read_csv(metrics / "training.csv")) > 1:
@@ -156,13 +162,6 @@ def _body(metrics: Path, name: str, scores: Mapping[str, Any], protocol: Mapping
     yield f"<h2>Protocol</h2>\n<details><summary>How these numbers were made</summary><pre>{text}</pre></details>"
 
 
-def _refinement(metrics: Path) -> Iterator[str]:
-    heading = "What the layer holds, as against what the decoder gets"
-    yield f"<h2>{heading}</h2>"
-    yield plots.refinement(pd.read_csv(metrics / "plots" / "images" / "refinement.csv"))
-    yield _picture(metrics / "plots" / "images" / "refined.png", heading)
-
-
 def _warnings(protocol: Mapping[str, Any]) -> list[str]:
     warning = protocol.get("refinement", {}).get("warning")
     return [] if warning is None else [warning]
@@ -173,17 +172,14 @@ def is_linear_start(scores: Mapping[str, Any]) -> bool:
     return scores.get("decoder", {}).get("best_epoch") == 0
 
 
-def _linear_start(scores: Mapping[str, Any]) -> list[str]:
-    return [NOTHING_GAINED] if is_linear_start(scores) else []
-
-
 def _notes(scores: Mapping[str, Any], protocol: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"{scores['images']} test images; mean [95 % interval]. The decoder has {scores['decoder']['parameters']:,} "
         f"parameters; the features take {scores['features']['bits_per_pixel']:.4g} bits per pixel, the JPEG "
         f"{scores['ceilings']['jpeg']['bits_per_pixel']:.4g}."
     )
-    yield from _linear_start(scores)
+    if is_linear_start(scores):
+        yield NOTHING_GAINED
     if scores["consistency"] is not None:
         yield (
             "Features of the reconstruction against those of the photograph: cosine {cosine:.4f}, relative error "

@@ -69,9 +69,15 @@ def evaluate(
         pixels = _score(subject, tally, data, cached, rows, params.evaluate.batch_size)
         columns = tally.columns()
         refinement = None if refiner is None else refine(refiner, params, data, cached, subject, rows)
-        _clear(output)
+        # no picture or curve of an earlier run stays, nor its scores beside new pictures should this run be killed;
+        # removed, never overwritten: they may be links into DVC's cache
+        (output / METRICS).unlink(missing_ok=True)
+        for name in OWN_FOLDERS:
+            if (output / name).is_dir():
+                shutil.rmtree(output / name)
         samples = write_gallery(params.evaluate, data, cached, subject.inverter, rows, columns["psnr"], output)
-    names, photographs = _shown(data, rows)
+    images = data.image[rows]
+    names, photographs = ([ids[image] for image in images] for ids in (data.image_ids, data.photographs))
     protocol = describe(params, data, subject, photographs, pixels, device) | {"reconstructions": samples}
     if refinement is not None:
         protocol["refinement"] = describe_refinement(params, refinement)
@@ -80,23 +86,6 @@ def evaluate(
     write_json(output / "protocol.json", protocol)
     write_json(output / METRICS, metrics)
     return metrics
-
-
-def _shown(data: PreparedData, rows: NDArray[np.int64]) -> tuple[list[str], list[str]]:
-    """For each row the id of its image, and the photograph that it shows."""
-    images = data.image[rows]
-    return [data.image_ids[image] for image in images], [data.photographs[image] for image in images]
-
-
-def _clear(output: Path) -> None:
-    """No picture or curve of an earlier run stays, and no scores of it beside new pictures should this run be killed.
-
-    Removed, never overwritten: they may be links into DVC's cache.
-    """
-    (output / METRICS).unlink(missing_ok=True)
-    for name in OWN_FOLDERS:
-        if (output / name).is_dir():
-            shutil.rmtree(output / name)
 
 
 def _references(data: PreparedData, subject: Subject) -> References:

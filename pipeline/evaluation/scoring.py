@@ -72,7 +72,11 @@ class Tally:
         """
         scores = score(predictions, targets, self.perceptual)
         check_eight_bit(targets)
-        images = {**self._baselines(targets), **(further_baselines or {})}
+        images = {
+            "mean_colour": baselines.flat(targets, self.references.colour),
+            "bicubic": baselines.thumbnail(targets, self.references.grid),
+            **(further_baselines or {}),
+        }
         self._append({**scores, **(further_columns or {}), "swapped_psnr": capped_psnr(predictions.flip(1), targets)})
         for name, image in images.items():
             self._append({f"{name}_psnr": capped_psnr(image, targets), f"{name}_ssim": ssim(image, targets)})
@@ -80,7 +84,9 @@ class Tally:
         ceiling = torch.from_numpy(decoded).to(targets.device).permute(0, 3, 1, 2).float() / 255
         self._append({"jpeg_psnr": capped_psnr(ceiling, targets), "jpeg_ssim": ssim(ceiling, targets)})
         self._append({"jpeg_bytes": torch.from_numpy(sizes)})
-        self._add_energy(predictions, targets)
+        pair = torch.stack([octave_energy(x).double().sum(0) for x in (targets, predictions - targets)])
+        self._energy = pair if self._energy is None else self._energy + pair
+        self._edge = min(targets.shape[-2:])
         self._done += len(targets)
 
     def columns(self) -> Columns:
@@ -91,7 +97,12 @@ class Tally:
         """
         assert self._done == self._images, f"{self._done} of {self._images} images were added"
         columns = dict(self._columns)
-        _check_channel_order(columns["psnr"], columns.pop("swapped_psnr"))
+        gain = float(columns.pop("swapped_psnr").mean() - columns["psnr"].mean())
+        if gain > SWAP_MARGIN:
+            raise DataError(
+                f"the reconstructions fit their photographs {gain:.1f} dB better with red and blue swapped: something "
+                "is BGR; prepare, extract and train again from RGB photographs"
+            )
         return columns
 
     def energies(self) -> Energies:
@@ -103,23 +114,3 @@ class Tally:
         for name, values in columns.items():
             column = self._columns.setdefault(name, np.empty(self._images))
             column[self._done : self._done + len(values)] = values.cpu().numpy()
-
-    def _baselines(self, targets: Tensor) -> dict[str, Tensor]:
-        return {
-            "mean_colour": baselines.flat(targets, self.references.colour),
-            "bicubic": baselines.thumbnail(targets, self.references.grid),
-        }
-
-    def _add_energy(self, predictions: Tensor, targets: Tensor) -> None:
-        pair = torch.stack([octave_energy(x).double().sum(0) for x in (targets, predictions - targets)])
-        self._energy = pair if self._energy is None else self._energy + pair
-        self._edge = min(targets.shape[-2:])
-
-
-def _check_channel_order(scores: NDArray[np.float64], swapped: NDArray[np.float64]) -> None:
-    gain = float(swapped.mean() - scores.mean())
-    if gain > SWAP_MARGIN:
-        raise DataError(
-            f"the reconstructions fit their photographs {gain:.1f} dB better with red and blue swapped: something is "
-            "BGR; prepare, extract and train again from RGB photographs"
-        )

@@ -89,14 +89,22 @@ def open_subject(
     description = load_model(models)[1]
     _check_sources(params, inverter, models)
     stores = open_inputs(features, first_stage, inverter.sources, params, data)
-    _check_stores(description, inverter, stores, models)
+    for name, store in zip(inverter.inputs, stores, strict=True):
+        if description["stores"][name] != store.fingerprint:
+            raise CheckpointError(f"{models} was trained on other features than {store.path} holds; run: dvc repro")
     missing: dict[str, str] = {}
+    perceptual = None
+    if lpips_available() is None:
+        perceptual = load_lpips().to(device)
+    else:  # in words that are the same on every machine: protocol.json's hash is in dvc.lock
+        reason = f"AlexNet's {ALEXNET_FILE} is not in torchvision's cache; run `python -m stages weights lpips`"
+        missing["lpips"] = reason
     return Subject(
         inverter=inverter,
         readout=_readout(models, description, device),
         description=description,
         stores=stores,
-        perceptual=_perceptual(device, missing),
+        perceptual=perceptual,
         networks=_networks(params, stores.features, device, missing),
         missing=missing,
     )
@@ -114,14 +122,6 @@ def _check_sources(params: Params, inverter: Inverter, models: Path) -> None:
         )
 
 
-def _check_stores(
-    description: Mapping[str, Any], inverter: Inverter, stores: Inputs[FeatureStore], models: Path
-) -> None:
-    for name, store in zip(inverter.inputs, stores, strict=True):
-        if description["stores"][name] != store.fingerprint:
-            raise CheckpointError(f"{models} was trained on other features than {store.path} holds; run: dvc repro")
-
-
 def _readout(models: Path, description: Mapping[str, Any], device: torch.device) -> Inverter | None:
     """The read-out beside the model, unless another training left it there."""
     if not (models / LINEAR_FOLDER / DESCRIPTION).is_file():
@@ -131,14 +131,6 @@ def _readout(models: Path, description: Mapping[str, Any], device: torch.device)
     if beside.get("stores") != of_sources or beside.get("data") != description["data"]:
         return None
     return load_inverter(models / LINEAR_FOLDER, device)
-
-
-def _perceptual(device: torch.device, missing: dict[str, str]) -> Lpips | None:
-    if lpips_available() is None:
-        return load_lpips().to(device)
-    # in words that are the same on every machine: protocol.json is an output whose hash DVC records in dvc.lock
-    missing["lpips"] = f"AlexNet's {ALEXNET_FILE} is not in torchvision's cache; run `python -m stages weights lpips`"
-    return None
 
 
 def _networks(

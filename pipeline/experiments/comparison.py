@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.core.errors import DataError
@@ -161,7 +160,7 @@ def lead(first: Experiment, second: Experiment, metric: str) -> Lead | None:
     low, high = np.quantile(means, (0.025, 0.975))
     count = len(set(photographs))
     smallest = 2.0 ** (1 - count)  # of a sign test's two-sided p: resampling ever so often proves no more than that
-    p = min(1.0, max(smallest, 2 * min(_share(means <= 0), _share(means >= 0))))
+    p = min(1.0, max(smallest, 2 * min(float((means <= 0).mean()), float((means >= 0).mean()))))
     return Lead(float(gains.mean()), float(low), float(high), p, count)
 
 
@@ -241,10 +240,6 @@ def _row(rank: int, experiment: Experiment, following: Experiment | None, metric
         "lead_p": None if ahead is None else ahead.p,
         "lead_photographs": None if ahead is None else ahead.photographs,
     }
-
-
-def _share(hits: NDArray[np.bool_]) -> float:
-    return float(hits.mean())
 
 
 def _place(name: str, temporary: Path) -> Path:

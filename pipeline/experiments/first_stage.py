@@ -67,13 +67,28 @@ def refine_photographs(
         stage = FirstStage(start, build_first_stage(facts, networks, data.crop), store.dtype)
         read_prior = partial(load_prior, prior, data)
         stage.refiner.learn(SplitExamples(data, cached, params.extract.cpu_batch_size, read_prior))
-        warning = _warning(stage, facts, data, cached)
+        held_out = data.rows("validation")
+        warning = misleading(
+            facts["refiner"],
+            "two_stage",
+            stage.refiner.advice,
+            cached.batches(batched(held_out[spread(len(held_out), VALIDATION_IMAGES)], READ_BATCH)),
+            lambda batch: (stage.start_of(*batch.inputs.features), stage.steps(*batch.inputs.features)),
+        )
     network = RefinedLayer(networks, stage, facts)
     settings = params.extract.model_copy(update={"precision": "fp32"})  # of the images; the network keeps its own
     kept = params.store.model_copy(update={"shard_megabytes": SHARD_MEGABYTES})
     extract(network, data, output / REFINED_IMAGES.parent, kept, settings, device, work)
     write_whole(output / LEARNED, save(stage.refiner.state()))
-    save_model(output / LINEAR_FOLDER, start.state_dict(), _describe(start, store, summary) | {"first_stage": facts})
+    description = {
+        "blueprint": start.blueprint.plain(),
+        "parameters": sum(parameter.numel() for parameter in start.parameters()),
+        "stores": {str(store.source): store.fingerprint},
+        "data": store.data_fingerprint,
+        "ridge": summary,
+        "first_stage": facts,
+    }
+    save_model(output / LINEAR_FOLDER, start.state_dict(), description)
     return warning
 
 
@@ -165,25 +180,3 @@ def _fitted_readout(
     solution = solve_readout(inverter, data, cached)
     load_readout(inverter, readout_state(solution))
     return inverter, readout_summary(solution)
-
-
-def _describe(inverter: Inverter, store: FeatureStore, summary: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "blueprint": inverter.blueprint.plain(),
-        "parameters": sum(parameter.numel() for parameter in inverter.parameters()),
-        "stores": {str(store.source): store.fingerprint},
-        "data": store.data_fingerprint,
-        "ridge": summary,
-    }
-
-
-def _warning(stage: FirstStage, facts: Mapping[str, Any], data: PreparedData, cached: CachedFeatures) -> str | None:
-    rows = data.rows("validation")
-    batches = cached.batches(batched(rows[spread(len(rows), VALIDATION_IMAGES)], READ_BATCH))
-    return misleading(
-        facts["refiner"],
-        "two_stage",
-        stage.refiner.advice,
-        batches,
-        lambda batch: (stage.start_of(*batch.inputs.features), stage.steps(*batch.inputs.features)),
-    )

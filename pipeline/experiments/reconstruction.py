@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.core.errors import CheckpointError, DataError
@@ -33,7 +32,7 @@ from pipeline.metrics.similarity import Lpips, load_lpips
 from pipeline.models.common.checkpoint import load_model
 from pipeline.models.common.inverter import Inverter, load_inverter
 from pipeline.refinement.networks import Networks, network_title, same_network
-from pipeline.stores.encoding import as_stored
+from pipeline.stores.encoding import as_stored, rgb
 
 STRETCHED = 2.0  # longer over shorter edge, from which squashing into a square is worth a word
 SCORES, RECONSTRUCTION = "scores.csv", "_reconstruction"
@@ -91,9 +90,12 @@ def reconstruct(inputs: Sequence[str], models: Path, params: Params, output: Pat
     result = Result()
     names = _free_names(photographs, output)
     size = params.evaluate.batch_size
-    decoded = prefetch(
-        photographs, lambda path: decode(_photograph(path), encoder.rules), os.cpu_count() or 1, ahead=2 * size
-    )
+
+    def decoded_from(path: Path) -> Decoded:
+        photograph = Photograph(id=path.name, path=path, file=printable(path), split=None, scene=path.name)
+        return decode(photograph, encoder.rules)
+
+    decoded = prefetch(photographs, decoded_from, os.cpu_count() or 1, ahead=2 * size)
     try:
         with progress("reconstruct", len(photographs), "photographs") as advance:
             for start in range(0, len(photographs), size):
@@ -123,7 +125,12 @@ def find_photographs(inputs: Sequence[str]) -> list[Path]:
         elif path.is_file():
             found[path] = None
         else:
-            found |= dict.fromkeys(_matching(text))
+            matches = sorted(path for path in map(Path, glob.iglob(text, recursive=True)) if path.is_file())
+            if not matches:
+                raise DataError(
+                    f"'{text}' is no file or folder, and no file matches it; give photographs to reconstruct"
+                )
+            found |= dict.fromkeys(matches)
     return list(found)
 
 
@@ -148,7 +155,12 @@ def load_encoder(models: Path, params: Params, device: torch.device) -> Encoder:
     stored = [description["stored"][str(source)] for source in inverter.sources]
     networks = Networks(params, inverter.sources, [each["precision"] for each in stored], device)
     for name, backbone in networks.backbones.items():
-        _check_network(models, name, description["backbones"][name], backbone.describe())
+        trained, now = description["backbones"][name], backbone.describe()
+        if not same_network(trained, now):
+            raise CheckpointError(
+                f"{models} was trained behind {network_title(trained)}, params.yaml now gives {network_title(now)}; "
+                f"set backbones.{name} as it was, or train again"
+            )
     geometry = {key: description["prepare"][key] for key in ("resize", "interpolation", "size", "crop")}
     perceptual = load_lpips().to(device) if lpips_available() is None else None
     first_stage = None
@@ -158,21 +170,6 @@ def load_encoder(models: Path, params: Params, device: torch.device) -> Encoder:
     profile = {"colour_profile": description["prepare"].get("colour_profile", "ignore")}
     rules = params.prepare.model_copy(update=geometry | profile)
     return Encoder(inverter, networks, rules, tuple(each["dtype"] for each in stored), perceptual, first_stage)
-
-
-def _check_network(models: Path, name: str, trained: dict[str, Any], now: dict[str, Any]) -> None:
-    if not same_network(trained, now):
-        raise CheckpointError(
-            f"{models} was trained behind {network_title(trained)}, params.yaml now gives {network_title(now)}; "
-            f"set backbones.{name} as it was, or train again"
-        )
-
-
-def _matching(pattern: str) -> list[Path]:
-    matches = sorted(path for path in map(Path, glob.iglob(pattern, recursive=True)) if path.is_file())
-    if not matches:
-        raise DataError(f"'{pattern}' is no file or folder, and no file matches it; give photographs to reconstruct")
-    return matches
 
 
 def _reconstruct_batch(
@@ -192,40 +189,19 @@ def _reconstruct_batch(
     crops = np.stack(
         [image.pixels[0, margin : margin + rules.crop, margin : margin + rules.crop] for *_, image in good]
     )
-    originals = _to_tensor(crops).to(next(encoder.inverter.parameters()).device)
+    originals = rgb(torch.from_numpy(crops).to(encoder.inverter.device))
     reconstructions = encoder.reconstruct(originals)
     scores = {
         metric: values.tolist() for metric, values in score(reconstructions, originals, encoder.perceptual).items()
     }
     for place, (path, name, image) in enumerate(good):
         own = {metric: values[place] for metric, values in scores.items()}
-        _write(output, name, path, reconstructions[place].cpu(), originals[place].cpu(), own)
-        result.scores.append(
-            {"file": printable(path), "picture": f"{name}.png", "stretch": _stretch(image, rules), **own}
-        )
-
-
-def _write(output: Path, name: str, path: Path, prediction: Tensor, target: Tensor, scores: dict[str, float]) -> None:
-    captions = [
-        printable(path.name),
-        f"{scores['psnr']:.2f} dB  SSIM {scores['ssim']:.3f}",
-        f"error × {ERROR_GAIN}",
-        "local SSIM",
-    ]
-    save_png(sheet([comparison_tiles(prediction, target)], [captions]), output / f"{name}.png")
-    save_png(to_picture(prediction), output / f"{name}{RECONSTRUCTION}.png")
-
-
-def _stretch(image: Decoded, rules: PrepareParams) -> float:
-    return max(image.shape) / min(image.shape) if rules.resize == "squash" else 1.0
-
-
-def _to_tensor(crops: NDArray[np.uint8]) -> Tensor:
-    return torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
-
-
-def _photograph(path: Path) -> Photograph:
-    return Photograph(id=path.name, path=path, file=printable(path), split=None, scene=path.name)
+        pair = reconstructions[place].cpu(), originals[place].cpu()
+        shown = [printable(path.name), f"{own['psnr']:.2f} dB  SSIM {own['ssim']:.3f}", f"error × {ERROR_GAIN}"]
+        save_png(sheet([comparison_tiles(*pair)], [[*shown, "local SSIM"]]), output / f"{name}.png")
+        save_png(to_picture(pair[0]), output / f"{name}{RECONSTRUCTION}.png")
+        stretch = max(image.shape) / min(image.shape) if rules.resize == "squash" else 1.0
+        result.scores.append({"file": printable(path), "picture": f"{name}.png", "stretch": stretch, **own})
 
 
 def _free_names(paths: Sequence[Path], output: Path) -> list[str]:

@@ -27,7 +27,18 @@ def open_features(
         StoreError: a store is missing, unfinished or damaged, or was made with other parameters or other data;
             the message says which.
     """
-    return tuple(_open(root, source, params, data, verify) for source in sources)
+    stores = []
+    for source in sources:
+        store = open_store(root / source.backbone / source.layer, expected_facts(source, params, data), verify)
+        entry, found = params.backbone_params(source.backbone), store.manifest.facts["backbone"]["weights"]
+        asked = {"imagenet": entry.tag, "path": Path(entry.weights).name}.get(found["kind"])
+        if asked is not None and not _called(asked, **found):
+            raise StoreError(
+                f"{store.path} is stale: its weights are {found['detail']}, not those called {asked}; "
+                f"{remedy(store.path)}"
+            )
+        stores.append(store)
+    return tuple(stores)
 
 
 def open_inputs(
@@ -88,24 +99,8 @@ def expected_facts(source: Source, params: Params, data: PreparedData) -> dict[s
     }
 
 
-def _open(root: Path, source: Source, params: Params, data: PreparedData, verify: Verify) -> FeatureStore:
-    store = open_store(root / source.backbone / source.layer, expected_facts(source, params, data), verify)
-    entry, found = params.backbone_params(source.backbone), store.manifest.facts["backbone"]["weights"]
-    asked = {"imagenet": entry.tag, "path": Path(entry.weights).name}.get(found["kind"])
-    if asked is not None and not _called(asked, **found):
-        raise StoreError(
-            f"{store.path} is stale: its weights are {found['detail']}, not those called {asked}; {remedy(store.path)}"
-        )
-    return store
-
-
 def _called(asked: str, kind: str, detail: str, **_: str) -> bool:
     """Whether weights are those of the tag or file `asked`: in brackets may follow what was found or taken off."""
-    if kind == "imagenet":
-        return _tag(detail) == asked
+    if kind == "imagenet":  # `V2` of `Network_Weights.V2` and of `Network_Weights.V2 (altered file)`
+        return detail.partition(" ")[0].partition(".")[2] == asked
     return detail == asked or (detail.startswith(f"{asked} (") and detail.endswith(")"))
-
-
-def _tag(detail: str) -> str:
-    """`V2` of `Network_Weights.V2` and of `Network_Weights.V2 (altered file)`."""
-    return detail.partition(" ")[0].partition(".")[2]

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 import numpy as np
 import psutil
@@ -36,9 +36,18 @@ MEMORY_USED = Path("/sys/fs/cgroup/memory.current")
 MEMORY_STAT = Path("/sys/fs/cgroup/memory.stat")
 
 
+class Example(Protocol):
+    """A batch of what an inverter takes, with the images that it came from: (B, 3, H, W) RGB in [0, 1]."""
+
+    @property
+    def inputs(self) -> Inputs[Tensor]: ...
+    @property
+    def targets(self) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Batch:
-    """Rows of an experiment on its device.
+    """An `Example`: rows of an experiment on its device.
 
     rows: (B,) row numbers. inputs: (B, C, H, W) float32 each.
     targets: (B, 3, crop, crop) float32 RGB in [0, 1], channels-last in memory.
@@ -75,7 +84,12 @@ class CachedFeatures:
         ahead: int = 3,
     ) -> None:
         for store in stores:
-            _check_match(data, store)
+            if store.data_fingerprint != data.fingerprint or store.rows != len(data):
+                raise StoreError(
+                    f"{store.path} is stale: it holds {store.rows} rows of prepared data "
+                    f"{store.data_fingerprint[:12]}…, not the {len(data)} of {data.fingerprint[:12]}… in {data.root}; "
+                    f"{remedy(store.path)}"
+                )
         self.data, self.stores, self.device = data, stores, device
         self.waited = 0.0
         self._threads, self._slots = threads, new_slots(ahead + 1, self.stores, data.crop, device)
@@ -140,18 +154,15 @@ class CachedFeatures:
     def _read(self, slot: Slot, rows: Rows) -> None:
         host = slot.reserve(rows)
         if self._kept is None:
-            self._read_files(host, rows)
+            for store, values, scales in zip(self.stores, host.values, host.scales, strict=True):
+                store.read_into(rows, as_numpy(values))
+                if scales is not None:
+                    store.read_scales_into(rows, scales.numpy())
+            self.data.crops(rows, host.pixels.numpy())
         else:
             for target, kept in zip(host.tensors(), self._kept.tensors(), strict=True):
                 np.take(as_numpy(kept), rows, axis=0, out=as_numpy(target), mode="clip")
         slot.upload()
-
-    def _read_files(self, host: Stored, rows: Rows) -> None:
-        for store, values, scales in zip(self.stores, host.values, host.scales, strict=True):
-            store.read_into(rows, as_numpy(values))
-            if scales is not None:
-                store.read_scales_into(rows, scales.numpy())
-        self.data.crops(rows, host.pixels.numpy())
 
     def _decoded(self, rows: Rows, stored: Stored) -> Batch:
         def decoded(store: FeatureStore, values: Tensor, scales: Tensor | None) -> Tensor:
@@ -188,14 +199,10 @@ def free_memory(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0]
     free: int = psutil.virtual_memory().available
     if MEMORY_LIMIT.is_file() and (limit := MEMORY_LIMIT.read_text().strip()) != "max":
-        free = min(free, int(limit) - int(MEMORY_USED.read_text()) + _page_cache())
+        stat = dict(line.split() for line in MEMORY_STAT.read_text().splitlines()) if MEMORY_STAT.is_file() else {}
+        page_cache = int(stat.get("inactive_file", 0))  # files not read of late: the kernel gives them up when asked
+        free = min(free, int(limit) - int(MEMORY_USED.read_text()) + page_cache)
     return free
-
-
-def _page_cache() -> int:
-    """Bytes of a container's used memory that hold files not read of late: the kernel gives them up when asked."""
-    stat = dict(line.split() for line in MEMORY_STAT.read_text().splitlines()) if MEMORY_STAT.is_file() else {}
-    return int(stat.get("inactive_file", 0))
 
 
 def _stays(resident: Resident, size: int, device: torch.device) -> bool:
@@ -208,11 +215,3 @@ def _stays(resident: Resident, size: int, device: torch.device) -> bool:
             "free; use auto or never"
         )
     return resident == "always" or size <= ROOM * free
-
-
-def _check_match(data: PreparedData, store: FeatureStore) -> None:
-    if store.data_fingerprint != data.fingerprint or store.rows != len(data):
-        raise StoreError(
-            f"{store.path} is stale: it holds {store.rows} rows of prepared data {store.data_fingerprint[:12]}…, not "
-            f"the {len(data)} of {data.fingerprint[:12]}… in {data.root}; {remedy(store.path)}"
-        )

@@ -15,7 +15,8 @@ from pipeline.backbones.backbone import Backbone
 from pipeline.core.params import BackboneParams
 from pipeline.core.registry import Registry
 from pipeline.core.section import Section, parse_section
-from pipeline.core.sources import FeatureShape, ImageSize, Inputs, Source
+from pipeline.core.sources import FeatureShape, ImageSize, Source
+from pipeline.loading.loader import Example
 from pipeline.models.common.prior import ImagePrior
 
 TINY = torch.finfo(torch.float64).tiny  # keeps the error of features that are all zero a number, in any unit
@@ -42,22 +43,13 @@ class KnownLayer:
         return self.backbone.shapes(self.image)[self.source.layer]
 
 
-class Pair(Protocol):
-    """Features of a batch, with the images they came from (B, 3, H, W) in [0, 1]."""
-
-    @property
-    def inputs(self) -> Inputs[Tensor]: ...
-    @property
-    def targets(self) -> Tensor: ...
-
-
 class Examples(Protocol):
     """What a refiner may learn from. There is no way from here to the test split."""
 
-    def training(self, images: int) -> Iterable[Pair]:
+    def training(self, images: int) -> Iterable[Example]:
         """At most so many training images, one view of each."""
 
-    def validation(self) -> Iterable[Pair]: ...
+    def validation(self) -> Iterable[Example]: ...
 
     def prior(self) -> ImagePrior:
         """Fitted on the training images. Raises DataError when it is not there."""

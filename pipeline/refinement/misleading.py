@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -22,7 +22,15 @@ def misleading(name: str, section: str, advice: str, batches: Iterable[Batch], a
     Args:
         name: of the refiner. section: of params.yaml that chose it. advice: `Refiner.advice`.
     """
-    found = [torch.stack(list(_before_and_after(batch, attempt))) for batch in batches]
+    found = []  # of each batch (4, B): PSNR of the start and of the last images, feature error of the first and last
+    for batch in batches:
+        start, steps = attempt(batch)
+        coming = iter(steps)
+        first_step = last_step = next(coming)
+        for last_step in coming:  # noqa: B007  (what is between is not kept)
+            pass
+        scores = [capped_psnr(images, batch.targets) for images in (start, last_step.images)]
+        found.append(torch.stack([*scores, first_step.feature_error.double(), last_step.feature_error.double()]))
     if not found:
         return None
     before, after, first, last = torch.cat(found, dim=1).mean(dim=1).tolist()
@@ -34,16 +42,3 @@ def misleading(name: str, section: str, advice: str, batches: Iterable[Batch], a
         f"validation images while the feature error falls from {first:.3g} to {last:.3g}: "
         + advice.format(refine=f"{section}.refine", budget=f"{prefix}budget")
     )
-
-
-def _before_and_after(batch: Batch, attempt: Attempt) -> Iterator[Tensor]:
-    """PSNR of the start and of the last images, feature error of the first and of the last step, (B,) each."""
-    start, steps = attempt(batch)
-    coming = iter(steps)
-    first = last = next(coming)
-    for last in coming:  # noqa: B007  (what is between is not kept)
-        pass
-    yield capped_psnr(start, batch.targets)
-    yield capped_psnr(last.images, batch.targets)
-    yield first.feature_error.double()
-    yield last.feature_error.double()

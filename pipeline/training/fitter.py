@@ -21,7 +21,7 @@ from pipeline.core.files import whole_file
 from pipeline.core.params import ProtocolParams
 from pipeline.core.progress import Advance, progress
 from pipeline.core.runtime import computing_in
-from pipeline.core.sources import Inputs
+from pipeline.loading.loader import Example
 from pipeline.metrics.scores import capped_psnr
 from pipeline.training.losses import Loss
 from pipeline.training.optimizers import build_optimizers, rate_factor
@@ -32,20 +32,13 @@ if TYPE_CHECKING:
 CHECKED_TOGETHER = 32  # steps between two looks at the loss: on a GPU each look waits for all that was queued
 
 
-class TrainingBatch(Protocol):
-    @property
-    def inputs(self) -> Inputs[Tensor]: ...
-    @property
-    def targets(self) -> Tensor: ...
-
-
 class Feed(Protocol):
     """Where batches come from. `waited` is the time, in seconds, spent waiting for them so far."""
 
     @property
     def waited(self) -> float: ...
-    def training(self, epoch: int) -> Iterable[TrainingBatch]: ...
-    def validation(self) -> Iterable[TrainingBatch]: ...
+    def training(self, epoch: int) -> Iterable[Example]: ...
+    def validation(self) -> Iterable[Example]: ...
     def training_images(self) -> int: ...
 
 
@@ -166,7 +159,7 @@ class Fitter:
                 self._set_rate(self.progress.epoch * steps + step, self.protocol.epochs * steps)  # as it was then
                 raise self._not_finite("training", value, f"step {step + 1}")
 
-    def _step(self, batch: TrainingBatch) -> dict[str, Tensor]:
+    def _step(self, batch: Example) -> dict[str, Tensor]:
         terms = self.loss(self.module(batch.inputs), batch.targets)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -226,7 +219,7 @@ class Fitter:
 
 
 @torch.no_grad()
-def validate(module: nn.Module, loss: Loss, batches: Iterable[TrainingBatch]) -> dict[str, float]:
+def validate(module: nn.Module, loss: Loss, batches: Iterable[Example]) -> dict[str, float]:
     """The loss, term by term, and the PSNR (dB) of `module` in evaluation mode: means over images."""
     module.eval()
     sums: dict[str, float] = {}

@@ -96,7 +96,12 @@ def train(
         check_batches(inverter, params, feed.training_images())
         floor = None
         if inverter.linear is not None:
-            description["ridge"] = _fit_readout(inverter, data, cached, workspace / "linear.pt")
+            solved = workspace / "linear.pt"  # by a run that was killed
+            if not solved.is_file():
+                save_state(readout_state(solve_readout(inverter, data, cached)), solved)
+            state = load_state(solved, device)
+            load_readout(inverter, state)
+            description["ridge"] = state["summary"]
             description |= _size(inverter)  # a grid that is read apart came with the solution
             if inverter.decoder is not None and not inverter.blueprint.two_stage:
                 floor = _readout_alone(inverter)
@@ -105,7 +110,8 @@ def train(
         )
         report = partial(_write_curves, curves)
         if inverter.decoder is None:
-            report([_validation_row(inverter, loss, feed)])
+            scores = validate(inverter, loss, feed.validation())  # the one point on a read-out's curve
+            report([{"epoch": 0, **{f"validation_{name}": value for name, value in scores.items()}}])
         else:
             _fit_decoder(inverter, loss, params, feed, workspace, description, save, report)
         save(output)
@@ -126,22 +132,18 @@ def _save(
     Raises:
         CheckpointError: it is not finite.
     """
-    _clear(output)
+    # no part of another model stays: removed, never overwritten, since it may be a link into DVC's cache
+    output.mkdir(parents=True, exist_ok=True)
+    (output / DESCRIPTION).unlink(missing_ok=True)  # no description, no model
+    shutil.rmtree(output / LINEAR_FOLDER, ignore_errors=True)
+    for name in (PRIOR, LEARNED):
+        (output / name).unlink(missing_ok=True)
     shutil.copyfile(prior / PRIOR, output / PRIOR)
     if inverter.blueprint.two_stage:
         copy_first_stage(first_stage, output)
     elif floor is not None:
         save_model(output / LINEAR_FOLDER, floor.state_dict(), description | {"blueprint": floor.blueprint.plain()})
     save_model(output, inverter.state_dict(), description)
-
-
-def _clear(output: Path) -> None:
-    """No part of another model stays. Removed, never overwritten: it may be a link into DVC's cache."""
-    output.mkdir(parents=True, exist_ok=True)
-    (output / DESCRIPTION).unlink(missing_ok=True)  # no description, no model
-    shutil.rmtree(output / LINEAR_FOLDER, ignore_errors=True)
-    for name in (PRIOR, LEARNED):
-        (output / name).unlink(missing_ok=True)
 
 
 def build_inverter(params: Params, data: PreparedData, stores: Inputs[FeatureStore]) -> Inverter:
@@ -191,13 +193,6 @@ def _describe(
     params: Params, data: PreparedData, stores: Inputs[FeatureStore], inverter: Inverter, loss: Loss
 ) -> dict[str, Any]:
     """Everything that determines the fitted weights: saved with the model, and the identity of unfinished work."""
-    chosen = {
-        "seed": params.seed,
-        "loss": {params.loss: params.loss_terms},
-        **({"loss_weights": loss.weights_sha256} if loss.weights_sha256 else {}),
-        "train": params.train.model_dump(exclude={"resident"}),
-        "protocol": params.recipe.model_dump(),
-    }
     return {
         **_size(inverter),
         "stores": {name: store.fingerprint for name, store in zip(inverter.inputs, stores, strict=True)},
@@ -209,7 +204,11 @@ def _describe(
         "data": data.fingerprint,
         "prepare": data.manifest["prepare"],
         **({"first_stage": first_stage_facts(params, *stores.features)} if inverter.blueprint.two_stage else {}),
-        **chosen,
+        "seed": params.seed,
+        "loss": {params.loss: params.loss_terms},
+        **({"loss_weights": loss.weights_sha256} if loss.weights_sha256 else {}),
+        "train": params.train.model_dump(exclude={"resident"}),
+        "protocol": params.recipe.model_dump(),
     }
 
 
@@ -223,17 +222,6 @@ def _work_key(params: Params, description: dict[str, Any], device: torch.device)
     code = digest(__name__, chosen={DECODERS: params.decoder, FUSIONS: params.fusion})
     facts = [description, fabric_precision(params.train.precision, device), device.type, code]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _fit_readout(inverter: Inverter, data: PreparedData, cached: CachedFeatures, saved: Path) -> dict[str, Any]:
-    """Solve the read-out, or take over what a killed run had solved; a summary of it."""
-    if saved.is_file():
-        state = load_state(saved, inverter.device)
-    else:
-        state = readout_state(solve_readout(inverter, data, cached))
-        save_state(state, saved)
-    load_readout(inverter, state)
-    return state["summary"]
 
 
 def _readout_alone(inverter: Inverter) -> Inverter:
@@ -280,12 +268,6 @@ def _fit_decoder(
         raise TrainingError(f"{error} ({kept})") from None
     description["best_epoch"] = fitter.progress.best_epoch
     inverter.load_state_dict(fitter.best)
-
-
-def _validation_row(inverter: Inverter, loss: Loss, feed: Feed) -> dict[str, float]:
-    """The one point on a read-out's curve."""
-    scores = validate(inverter, loss, feed.validation())
-    return {"epoch": 0, **{f"validation_{name}": value for name, value in scores.items()}}
 
 
 def _write_curves(path: Path, history: list[dict[str, float]]) -> None:

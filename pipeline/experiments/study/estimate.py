@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 
 from pipeline.backbones.backbone import feature_shapes
 from pipeline.core.params import Params
-from pipeline.core.sources import FeatureShape, ImageSize, Inputs, Source
+from pipeline.core.sources import ImageSize, Inputs
 from pipeline.extraction.job import layouts
 from pipeline.models.common.inverter import Blueprint, Inverter
 from pipeline.models.common.ridge import NormalEquations
@@ -56,7 +56,12 @@ def experiment_seconds(params: Params, images: Images, device: torch.device) -> 
     Left out: solving the normal equations, scoring, and what DVC and Python take to start (docs/studies.md).
     """
     crop = ImageSize(params.prepare.crop, params.prepare.crop)
-    shapes = _shapes(params, crop)
+    shapes = {
+        source: feature_shapes(source.backbone, params.backbone_params(source.backbone), (source.layer,), crop)[
+            source.layer
+        ]
+        for source in params.sources
+    }
     inverter = Inverter(Blueprint.of(params, shapes, crop)).to(device)
     seconds = 0.0
     if inverter.linear is not None:
@@ -67,14 +72,6 @@ def experiment_seconds(params: Params, images: Images, device: torch.device) -> 
         steps = math.ceil(images.train / protocol.batch_size) * protocol.epochs
         seconds += _step_seconds(inverter, params, crop) * steps
     return seconds
-
-
-def _shapes(params: Params, crop: ImageSize) -> Mapping[Source, FeatureShape]:
-    shapes = {}
-    for source in sorted(params.sources):
-        entry = params.backbone_params(source.backbone)
-        shapes[source] = feature_shapes(source.backbone, entry, (source.layer,), crop)[source.layer]
-    return shapes
 
 
 def _noise(batch: int, inverter: Inverter) -> Inputs[torch.Tensor]:

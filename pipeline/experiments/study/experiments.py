@@ -107,7 +107,9 @@ class Queue:
         dead = [entry.name for entry in self._celery.iter_active() if entry.name in names]
         if dead:  # their worker was killed: DVC counts them as running until it is told
             self._celery.kill(dead, force=True)
-        waiting = Counter(name for name in self._entries() if name in names)
+        done = [result.entry.name for result in self._celery.iter_done()]
+        queued = [entry.name for entry in self._celery.iter_queued()]
+        waiting = Counter(name for name in (*queued, *done) if name in names)
         while waiting:
             self._celery.remove(list(waiting))  # one entry of each name at a time
             waiting -= Counter(list(waiting))
@@ -125,18 +127,9 @@ class Queue:
         if process is None:
             return Failure(name, None, "it was not started")
         log = Path(process.stdout)
-        return Failure(name, log, _reason(log))
-
-    def _entries(self) -> list[str]:
-        """Names of what is waiting and of what is done, as often as they are there."""
-        done = [result.entry.name for result in self._celery.iter_done()]
-        return [*(entry.name for entry in self._celery.iter_queued()), *done]
-
-
-def _reason(log: Path) -> str:
-    lines = log.read_text(errors="replace").splitlines()
-    errors = [line for line in lines if line.lower().startswith("error")]
-    return next(iter(errors or lines[::-1]), "its log is empty")
+        lines = log.read_text(errors="replace").splitlines()
+        errors = [line for line in lines if line.lower().startswith("error")]
+        return Failure(name, log, next(iter(errors or lines[::-1]), "its log is empty"))
 
 
 def feature_settings(configurations: Iterable[Configuration]) -> list[tuple[str, ...]]:

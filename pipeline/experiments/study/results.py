@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -43,7 +43,9 @@ def write_results(
     with opened([each.name for each in configurations]) as experiments:
         table = leaderboard(experiments, metric)
         remarks = [*lead_notes(table), *protocol_notes(experiments), *notes]
-        title = _title(experiments)
+        # weights and data behind all numbers of a figure: `random weights (seed 0) · sample`
+        behind = (f"{weights(each.protocol)} · {each.protocol['data']['dataset']}" for each in experiments)
+        title = "; ".join(dict.fromkeys(behind))
         named = {each.name: each for each in experiments}
         refined = held(configurations, named)
         depths = {name: entry.layers for name, entry in params.backbones.items()}
@@ -54,7 +56,13 @@ def write_results(
             frame.to_csv(part, index=index, float_format="%.6g", lineterminator="\n")
     write_whole(output / "heat_map.svg", heat_map(scores, METRICS.get(metric).title, title).encode())
     _write_or_remove(output / DEPTHS, depth_curves(scores, depths, METRICS.get(metric).title, title))
-    _write_held(refined, depths, output, title)
+    texts: dict[str, str | None] = dict.fromkeys(("held.csv", "held.md", "held.svg"))
+    if len(refined):
+        texts["held.csv"] = refined.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        texts["held.md"] = held_markdown(refined) + "\n"
+        texts["held.svg"] = depth_curves(by_depth(refined), depths, METRICS.get("psnr").title, title)
+    for name, content in texts.items():
+        _write_or_remove(output / name, content)
     text = "\n".join([markdown(table), *(f"\n{remark}" for remark in remarks)]) + "\n"
     write_whole(output / "leaderboard.md", text.encode())
     return text
@@ -69,28 +77,12 @@ def _write_depths(networks: Mapping[str, Mapping[str, Experiment]], output: Path
             save_png(picture, output / f"depth_{network}.png")
 
 
-def _write_held(table: pd.DataFrame, depths: Mapping[str, Sequence[str]], output: Path, title: str) -> None:
-    texts: dict[str, str | None] = dict.fromkeys(("held.csv", "held.md", "held.svg"))
-    if len(table):
-        texts["held.csv"] = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-        texts["held.md"] = held_markdown(table) + "\n"
-        texts["held.svg"] = depth_curves(by_depth(table), depths, METRICS.get("psnr").title, title)
-    for name, text in texts.items():
-        _write_or_remove(output / name, text)
-
-
 def _write_or_remove(path: Path, text: str | None) -> None:
     """An earlier run's file never stays where this one has nothing to say."""
     if text is None:
         path.unlink(missing_ok=True)
     else:
         write_whole(path, text.encode())
-
-
-def _title(experiments: Sequence[Experiment]) -> str:
-    """Weights and data behind all numbers of a figure: `random weights (seed 0) · sample`."""
-    named = {f"{weights(each.protocol)} · {each.protocol['data']['dataset']}": None for each in experiments}
-    return "; ".join(named)
 
 
 def pivot(table: pd.DataFrame, configurations: Sequence[Configuration], metric: str) -> pd.DataFrame:

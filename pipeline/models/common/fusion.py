@@ -59,7 +59,11 @@ class AlignedFusion(Fusion):
         super().__init__(shapes, options)
         choose = max if options.grid == "largest" else min
         self.shape = FeatureShape(options.channels, *choose((shape.height, shape.width) for shape in shapes))
-        self.project = nn.ModuleList(_projection(shape.channels, options.channels) for shape in shapes)
+        width = options.channels
+        self.project = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(shape.channels, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+            for shape in shapes
+        )
 
     def align(self, features: Sequence[Tensor]) -> list[Float[Tensor, "b c h w"]]:
         """Each (B, Cᵢ, Hᵢ, Wᵢ) through its 1×1 + BatchNorm + ReLU to the common grid: (B, C, H, W)."""
@@ -72,10 +76,6 @@ class AlignedFusion(Fusion):
         if x.shape[-2] > size[0]:  # bilinear alone would skip over pixels; antialias knows no bfloat16
             return F.interpolate(x.float(), size=size, mode="bilinear", antialias=True)
         return F.interpolate(x, size=size, mode="bilinear")
-
-
-def _projection(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
 FUSIONS: Registry[type[Fusion]] = Registry("fusion", "pipeline.models.fusion")

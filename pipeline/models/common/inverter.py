@@ -161,7 +161,13 @@ class Inverter(nn.Module):
             shapes = [replace(shapes[0], channels=sum(blueprint.widths))]
         self.grid = (max(s.height for s in shapes), max(s.width for s in shapes))
         stacked = FeatureShape(sum(s.channels for s in shapes), *self.grid)
-        self.linear = _readout(stacked, image, blueprint)
+        options = blueprint.decoder_options if blueprint.decoder == LINEAR else blueprint.linear
+        self.linear: Linear | None = None
+        if options is not None:
+            parts = tuple(zip(blueprint.widths, blueprint.kernels, strict=True)) if blueprint.kernels else ()
+            section = f"decoders.{LINEAR}"
+            chosen = parse_section(Linear.Options, recorded(section, options), section)
+            self.linear = Linear(stacked, image, chosen, parts)
         self.apart = nn.ModuleList([self._reading(blueprint.apart)] if blueprint.apart else [])
         self.fusion: Fusion | None = None
         self.decoder: Decoder | None = None
@@ -272,15 +278,6 @@ def _resized(x: Tensor, grid: tuple[int, int]) -> Tensor:
 def _channels_last(features: Sequence[Tensor]) -> list[Tensor]:
     """The order in memory in which convolutions are fastest; stores keep (C, H, W)."""
     return [each.contiguous(memory_format=torch.channels_last) for each in features]
-
-
-def _readout(shape: FeatureShape, image: ImageSize, blueprint: Blueprint) -> Linear | None:
-    options = blueprint.decoder_options if blueprint.decoder == LINEAR else blueprint.linear
-    if options is None:
-        return None
-    parts = tuple(zip(blueprint.widths, blueprint.kernels, strict=True)) if blueprint.kernels else ()
-    section = f"decoders.{LINEAR}"
-    return Linear(shape, image, parse_section(Linear.Options, recorded(section, options), section), parts)
 
 
 def load_inverter(models: Path, device: torch.device) -> Inverter:

@@ -67,7 +67,13 @@ class TokenMixer(nn.Module):
         """Raises ShapeError, in the name of `decoder`: the channels do not divide into the heads."""
         super().__init__()
         self.width = min(channels, options.max_width)
-        _check_width(decoder, self.width, options)
+        codes = 4 if options.positions == "sincos" else 1
+        for divisor, what in ((options.heads, f"decoders.{decoder}.heads"), (codes, "the sincos code")):
+            if self.width % divisor:
+                raise ShapeError(
+                    f"decoder {decoder}: {self.width} channels do not divide into the {divisor} parts of {what}; "
+                    f"change decoders.{decoder}.heads, positions, or max_width in params.yaml"
+                )
         self.stem = nn.Identity() if self.width == channels else nn.Conv2d(channels, self.width, 1)
         code = sincos_positions(self.width, *grid) if options.positions == "sincos" else None
         self.register_buffer("positions", code, persistent=False)
@@ -81,16 +87,6 @@ class TokenMixer(nn.Module):
         if self.positions is not None:
             tokens = tokens + self.positions
         return self.blocks(tokens).transpose(1, 2).unflatten(2, grid.shape[-2:])
-
-
-def _check_width(decoder: str, width: int, options: TokenOptions) -> None:
-    parts = 4 if options.positions == "sincos" else 1
-    for divisor, what in ((options.heads, f"decoders.{decoder}.heads"), (parts, "the sincos code")):
-        if width % divisor:
-            raise ShapeError(
-                f"decoder {decoder}: {width} channels do not divide into the {divisor} parts of {what}; change "
-                f"decoders.{decoder}.heads, positions, or max_width in params.yaml"
-            )
 
 
 def sincos_positions(channels: int, height: int, width: int) -> Tensor:

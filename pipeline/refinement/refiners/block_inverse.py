@@ -14,9 +14,10 @@ from pipeline.core.params import BackboneParams
 from pipeline.core.runtime import computing_in
 from pipeline.core.section import Count, Section
 from pipeline.core.sources import Source
+from pipeline.loading.loader import Example
 from pipeline.models.common.linear import Linear
 from pipeline.models.common.ridge import NormalEquations, solve
-from pipeline.refinement.base import REFINERS, TINY, Examples, KnownLayer, Pair, Refiner, Step, squared_norm
+from pipeline.refinement.base import REFINERS, TINY, Examples, KnownLayer, Refiner, Step, squared_norm
 from pipeline.refinement.token_blocks import TokenBlocks, check_token_blocks
 
 
@@ -69,7 +70,7 @@ class BlockInverse(Refiner):
             with torch.no_grad():
                 yield Step(self._readout(tokens), error)
 
-    def _accumulate(self, pairs: Iterable[Pair]) -> NormalEquations:
+    def _accumulate(self, pairs: Iterable[Example]) -> NormalEquations:
         """Normal equations from tokens, inverted with the whole budget, to pixels."""
         readout, device = self._readout, self._blocks.position.device
         equations = NormalEquations(readout.parts, readout.ratio, device)
