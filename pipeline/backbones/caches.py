@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -17,14 +18,17 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlparse
 
 import torch
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
 from timm.models import load_state_dict_from_hf
-from timm.models._hub import _get_safe_alternatives
 
 from pipeline.core.errors import WeightsError
 
 REACH_SECONDS = 10.0
+SAFETENSORS = {  # beside a pickle of this name; timm reads this one where it is there, and offers no public list
+    "pytorch_model.bin": "model.safetensors",
+    "open_clip_pytorch_model.bin": "open_clip_model.safetensors",
+}
 
 
 class CachedFile(ABC):
@@ -129,15 +133,15 @@ class HubFile(CachedFile):
         return "models--" + self.repository.replace("/", "--")
 
     def members(self, root: Path) -> list[PurePosixPath]:
-        folder = PurePosixPath(self._repository_folder)
-        reference = folder / "refs" / self.revision
-        if not (root / reference).is_file():
-            return []
-        commit = (root / reference).read_text()
-        snapshot = root / folder / "snapshots" / commit
-        names = (*_get_safe_alternatives(self._filename), self._filename)  # those that timm reads, in turn
-        found = [folder / "snapshots" / commit / name for name in names if (snapshot / name).is_file()]
-        return [reference, *found] if found else []
+        asked = self._filename
+        names = (
+            SAFETENSORS.get(asked, re.sub(r"\.bin$", ".safetensors", asked)),
+            asked,
+        )  # those that timm reads, in turn
+        found = [try_to_load_from_cache(self.repository, name, root, self.revision) for name in names]
+        files = [PurePosixPath(Path(path).relative_to(root)) for path in dict.fromkeys(found) if isinstance(path, str)]
+        commit_of = PurePosixPath(self._repository_folder, "refs", self.revision)  # none where the revision is a commit
+        return [commit_of, *files] if files and (root / commit_of).is_file() else files
 
     def fetch(self) -> None:
         self._reach()

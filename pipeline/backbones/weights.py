@@ -182,6 +182,8 @@ def _published(name: str, library: Library, model: str, published: Published) ->
 def _readable(published: Published) -> Iterator[None]:
     try:
         yield
+    except WeightsError:
+        raise
     except UNREADABLE as error:
         raise WeightsError(
             f"{published.file.name} in {published.file.folder} cannot be loaded as {published.label} "

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import constants
-from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from shipped import backbone_params
+from timm.models import load_state_dict_from_hf
 from weight_caches import (
+    COMMIT,
     HALF,
     RESNET18,
     VIT,
@@ -27,7 +29,7 @@ from weight_caches import (
 )
 
 from pipeline.backbones.backbone import load_backbone, published_weights
-from pipeline.backbones.caches import HubFile, TorchHubFile
+from pipeline.backbones.caches import HubFile, TorchHubFile, hub_offline
 from pipeline.core.errors import ParamsError, WeightsError
 
 CPU = torch.device("cpu")
@@ -118,6 +120,36 @@ def test_another_librarys_file_of_the_same_repository_is_not_the_weights(caches:
     assert not file.present()
     path.rename(path.with_name("open_clip_model.safetensors"))
     assert file.present()
+
+
+@pytest.mark.parametrize("revision", ["", f"@{COMMIT}"])
+@pytest.mark.parametrize(
+    ("asked", "there"),
+    [
+        ("pytorch_model.bin", "pytorch_model.bin"),
+        ("pytorch_model.bin", "model.safetensors"),
+        ("open_clip_pytorch_model.bin", "open_clip_model.safetensors"),
+        ("other.bin", "other.safetensors"),
+        ("other.safetensors", "other.safetensors"),
+        ("other.pth", "other.pth"),
+        ("pytorch_model.bin", "pytorch_model.safetensors"),
+        ("other.pth", "other.safetensors"),
+    ],
+)
+def test_a_file_counts_as_present_exactly_where_timm_reads_it(
+    caches: Path, asked: str, there: str, revision: str
+) -> None:
+    place_hub(caches, "timm/net", {"x": torch.ones(3)}, there)
+    with hub_offline():
+        try:
+            read = torch.equal(load_state_dict_from_hf(f"timm/net{revision}", asked)["x"], torch.ones(3))
+        except LocalEntryNotFoundError:
+            read = False
+    file = HubFile(f"timm/net{revision}", asked)
+    assert file.present() == read
+    assert [path.name for path in file.members(file.root) if path.name != "main"] == [there] * read
+    noted = [path for path in file.members(file.root) if path.name == "main"]  # which commit that is
+    assert len(noted) == (read and not revision)
 
 
 def test_random_weights_are_normalised_as_imagenet_whatever_the_published_ones_need() -> None:
