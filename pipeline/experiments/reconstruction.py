@@ -5,24 +5,21 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.core.errors import CheckpointError, DataError
 from pipeline.core.files import printable, whole_file
 from pipeline.core.params import Params, PrepareParams
 from pipeline.core.progress import progress
-from pipeline.data.preparation.dataset import Photograph
-from pipeline.data.preparation.decoding import Decoded, decode
+from pipeline.data.photographs import centre_crops, decode_files
+from pipeline.data.preparation.decoding import Decoded
 from pipeline.data.preparation.listing import photographs_in
 from pipeline.evaluation.pictures import ERROR_GAIN, comparison_tiles, require_folder, save_png, sheet, to_picture
 from pipeline.experiments.first_stage import FirstStage, load_first_stage
@@ -175,17 +172,13 @@ def _reconstruct_batch(
     paths: Sequence[Path], names: Sequence[str], encoder: Encoder, output: Path, result: Result
 ) -> None:
     rules = encoder.rules
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        decoded = list(pool.map(lambda path: decode(_photograph(path), rules), paths))
+    decoded = decode_files(paths, rules)
     result.bad += [(path, image.reason) for path, image in zip(paths, decoded, strict=True) if image.reason]
     good = [(path, name, image) for path, name, image in zip(paths, names, decoded, strict=True) if not image.reason]
     if not good:
         return
-    margin = (rules.size - rules.crop) // 2
-    crops = np.stack(
-        [image.pixels[0, margin : margin + rules.crop, margin : margin + rules.crop] for *_, image in good]
-    )
-    originals = _to_tensor(crops).to(next(encoder.inverter.parameters()).device)
+    crops = centre_crops([image for *_, image in good], rules)
+    originals = crops.to(next(encoder.inverter.parameters()).device)
     reconstructions = encoder.reconstruct(originals)
     scores = {
         metric: values.tolist() for metric, values in score(reconstructions, originals, encoder.perceptual).items()
@@ -211,14 +204,6 @@ def _write(output: Path, name: str, path: Path, prediction: Tensor, target: Tens
 
 def _stretch(image: Decoded, rules: PrepareParams) -> float:
     return max(image.shape) / min(image.shape) if rules.resize == "squash" else 1.0
-
-
-def _to_tensor(crops: NDArray[np.uint8]) -> Tensor:
-    return torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
-
-
-def _photograph(path: Path) -> Photograph:
-    return Photograph(id=path.name, path=path, file=printable(path), split=None, scene=path.name)
 
 
 def _free_names(paths: Sequence[Path], output: Path) -> list[str]:

@@ -1,9 +1,7 @@
 """Every command of the README and the guides, typed into a real clone."""
 
 import json
-import os
 import re
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -27,15 +25,8 @@ def project(tmp_path: Path) -> Project:
     project = small_project(tmp_path)
     project.set({"backbones.vgg16.layers": ["block1", "block2", "block3"]})
     project.commit("a third layer")
-    _installed(project)
+    project.make_environment()
     return project
-
-
-def _installed(project: Project) -> None:
-    """This environment as the clone's .venv, so that make has nothing to install."""
-    (project.root / ".venv").symlink_to(sys.prefix)
-    (project.root / ".venv/.installed").touch()
-    os.utime(project.root / "requirements.txt", (0, 0))
 
 
 def _type(project: Project, commands: str) -> str:
