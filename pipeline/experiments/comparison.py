@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,8 @@ from pipeline.evaluation.report import is_linear_start, read_protocol, read_scor
 from pipeline.metrics.scores import bootstrap_means
 from pipeline.metrics.table import METRICS, all_metrics
 
-METRICS_FOLDER, WORKSPACE = "metrics", "workspace"  # DVC calls the files as they are now `workspace`
+METRICS_FOLDER = "metrics"
+WORKSPACE, COMMITTED = "workspace", "HEAD"  # DVC calls the files as they are now `workspace`
 STRIP = "strip.png"
 NEEDED = ("metrics.json", "protocol.json", "per_image.csv", "reconstructions")
 LINEAR_START = " (= linear start)"  # no epoch of its training came up to that
@@ -102,12 +104,14 @@ def opened(names: Sequence[str]) -> Iterator[list[Experiment]]:
         DataError: no such thing, or it holds no evaluation.
     """
     with tempfile.TemporaryDirectory() as temporary:
-        places = [_place(name, Path(temporary) / str(number)) for number, name in enumerate(names)]
-        yield [Experiment.read(name, place) for name, place in zip(names, places, strict=True)]
+        yield _named(names, Path(temporary))
 
 
 def compare(names: Sequence[str], output: Path, metric: str = "psnr") -> str:
     """Write leaderboard.md, leaderboard.csv and strip.png into `output`; returns the leaderboard as Markdown.
+
+    Without `names`: of the workspace, all DVC experiments and the last commit, and a sentence for each of these that
+    cannot be read here.
 
     Best first by the mean of `metric`; each line says by how much it leads the next one, on the same photographs.
     Experiments of another protocol than the first are named, and never tested against the others. No strip where
@@ -118,9 +122,11 @@ def compare(names: Sequence[str], output: Path, metric: str = "psnr") -> str:
             photographs.
     """
     require_folder(output)
-    with opened(names) as experiments:
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        experiments, left_out = (_named(names, place), []) if names else _everything(place)
         table = leaderboard(experiments, metric)
-        notes = [*lead_notes(table), *protocol_notes(experiments)]
+        notes = [*lead_notes(table), *protocol_notes(experiments), *left_out]
         with whole_file(output / "leaderboard.csv") as part:
             table.to_csv(part, index=False, float_format="%.6g", lineterminator="\n")
         text = "\n".join([markdown(table), *(f"\n{note}" for note in notes)]) + "\n"
@@ -242,12 +248,56 @@ def _row(rank: int, experiment: Experiment, following: Experiment | None, metric
     }
 
 
+def _named(names: Sequence[str], temporary: Path) -> list[Experiment]:
+    return [Experiment.read(name, _place(name, temporary / str(number))) for number, name in enumerate(names)]
+
+
+def _everything(temporary: Path) -> tuple[list[Experiment], list[str]]:
+    """What can be compared here, and a sentence for each that cannot; equal scores are one, under all their names."""
+    found: dict[str, Experiment] = {}  # by what was scored and how
+    left_out: list[str] = []
+    revisions = [(WORKSPACE, WORKSPACE), *_experiments(), (COMMITTED, COMMITTED)]
+    for number, (name, revision) in enumerate(revisions):
+        try:
+            experiment = Experiment.read(name, _place(revision, temporary / str(number)))
+            assert experiment.photographs
+        except DataError as error:
+            left_out.append(f"{name} is left out: {error}.")
+            continue
+        content = json.dumps([experiment.metrics, experiment.protocol], sort_keys=True)
+        same = found.get(content)
+        found[content] = experiment if same is None else replace(same, name=f"{same.name}, {name}")
+    if not found:
+        raise DataError("\n".join(["there is nothing to compare yet; run dvc repro, or name folders", *left_out]))
+    return list(found.values()), left_out
+
+
+def _experiments() -> list[tuple[str, str]]:
+    """Names and revisions of all DVC experiments of this project, whatever commit they started from."""
+    from dvc.exceptions import NotDvcRepoError
+    from dvc.repo import Repo
+    from dvc.scm import NoSCMError
+
+    try:
+        with Repo() as repo:
+            listed = [pair for pairs in repo.experiments.ls(all_commits=True).values() for pair in pairs]
+    except (NoSCMError, NotDvcRepoError):
+        raise DataError(
+            f"DVC experiments cannot be looked up because {Path.cwd()} is in no Git repository with DVC; name folders "
+            "with metrics.json, or run compare inside the project"
+        ) from None
+    names = [name for name, _ in listed]
+    return [(name if names.count(name) == 1 else f"{name} ({revision[:7]})", revision) for name, revision in listed]
+
+
 def _place(name: str, temporary: Path) -> Path:
     """The folder that holds the metrics of `name`; those of a revision are fetched into `temporary`."""
     folder = Path() if name == WORKSPACE else Path(name)
     for place in (folder, folder / METRICS_FOLDER):
         if (place / "metrics.json").is_file():
             return place
+    if name == WORKSPACE:
+        return folder / METRICS_FOLDER
     _fetch(name, temporary)
     return temporary
 

@@ -10,7 +10,6 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -18,11 +17,10 @@ from torch import Tensor
 from pipeline.core.errors import CheckpointError, DataError
 from pipeline.core.files import printable, whole_file
 from pipeline.core.params import Params, PrepareParams
-from pipeline.core.prefetch import prefetch
 from pipeline.core.progress import progress
 from pipeline.core.sources import Inputs
-from pipeline.data.preparation.dataset import Photograph
-from pipeline.data.preparation.decoding import Decoded, decode
+from pipeline.data.photographs import centre_crops, decode_files
+from pipeline.data.preparation.decoding import Decoded
 from pipeline.data.preparation.listing import photographs_in
 from pipeline.evaluation.pictures import ERROR_GAIN, comparison_tiles, require_folder, save_png, sheet, to_picture
 from pipeline.experiments.first_stage import FirstStage, load_first_stage
@@ -32,7 +30,7 @@ from pipeline.metrics.similarity import Lpips, load_lpips
 from pipeline.models.common.checkpoint import load_model
 from pipeline.models.common.inverter import Inverter, load_inverter
 from pipeline.refinement.networks import Networks, network_title, same_network
-from pipeline.stores.encoding import as_stored, rgb
+from pipeline.stores.encoding import as_stored
 
 STRETCHED = 2.0  # longer over shorter edge, from which squashing into a square is worth a word
 SCORES, RECONSTRUCTION = "scores.csv", "_reconstruction"
@@ -91,11 +89,7 @@ def reconstruct(inputs: Sequence[str], models: Path, params: Params, output: Pat
     names = _free_names(photographs, output)
     size = params.evaluate.batch_size
 
-    def decoded_from(path: Path) -> Decoded:
-        photograph = Photograph(id=path.name, path=path, file=printable(path), split=None, scene=path.name)
-        return decode(photograph, encoder.rules)
-
-    decoded = prefetch(photographs, decoded_from, os.cpu_count() or 1, ahead=2 * size)
+    decoded = decode_files(photographs, encoder.rules, ahead=2 * size)
     try:
         with progress("reconstruct", len(photographs), "photographs") as advance:
             for start in range(0, len(photographs), size):
@@ -185,11 +179,7 @@ def _reconstruct_batch(
     good = [(path, name, image) for path, name, image in zip(paths, names, decoded, strict=True) if not image.reason]
     if not good:
         return
-    margin = (rules.size - rules.crop) // 2
-    crops = np.stack(
-        [image.pixels[0, margin : margin + rules.crop, margin : margin + rules.crop] for *_, image in good]
-    )
-    originals = rgb(torch.from_numpy(crops).to(encoder.inverter.device))
+    originals = centre_crops([image for *_, image in good], rules).to(encoder.inverter.device)
     reconstructions = encoder.reconstruct(originals)
     scores = {
         metric: values.tolist() for metric, values in score(reconstructions, originals, encoder.perceptual).items()

@@ -13,8 +13,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -48,7 +49,8 @@ class PreparedData:
     """`data/prepared`: rows are views, ordered train, validation, test, then image, then view.
 
     Use `PreparedData.open`. Reading is thread-safe: shards are read-only memory maps, each checked
-    against its checksum when it is first touched.
+    against its checksum when it is first touched. Pickled (for worker processes) it is its place and its fingerprint:
+    unpickled it opens itself again, and raises DataError where other data is by then.
 
     Attributes:
         size, crop: edge of a stored image and of a view, pixels.
@@ -93,6 +95,9 @@ class PreparedData:
             if found != shard["bytes"]:
                 raise DataError(f"{path} has {found:,} of {shard['bytes']:,} bytes; {_REMEDY}")
         return data
+
+    def __reduce__(self) -> tuple[Callable[..., PreparedData], tuple[Path, str]]:
+        return _reopened, (Path(os.path.abspath(self.root)), self.fingerprint)  # the other process may stand elsewhere
 
     def __len__(self) -> int:
         """Number of rows (views)."""
@@ -161,6 +166,13 @@ class PreparedData:
 
 
 _REMEDY = "prepare the data again with `dvc repro -f prepare` or `python -m stages prepare`"
+
+
+def _reopened(root: Path, fingerprint: str) -> PreparedData:
+    data = PreparedData.open(root)
+    if data.fingerprint != fingerprint:
+        raise DataError(f"{root} was prepared anew: its fingerprint is not {fingerprint[:12]}… any more; open it again")
+    return data
 
 
 def _read_manifest(root: Path) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """What `compare` writes, and experiments that it reads from DVC."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from small_comparison import three_experiments, write_experiment
 from typer.testing import CliRunner
@@ -96,6 +98,15 @@ def test_dvc_experiments_and_the_workspace(three: list[str], tmp_path: Path, mon
     assert list(table["experiment"]) == ["exp-good", "exp-middle", "workspace"]
     assert table["lead_p"][0] < 0.001
     assert table["lead_p"][1] == 1  # the workspace is exp-middle
+    text = compare((), tmp_path / "all")  # whatever there is
+    found = pd.read_csv(tmp_path / "all/leaderboard.csv")
+    assert list(found["experiment"]) == ["exp-good", "workspace, exp-middle"]  # equal scores are one experiment
+    assert re.search(r"^HEAD is left out: the evaluation of 'HEAD' cannot be read", text, re.MULTILINE)
+    run("git add metrics/metrics.json metrics/per_image.csv dvc.lock source")
+    run("git commit --quiet --message evaluated")
+    compare((), tmp_path / "all")
+    found = pd.read_csv(tmp_path / "all/leaderboard.csv")
+    assert list(found["experiment"]) == ["exp-good", "workspace, exp-middle, HEAD"]  # of the commit before, too
     with pytest.raises(DataError, match=r"^'nosuch' is no folder with metrics.json, no DVC experiment and no Git rev"):
         compare(["nosuch"], tmp_path / "out")
     shutil.rmtree(".dvc/cache")  # a fresh clone
@@ -103,6 +114,18 @@ def test_dvc_experiments_and_the_workspace(three: list[str], tmp_path: Path, mon
         r"^the evaluation of '{}' cannot be read \(.*\); metrics/protocol.json and reconstructions are in DVC's cache: "
         r"run dvc pull --all-commits, or dvc repro on that revision$"
     )
-    for revision in ("HEAD", "exp-good"):  # nothing was ever evaluated in the first
+    for revision in ("HEAD", "exp-good"):
         with pytest.raises(DataError, match=message.format(revision)):
             compare([revision], tmp_path / "out")
+    shutil.rmtree("metrics/reconstructions")
+    with pytest.raises(DataError) as refusal:
+        compare((), tmp_path / "out")
+    first, *others = str(refusal.value).splitlines()
+    assert "nothing to compare yet; run dvc repro" in first
+    assert {line.partition(" is left out: ")[0] for line in others} == {"workspace", "exp-good", "exp-middle", "HEAD"}
+
+
+def test_without_names_outside_of_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"in no Git repository with DVC; name folders"):
+        compare((), tmp_path / "out")

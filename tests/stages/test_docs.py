@@ -1,9 +1,8 @@
 """Every command of the README and the guides, typed into a real clone."""
 
 import json
-import os
 import re
-import sys
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -20,21 +19,15 @@ INSTALLS = "make test"  # the suite cannot run itself; continuous integration ru
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     project = small_project(tmp_path)
+    shutil.copy(ROOT / "dvc.lock", project.root)  # the last commit was computed elsewhere: no cache has its files
     project.set({"backbones.vgg16.layers": ["block1", "block2", "block3"]})
     project.commit("a third layer")
-    _installed(project)
+    project.make_environment()
     return project
 
 
-def _installed(project: Project) -> None:
-    """This environment as the clone's .venv, so that make has nothing to install."""
-    (project.root / ".venv").symlink_to(sys.prefix)
-    (project.root / ".venv/.installed").touch()
-    os.utime(project.root / "requirements.txt", (0, 0))
-
-
 def _type(project: Project, commands: str) -> str:
-    return project.run("bash", "-euo", "pipefail", "-c", commands).output
+    return project.run("bash", "-euo", "pipefail", "-c", commands, COLUMNS="80").output
 
 
 @pytest.mark.slow
@@ -44,6 +37,17 @@ def test_readme(project: Project) -> None:
     output = _type(project, re.sub(rf"^{INSTALLS}.*\n", "", commands, flags=re.MULTILINE))
     assert "this decoder" in output
     assert "bicubic thumbnail" in output
+    assert re.search(r"^\| 2 \| .*\b(linear|default)\b", output, re.MULTILINE)  # compare, of all there is
+    assert re.search(r"^HEAD is left out: .*dvc pull", output, re.MULTILINE)  # it was computed elsewhere
+    assert "failed to load" not in output
+    assert "dvc_plots/index.html" in output
+    assert (project.root / "dvc_plots/index.html").is_file()
+    table = [line for line in output[output.index("  Experiment ") :].splitlines() if line.strip()]
+    assert {"psnr.mean", "ssim.mean", "decoder"} <= set(table[0].split())
+    assert "psnr.std" not in table[0]
+    assert any("[linear]" in line for line in table)
+    assert not any("…" in line for line in table)  # all of it is seen, on a narrow terminal
+    assert max(map(len, table)) <= 80
 
 
 @pytest.mark.slow

@@ -97,6 +97,15 @@ class Project:
         self.run("git", "add", "--all")
         self.run("git", "commit", "--quiet", "--allow-empty", "--message", message)
 
+    def make_environment(self) -> None:
+        """A `.venv` that sees what this environment has: make installs nothing into it but the project."""
+        place = self.root / ".venv"
+        self.run(sys.executable, "-m", "venv", "--without-pip", str(place))
+        (packages,) = place.glob("lib/python*/site-packages")
+        seen = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+        (packages / "tests.pth").write_text("\n".join(seen))
+        (place / ".installed").touch()
+
     def clone(self, target: Path) -> Project:
         self.run("git", "clone", "--quiet", str(self.root), str(target))
         return _with_identity(Project(target))

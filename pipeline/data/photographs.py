@@ -1,0 +1,46 @@
+"""Photographs straight from their files, cut as the test split is: for what is not prepared first."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.core.errors import DataError
+from pipeline.core.files import printable
+from pipeline.core.params import PrepareParams
+from pipeline.core.prefetch import prefetch
+from pipeline.data.preparation.dataset import Photograph
+from pipeline.data.preparation.decoding import Decoded, decode
+from pipeline.stores.encoding import rgb
+
+
+def open_photographs(paths: Sequence[Path], rules: PrepareParams) -> Tensor:
+    """Photographs as images (N, 3, crop, crop) float32 RGB in [0, 1], resized and cut by `rules` as the test split is.
+
+    Raises:
+        DataError: files that cannot be used, all of them, each with the reason; or no files at all.
+    """
+    if not paths:
+        raise DataError("no photographs were given; a pattern that matches nothing gives none")
+    images = list(decode_files(paths, rules, ahead=len(paths)))
+    bad = [f"\n  {printable(path)}: {image.reason}" for path, image in zip(paths, images, strict=True) if image.reason]
+    if bad:
+        raise DataError(f"{len(bad)} of {len(images)} photographs cannot be used; give others:{''.join(bad)}")
+    return centre_crops(images, rules)
+
+
+def decode_files(paths: Sequence[Path], rules: PrepareParams, ahead: int) -> Iterator[Decoded]:
+    """Each file's one image, or the reason why there is none, in order; threads decode `ahead` of what is taken."""
+    photographs = [Photograph(path.name, path, printable(path), None, path.name) for path in paths]
+    return prefetch(photographs, lambda photograph: decode(photograph, rules), os.cpu_count() or 1, ahead=ahead)
+
+
+def centre_crops(images: Sequence[Decoded], rules: PrepareParams) -> Tensor:
+    """Good images → (N, 3, crop, crop) float32 RGB in [0, 1]."""
+    inside = slice((rules.size - rules.crop) // 2, (rules.size - rules.crop) // 2 + rules.crop)
+    return rgb(torch.from_numpy(np.stack([image.pixels[0, inside, inside] for image in images])))
