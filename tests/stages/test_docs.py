@@ -3,11 +3,11 @@
 import json
 import os
 import re
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from forks import commands
 from project import ROOT, Project, small_project
 
 from pipeline.core.params import load_params
@@ -32,9 +32,13 @@ def project(tmp_path: Path) -> Project:
 
 
 def _installed(project: Project) -> None:
-    """This environment as the clone's .venv, so that make has nothing to install."""
-    (project.root / ".venv").symlink_to(sys.prefix)
-    (project.root / ".venv/.installed").touch()
+    """This environment's commands as those of the clone's .venv, so that make has nothing to install."""
+    programs = project.root / ".venv/bin"
+    programs.mkdir(parents=True)
+    for name in ("python", "dvc"):
+        (programs / name).symlink_to(Path(commands()) / name)
+    (programs / "activate").write_text(f'export PATH="{programs}:$PATH"\n')
+    (programs.parent / ".installed").touch()
     os.utime(project.root / "requirements.txt", (0, 0))
 
 
