@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import shared
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 
@@ -11,6 +12,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A long file that starts last runs alone at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
+    shared.begin(tmp_path_factory)
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from forks import commands
 from ruamel.yaml import YAML
 from small_experiment import CPU, experiment
 from typer.testing import CliRunner
@@ -30,7 +30,7 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = experiment("transposed_conv")
     folder = tmp_path_factory.mktemp("metrics")
     evaluate(made.params, made.data(), made.features, made.first_stage, made.models, folder, CPU)
-    shutil.copy(made.root / "curves" / "transposed_conv.csv", folder / "training.csv")
+    shutil.copy(made.curves, folder / "training.csv")
     write_report(folder)
     return folder
 
@@ -246,7 +246,7 @@ def test_dvc_plots_show_works_offline(metrics: Path, tmp_path: Path) -> None:
     shutil.copytree(metrics, tmp_path / "metrics")
     drawn = plots_of_the_project()
     YAML().dump({"plots": drawn}, tmp_path / "dvc.yaml")
-    for command in ("git init --quiet", f"{sys.executable} -m dvc plots show"):
+    for command in ("git init --quiet", f"{commands()}/dvc plots show"):
         subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True)
     page = (tmp_path / "dvc_plots/index.html").read_text(encoding="utf-8")
     assert page.count("vegaEmbed('#") == len(drawn) - 1  # all but the folder of pictures

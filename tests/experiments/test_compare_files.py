@@ -4,12 +4,12 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from forks import commands
 from small_comparison import three_experiments, write_experiment
 from typer.testing import CliRunner
 
@@ -77,8 +77,7 @@ def test_dvc_experiments_and_the_workspace(three: list[str], tmp_path: Path, mon
     monkeypatch.chdir(repository)
 
     def run(command: str) -> None:
-        dvc = f"{sys.executable} -m dvc"
-        subprocess.run(command.replace("dvc ", f"{dvc} ", 1).split(), check=True, capture_output=True)
+        subprocess.run(command.replace("dvc ", f"{commands()}/dvc ", 1).split(), check=True, capture_output=True)
 
     for command in ("git init --quiet", "git config user.name Test", "git config user.email test@example.org"):
         run(command)

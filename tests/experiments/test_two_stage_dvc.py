@@ -4,14 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from project import small_project
+from project import computed_project
 from small_evaluation import no_lpips_weights  # noqa: F401  (autouse)
 
 
 @pytest.mark.slow
 def test_dvc_refines_when_asked_and_only_then(tmp_path: Path) -> None:
-    project = small_project(tmp_path / "clone")
-    project.run("dvc", "repro")
+    project = computed_project(tmp_path / "clone")
     assert (project.root / "data/first_stage/unused").is_file()
     run = project.run(
         "dvc", "exp", "run", "-S", "two_stage.refine=map", "-S", "two_stage.budget=2", "-S", "decoder=residual"

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from project import Project, small_project
+from project import Project, computed_project
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +20,7 @@ COUNT_LINKS = """
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Two experiments queued as a sweep and run by two workers, from committed features."""
-    project = small_project(tmp_path_factory.mktemp("queue"))
+    project = computed_project(tmp_path_factory.mktemp("queue") / "project")
     stage = project.root / "stages/train.py"
     assert LOADED in stage.read_text()
     stage.write_text(stage.read_text().replace(LOADED, LOADED + COUNT_LINKS))

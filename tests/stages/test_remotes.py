@@ -7,7 +7,7 @@ from pathlib import Path
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
-from project import Project, small_project
+from project import Project, computed_project
 
 pytestmark = pytest.mark.slow
 
@@ -17,12 +17,7 @@ NOT_SECRET = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The closed-form decoder on one layer: the smallest complete run."""
-    project = small_project(tmp_path_factory.mktemp("remotes"))
-    project.set({"decoder": "linear", "backbones.vgg16.layers": ["block1"]})
-    project.run("dvc", "repro")
-    project.commit("first run")
-    return project
+    return computed_project(tmp_path_factory.mktemp("remotes") / "project")
 
 
 @pytest.fixture

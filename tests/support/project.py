@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from forks import commands
 from PIL import Image
 from ruamel.yaml import YAML
+from shared import once
 
 ROOT = Path(__file__).parents[2]
 RUNNING = re.compile(r"^Running stage '([^']+)'", re.MULTILINE)
@@ -52,12 +54,12 @@ class Project:
 
     root: Path
 
-    def run(self, *command: str, check: bool = True, **environment: str) -> Result:
-        """Run a command as a user would; `dvc` and `python` are those of this environment."""
+    def run(self, *command: str, check: bool = True, real: bool = False) -> Result:
+        """Run a command as a user would; `dvc` and `python` are those of this environment, forked unless `real`."""
         run = subprocess.run(
             command,
             cwd=self.root,
-            env=_environment() | environment,
+            env=_environment(real),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -70,7 +72,7 @@ class Project:
         """Start a command and kill -9 it, with everything it started, as soon as `when()`."""
         output = subprocess.DEVNULL
         process = subprocess.Popen(
-            command, cwd=self.root, env=_environment(), stdout=output, stderr=output, start_new_session=True
+            command, cwd=self.root, env=_environment(real=True), stdout=output, stderr=output, start_new_session=True
         )
         deadline = time.monotonic() + seconds
         while not when():
@@ -155,6 +157,18 @@ def _blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
+def computed_project(target: Path) -> Project:
+    """A copy of one `small_project` whose `dvc repro` has run and is committed; links into its cache stay links."""
+
+    def compute(folder: Path) -> None:
+        project = small_project(folder)
+        project.run("dvc", "repro")
+        project.commit("first run")
+
+    subprocess.run(["cp", "--archive", str(once("project", compute)), str(target)], check=True)
+    return Project(target)
+
+
 def write_photographs(folder: Path, count: int, edge: int = 80) -> None:
     """Smooth colourful pictures with some texture, each different."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -167,8 +181,9 @@ def write_photographs(folder: Path, count: int, edge: int = 80) -> None:
         Image.fromarray(pixels).save(folder / f"photograph_{index:03d}.png")
 
 
-def _environment() -> dict[str, str]:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+def _environment(real: bool) -> dict[str, str]:
+    folder = str(Path(sys.executable).parent) if real else commands()
+    path = os.pathsep.join([folder, str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
     environment.pop("PYTHONPATH", None)
     return environment

@@ -1,8 +1,8 @@
-"""A whole small experiment through the real library: photographs, stores, a fitted decoder. Built once a process."""
+"""A whole small experiment through the real library: photographs, stores, a fitted decoder. Built once a test run."""
 
 from __future__ import annotations
 
-import tempfile
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from PIL import Image
+from shared import once
 from skimage import data
 
 from pipeline.backbones.backbone import load_backbone
@@ -43,42 +44,52 @@ class Experiment:
     params: Params
 
     @property
-    def features(self) -> Path:
-        return self.root / f"features-{self.params.store.dtype}"
-
-    @property
-    def first_stage(self) -> Path:
-        return self.root / "first_stage" / self._name
-
-    @property
     def prior(self) -> Path:
         return self.root / "data/prior"
 
     @property
-    def models(self) -> Path:
-        return self.root / "models" / self._name
+    def features(self) -> Path:
+        """One folder for the sources, with their networks' settings: an experiment never finds another's features."""
+        networks = {source.backbone: self.params.backbones[source.backbone] for source in self.params.sources}
+        return self.root / _key("features", self.params.store, *networks.items())
 
     @property
-    def _name(self) -> str:
-        sources = "+".join(map(str, self.params.sources))
-        return "-".join([sources, self.params.store.dtype, self.params.two_stage.refine, self.params.decoder])
+    def made(self) -> Path:
+        return self.root / _key(self.params.decoder, self.params)
+
+    @property
+    def first_stage(self) -> Path:
+        return self.made / "first_stage"
+
+    @property
+    def models(self) -> Path:
+        return self.made / "models"
+
+    @property
+    def curves(self) -> Path:
+        return self.made / "training.csv"
 
     def data(self) -> PreparedData:
         return PreparedData.open(self.root / "data/prepared")
 
 
-@cache
+def _key(name: str, *facts: object) -> str:
+    return f"{name}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}"
+
+
 def photographs() -> Path:
-    """A folder with real photographs, each another piece of scikit-image's."""
-    root = Path(tempfile.mkdtemp(prefix="small_experiment_"))
-    (root / "photographs").mkdir()
+    """The folder of all experiments, with real photographs, each another piece of scikit-image's."""
+    return once("experiments", _photographs)
+
+
+def _photographs(root: Path) -> None:
+    (root / "photographs").mkdir(parents=True)
     sources = (data.astronaut(), data.coffee(), data.chelsea(), data.rocket())
     for number in range(PHOTOGRAPHS):
         pixels = sources[number % len(sources)]
         top, left = 40 * (number // len(sources)), 60 * (number // len(sources))
         piece = Image.fromarray(pixels[top : top + 140, left : left + 140])
         piece.save(root / "photographs" / f"photograph_{number:02}.png")
-    return root
 
 
 def small_settings(root: Path) -> tuple[str, ...]:
@@ -101,18 +112,24 @@ def experiment(decoder: str = "transposed_conv", *overrides: str) -> Experiment:
     """`decoder` fitted for two epochs on vgg16.block1 of views of 64 pixels."""
     root = photographs()
     params = load_params(PARAMS, (*small_settings(root), f"decoder={decoder}", *overrides))
-    made = Experiment(root, params)
-    if not made.prior.exists():
-        prepare(params, root / "data/prepared", root / ".work")
-        fit_prior(made.data(), made.prior)
-    for source in params.sources:
-        network = load_backbone(source.backbone, params.backbone_params(source.backbone), CPU)
-        output = made.features / source.backbone
-        extract(network, made.data(), output, params.store, params.extract, CPU, root / ".work")
-    if params.two_stage.refine != NONE:
-        refine_photographs(params, made.data(), made.features, made.prior, made.first_stage, root / ".work", CPU)
-    curves = root / "curves" / f"{decoder}.csv"
-    train(params, made.data(), made.features, made.first_stage, made.prior, made.models, curves, root / ".work", CPU)
+    made, work = Experiment(root, params), root / ".work"
+
+    def prepared(folder: Path) -> None:
+        prepare(params, folder / "prepared", work)
+        fit_prior(made.data(), folder / "prior")
+
+    def extracted(folder: Path) -> None:
+        for source in params.sources:
+            network = load_backbone(source.backbone, params.backbone_params(source.backbone), CPU)
+            extract(network, made.data(), folder / source.backbone, params.store, params.extract, CPU, work)
+
+    def trained(folder: Path) -> None:
+        if params.two_stage.refine != NONE:
+            refine_photographs(params, made.data(), made.features, made.prior, made.first_stage, work, CPU)
+        train(params, made.data(), made.features, made.first_stage, made.prior, made.models, made.curves, work, CPU)
+
+    for folder, make in ((root / "data", prepared), (made.features, extracted), (made.made, trained)):
+        once(folder.relative_to(root.parent).as_posix(), make)
     return made
 
 
