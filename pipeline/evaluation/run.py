@@ -70,7 +70,7 @@ def evaluate(
         columns = tally.columns()
         refinement = None if refiner is None else refine(refiner, params, data, cached, subject, rows)
         _clear(output)
-        samples = write_gallery(params.evaluate, data, cached, subject.inverter, rows, columns["psnr"], output)
+        samples = write_gallery(params.evaluate, data, cached, subject, rows, columns["psnr"], output)
     names, photographs = _shown(data, rows)
     protocol = describe(params, data, subject, photographs, pixels, device) | {"reconstructions": samples}
     if refinement is not None:
