@@ -12,6 +12,7 @@ from pipeline.core.params import Params
 from pipeline.evaluation.report import weights
 from pipeline.experiments.comparison import (
     Experiment,
+    gain_notes,
     lead_notes,
     leaderboard,
     markdown,
@@ -39,7 +40,7 @@ def write_results(
     """
     with opened([each.name for each in configurations]) as experiments:
         table = leaderboard(experiments, metric)
-        remarks = [*lead_notes(table), *protocol_notes(experiments), *notes]
+        remarks = [*lead_notes(table), *gain_notes(experiments), *protocol_notes(experiments), *notes]
         title = _title(experiments)
         refined = held(configurations, {each.name: each for each in experiments})
     scores = pivot(table, configurations, metric)
