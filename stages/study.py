@@ -30,6 +30,7 @@ def study(
     data: PreparedDir = PREPARED,
 ) -> None:
     """Run the experiments of STUDY that have no result yet, then write leaderboard, table and figures."""
+    from pipeline.core.progress import counted
     from pipeline.experiments.study.grid import load_study
 
     loaded = load_study(file, PARAMS, overrides or ())
@@ -42,7 +43,7 @@ def study(
         show(loaded, wanted, done, data)
         return
     waiting = [each for each in loaded.configurations if each.name not in done]
-    typer.echo(f"{loaded.name}: {len(done)} of {len(wanted)} experiments are finished")
+    typer.echo(f"{loaded.name}: {len(done)} of {counted(len(wanted), 'experiment')} finished")
     failures = run(loaded, waiting, jobs) if waiting else []
 
     from pipeline.experiments.study.results import write_results
@@ -57,7 +58,7 @@ def study(
     if failures:
         logs = WORK / "studies" / loaded.name  # of the workers, which say why an experiment was not started
         lines = "\n".join(f"  {each.name}: {each.reason} ({each.log or logs})" for each in failures)
-        raise DataError(f"{len(failures)} experiments failed; the same command tries them again\n{lines}")
+        raise DataError(f"{counted(len(failures), 'experiment')} failed; the same command tries them again\n{lines}")
 
 
 def checked(study: "Study") -> "dict[str, Params]":

@@ -45,7 +45,7 @@ class DeviceError(PipelineError, RuntimeError):
     """The device that was asked for is not there, or its memory does not suffice."""
 
 
-# no error, and nothing to hide: train, the score table and the report say it
+# no error, and nothing to hide: train, the score table, the report and leaderboards say it
 NOTHING_GAINED = (
     "Training gained nothing: no epoch came up to the linear start in validation, and these are its scores. Lower "
     "protocols.*.learning_rate, give more photographs or views, or choose decoder: linear."

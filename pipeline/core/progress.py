@@ -23,9 +23,9 @@ class _RateColumn(ProgressColumn):
         return Text(f"{task.speed or 0:.1f} {self._unit}/s")
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 photograph`, `0 photographs`, `1,600 photographs`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """`1 photograph`, `0 photographs`, `1,600 photographs`; `plural` where it is not the noun with an s."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 @contextmanager
@@ -54,11 +54,9 @@ def progress(stage: str, total: int, unit: str = "rows", done: int = 0) -> Itera
 
 
 def _closing(count: int, done: int, unit: str, seconds: float) -> str:
-    one, many = unit.removesuffix("s"), unit
+    one = unit.removesuffix("s")
     if not count and done:
-        return (
-            f"nothing left to do, {'the one' if done == 1 else f'all {done}'} {one if done == 1 else many} done before"
-        )
+        return f"nothing left to do, {'the one ' + one if done == 1 else 'all ' + counted(done, one)} done before"
     if not count:
-        return f"no {many} to do"
-    return f"{count} {one if count == 1 else many} in {seconds:.1f} s ({count / max(seconds, 1e-9):.1f} {unit}/s)"
+        return f"no {unit} to do"
+    return f"{counted(count, one)} in {seconds:.1f} s ({count / max(seconds, 1e-9):.1f} {unit}/s)"

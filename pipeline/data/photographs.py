@@ -14,6 +14,7 @@ from pipeline.core.errors import DataError
 from pipeline.core.files import printable
 from pipeline.core.params import PrepareParams
 from pipeline.core.prefetch import prefetch
+from pipeline.core.progress import counted
 from pipeline.data.preparation.dataset import Photograph
 from pipeline.data.preparation.decoding import Decoded, decode
 from pipeline.stores.encoding import rgb
@@ -30,7 +31,8 @@ def open_photographs(paths: Sequence[Path], rules: PrepareParams) -> Tensor:
     images = list(decode_files(paths, rules, ahead=len(paths)))
     bad = [f"\n  {printable(path)}: {image.reason}" for path, image in zip(paths, images, strict=True) if image.reason]
     if bad:
-        raise DataError(f"{len(bad)} of {len(images)} photographs cannot be used; give others:{''.join(bad)}")
+        total = counted(len(images), "photograph")
+        raise DataError(f"{len(bad)} of {total} cannot be used; give others:{''.join(bad)}")
     return centre_crops(images, rules)
 
 

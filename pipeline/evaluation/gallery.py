@@ -13,12 +13,25 @@ from torch import Tensor
 
 from pipeline.core.params import EvaluateParams
 from pipeline.core.sources import Inputs
-from pipeline.evaluation.pictures import Picture, channel_pictures, comparison_tiles, save_png, sheet, to_picture
+from pipeline.evaluation.baselines import thumbnail
+from pipeline.evaluation.pictures import (
+    ERROR_GAIN,
+    Picture,
+    channel_pictures,
+    comparison_tiles,
+    enlarged,
+    save_png,
+    sheet,
+    to_picture,
+)
+from pipeline.evaluation.subject import Subject
 from pipeline.loading.loader import CachedFeatures
 from pipeline.loading.sampler import batched, spread
+from pipeline.metrics.scores import capped_psnr
 from pipeline.models.common.inverter import Inverter
 from pipeline.stores.prepared import PreparedData
 
+BICUBIC = "bicubic thumbnail"
 CHANNELS, CHANNEL_COLUMNS, CHANNEL_EDGE = 24, 8, 112
 CPU = torch.device("cpu")
 
@@ -31,6 +44,7 @@ class Shown:
     psnr: float
     target: Tensor  # (3, H, W)
     prediction: Tensor  # (3, H, W)
+    floors: dict[str, Tensor]  # label → (3, H, W)
     inputs: Inputs[Tensor]  # (C, h, w) each
 
 
@@ -38,7 +52,7 @@ def write_gallery(
     settings: EvaluateParams,
     data: PreparedData,
     cached: CachedFeatures,
-    inverter: Inverter,
+    subject: Subject,
     rows: NDArray[np.int64],
     scores: NDArray[np.float64],
     output: Path,
@@ -51,14 +65,11 @@ def write_gallery(
     chosen = extremes(scores, settings.strips)
     samples = spread(len(rows), settings.reconstructions)
     wanted = sorted({*samples, *(index for indices in chosen.values() for index in indices)})
-    images = _reconstruct(data, cached, inverter, rows, scores, wanted, settings.batch_size)
+    images = _reconstruct(data, cached, subject, rows, scores, wanted, settings.batch_size)
     shown = dict(zip(wanted, images, strict=True))
     for name, indices in chosen.items():
-        strip = [shown[index] for index in indices]
-        captions = [[each.name, f"{each.psnr:.2f} dB", "error × 5", "local SSIM"] for each in strip]
-        rows_of_tiles = [comparison_tiles(each.prediction, each.target) for each in strip]
-        save_png(sheet(rows_of_tiles, captions), output / "plots" / "images" / f"{name}.png")
-    save_png(_channels(inverter, shown[samples[0]]), output / "plots" / "images" / "channels.png")
+        save_png(_strips([shown[index] for index in indices]), output / "plots" / "images" / f"{name}.png")
+    save_png(_channels(subject.inverter, shown[samples[0]]), output / "plots" / "images" / "channels.png")
     for number, index in enumerate(samples):
         save_png(to_picture(shown[index].target), output / "reconstructions" / f"{number:02}_original.png")
         save_png(to_picture(shown[index].prediction), output / "reconstructions" / f"{number:02}_reconstruction.png")
@@ -77,7 +88,7 @@ def extremes(scores: NDArray[np.float64], count: int) -> dict[str, list[int]]:
 def _reconstruct(
     data: PreparedData,
     cached: CachedFeatures,
-    inverter: Inverter,
+    subject: Subject,
     rows: NDArray[np.int64],
     scores: NDArray[np.float64],
     wanted: Sequence[int],
@@ -85,20 +96,36 @@ def _reconstruct(
 ) -> Iterator[Shown]:
     positions = iter(wanted)
     for batch in cached.batches(batched(rows[np.array(wanted)], batch_size)):
-        predictions = inverter(batch.inputs)
+        predictions = subject.inverter(batch.inputs)
+        floors = {BICUBIC: thumbnail(batch.targets, subject.inverter.grid), **subject.floors(batch.inputs)}
         for place, row in enumerate(batch.rows):
             yield Shown(
                 name=data.image_ids[data.image[row]],
                 psnr=float(scores[next(positions)]),
                 target=batch.targets[place].cpu(),
                 prediction=predictions[place].cpu(),
+                floors={name.replace("_", " "): images[place].cpu() for name, images in floors.items()},
                 inputs=batch.inputs.at(place).to(CPU),
             )
 
 
+def _strips(shown: Sequence[Shown]) -> Picture:
+    rows, captions = [], []
+    for each in shown:
+        original, own, *maps = comparison_tiles(each.prediction, each.target)
+        rows.append([original, own, *(enlarged(to_picture(image)) for image in each.floors.values()), *maps])
+        floors = [
+            f"{capped_psnr(image[None], each.target[None]).item():.2f} dB  {k}" for k, image in each.floors.items()
+        ]
+        captions.append(
+            [each.name, f"{each.psnr:.2f} dB  this decoder", *floors, f"error × {ERROR_GAIN}", "local SSIM"]
+        )
+    return sheet(rows, captions)
+
+
 def _channels(inverter: Inverter, shown: Shown) -> Picture:
     """The photograph, and the liveliest channels of each source in rows."""
-    rows: list[list[Picture]] = [[to_picture(shown.target), to_picture(shown.prediction)]]
+    rows: list[list[Picture]] = [[enlarged(to_picture(shown.target)), enlarged(to_picture(shown.prediction))]]
     captions = [[shown.name, f"{shown.psnr:.2f} dB"]]
     for source, features in zip(inverter.inputs, shown.inputs, strict=True):
         chosen, pictures = channel_pictures(features, CHANNELS, CHANNEL_EDGE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,8 @@ from pipeline.metrics.similarity import ssim_map
 
 ERROR_GAIN = 5
 MARGIN, CAPTION = 6, 20  # pixels
+EDGE = 224  # pixels; smaller images are shown enlarged by a whole factor, up to this
+BAR = 12  # pixels; width of a colour scale
 
 Picture = NDArray[np.uint8]  # (H, W, 3)
 
@@ -46,14 +49,36 @@ def similarity_picture(similarity: Tensor, height: int, width: int) -> Picture:
 
 
 def comparison_tiles(prediction: Tensor, target: Tensor) -> list[Picture]:
-    """Original, reconstruction, error and local SSIM of one image (3, H, W)."""
+    """Original, reconstruction, error and local SSIM with its scale, of one image (3, H, W), enlarged."""
     similarity = ssim_map(prediction[None].double(), target[None].double())[0].float()
-    return [
+    tiles = [
         to_picture(target),
         to_picture(prediction),
         error_picture(prediction, target),
         similarity_picture(similarity, *target.shape[-2:]),
     ]
+    *others, local = map(enlarged, tiles)
+    return [*others, with_scale(local, ("1", "0.5", "≤ 0"))]
+
+
+def enlarged(picture: Picture, edge: int = EDGE) -> Picture:
+    """As large as a whole factor makes it with no edge above `edge`: pixels are repeated, none is invented."""
+    factor = max(1, edge // max(picture.shape[:2]))
+    return picture.repeat(factor, 0).repeat(factor, 1)
+
+
+def with_scale(picture: Picture, labels: Sequence[str]) -> Picture:
+    """A picture of `coloured` values, and at its right the colours from 1 (top) to 0 beside evenly spaced `labels`."""
+    height, width = picture.shape[:2]
+    text = max(int(_font().getlength(label)) for label in labels) + 1
+    canvas = Image.new("RGB", (width + MARGIN + BAR + 3 + text, height), "white")
+    canvas.paste(Image.fromarray(picture), (0, 0))
+    bar = coloured(np.linspace(1, 0, height)[:, None].repeat(BAR, 1))
+    canvas.paste(Image.fromarray(bar), (width + MARGIN, 0))
+    draw, left = ImageDraw.Draw(canvas), width + MARGIN + BAR + 3
+    for label, top, anchor in zip(labels, np.linspace(0, height - 1, len(labels)), ("la", "lm", "ld"), strict=True):
+        draw.text((left, int(top)), label, fill="black", font=_font(), anchor=anchor)
+    return np.asarray(canvas)
 
 
 def coloured(values: NDArray[np.floating], name: str = "cividis") -> Picture:
@@ -79,7 +104,10 @@ def channel_pictures(features: Tensor, count: int, edge: int) -> tuple[list[int]
 
 
 def sheet(rows: Sequence[Sequence[Picture]], captions: Sequence[Sequence[str]]) -> Picture:
-    """Rows of tiles on white, each under its caption of one or more lines. Every row may have its own tile sizes."""
+    """Rows of tiles on white, each under its whole caption: lines wider than the tile go on below.
+
+    Every row may have its own tile sizes.
+    """
     strips = [_strip(tiles, texts) for tiles, texts in zip(rows, captions, strict=True)]
     width = max(strip.shape[1] for strip in strips)
     padded = [np.pad(strip, ((0, 0), (0, width - strip.shape[1]), (0, 0)), constant_values=255) for strip in strips]
@@ -108,7 +136,8 @@ def save_png(picture: Picture, path: Path) -> None:
 
 
 def _strip(tiles: Sequence[Picture], texts: Sequence[str]) -> Picture:
-    lines = [text.split("\n") for text in texts]
+    pairs = zip(tiles, texts, strict=True)
+    lines = [[part for line in text.split("\n") for part in _wrapped(line, tile.shape[1])] for tile, text in pairs]
     top = CAPTION * max(map(len, lines))
     height = max(tile.shape[0] for tile in tiles) + top + MARGIN
     width = sum(tile.shape[1] + MARGIN for tile in tiles) + MARGIN
@@ -116,21 +145,27 @@ def _strip(tiles: Sequence[Picture], texts: Sequence[str]) -> Picture:
     draw, left = ImageDraw.Draw(canvas), MARGIN
     for tile, its_lines in zip(tiles, lines, strict=True):
         for number, line in enumerate(its_lines):
-            draw.text((left, 2 + number * CAPTION), _fitting(line, tile.shape[1]), fill="black", font=_font())
+            draw.text((left, 2 + number * CAPTION), line, fill="black", font=_font())
         canvas.paste(Image.fromarray(tile), (left, top))
         left += tile.shape[1] + MARGIN
     return np.asarray(canvas)
 
 
-def _fitting(text: str, width: int) -> str:
-    """`text`, shortened in the middle until it is at most `width` pixels wide."""
-    if _font().getlength(text) <= width:
-        return text
-    for keep in range(len(text) - 1, 0, -1):
-        shorter = text[: (keep + 1) // 2] + "…" + text[len(text) - keep // 2 :]
-        if _font().getlength(shorter) <= width:
-            return shorter
-    return ""
+def _wrapped(text: str, width: int) -> list[str]:
+    """`text` in lines of at most `width` pixels, broken after a space, `/`, `_` or `-` where there is one.
+
+    Nothing is cut: a shortened name may be that of two images.
+    """
+    lines: list[str] = []
+    line = ""
+    for part in re.findall(r"[^\s/_-]*[\s/_-]?", text):
+        if _font().getlength((line + part).rstrip()) > width and line:
+            lines, line = [*lines, line.rstrip()], ""
+        for letter in part:  # one by one: a part may be wider than a line
+            if line and _font().getlength((line + letter).rstrip()) > width:
+                lines, line = [*lines, line], ""
+            line += letter
+    return [*lines, line.rstrip()]
 
 
 @lru_cache(maxsize=1)

@@ -13,6 +13,7 @@ import pandas as pd
 
 from pipeline.core.errors import NOTHING_GAINED, DataError
 from pipeline.core.files import write_whole
+from pipeline.core.progress import counted
 from pipeline.evaluation import plots
 
 ROWS = (  # label, where it stands in metrics.json
@@ -25,6 +26,7 @@ ROWS = (  # label, where it stands in metrics.json
     ("JPEG, equal bytes", ("ceilings", "jpeg")),
 )
 ELSEWHERE = "is in DVC's cache; to have it here, run: dvc pull (or dvc repro)"
+ENOUGH = 0.9  # of the bytes it may take: the JPEG that comes next in quality would not have fitted
 HEADER = ("", "PSNR dB", "SSIM", "LPIPS")
 STRIPS = (
     ("best", "Best reconstructions"),
@@ -174,9 +176,10 @@ def is_linear_start(scores: Mapping[str, Any]) -> bool:
 
 def _notes(scores: Mapping[str, Any], protocol: Mapping[str, Any]) -> Iterator[str]:
     yield (
-        f"{scores['images']} test images; mean [95 % interval]. The decoder has {scores['decoder']['parameters']:,} "
-        f"parameters; the features take {scores['features']['bits_per_pixel']:.4g} bits per pixel, the JPEG "
-        f"{scores['ceilings']['jpeg']['bits_per_pixel']:.4g}."
+        f"{counted(scores['images'], 'test image')}; mean [95 % interval]. The decoder has "
+        f"{counted(scores['decoder']['parameters'], 'parameter')}; the features take "
+        f"{scores['features']['bits_per_pixel']:.4g} bits per pixel, the JPEG "
+        f"{scores['ceilings']['jpeg']['bits_per_pixel']:.4g}{_why_less(scores)}."
     )
     if is_linear_start(scores):
         yield NOTHING_GAINED
@@ -187,14 +190,22 @@ def _notes(scores: Mapping[str, Any], protocol: Mapping[str, Any]) -> Iterator[s
         )
     if "refined" in scores:
         yield (
-            "What the layer holds, at least: {images} test images, refined by {refiner} through the known network in "
-            "{budget} evaluations each. That needs the network's weights, and is no decoder's score.".format(
-                **protocol["refinement"]
-            )
+            "What the layer holds, at least: {images}, refined by {refiner} through the known network in {budget} "
+            "each. That needs the network's weights, and is no decoder's score."
+        ).format(
+            refiner=protocol["refinement"]["refiner"],
+            images=counted(protocol["refinement"]["images"], "test image"),
+            budget=counted(protocol["refinement"]["budget"], "evaluation"),
         )
     yield from (f"Warning: {each}" for each in _warnings(protocol))
     for metric, reason in protocol["not_computed"].items():
         yield f"No {metric}: {reason}"
+
+
+def _why_less(scores: Mapping[str, Any]) -> str:
+    """Why a JPEG that may take as many bytes as the features takes clearly fewer."""
+    features, jpeg = scores["features"]["bits_per_pixel"], scores["ceilings"]["jpeg"]["bits_per_pixel"]
+    return ": at quality 100, its best, a JPEG has no use for more" if jpeg < ENOUGH * features else ""
 
 
 def _table(rows: Iterable[tuple[str, ...]]) -> str:

@@ -75,7 +75,7 @@ def evaluate(
         for name in OWN_FOLDERS:
             if (output / name).is_dir():
                 shutil.rmtree(output / name)
-        samples = write_gallery(params.evaluate, data, cached, subject.inverter, rows, columns["psnr"], output)
+        samples = write_gallery(params.evaluate, data, cached, subject, rows, columns["psnr"], output)
     images = data.image[rows]
     names, photographs = ([ids[image] for image in images] for ids in (data.image_ids, data.photographs))
     protocol = describe(params, data, subject, photographs, pixels, device) | {"reconstructions": samples}

@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pipeline.core.errors import DataError
+from pipeline.core.errors import NOTHING_GAINED, DataError
 from pipeline.core.files import whole_file, write_whole
+from pipeline.core.progress import counted
 from pipeline.evaluation.conventions import differences
-from pipeline.evaluation.pictures import Picture, require_folder, save_png, sheet
+from pipeline.evaluation.pictures import Picture, enlarged, require_folder, save_png, sheet
 from pipeline.evaluation.report import is_linear_start, read_protocol, read_scores, title, weights
 from pipeline.metrics.scores import bootstrap_means
 from pipeline.metrics.table import METRICS, all_metrics
@@ -126,7 +127,7 @@ def compare(names: Sequence[str], output: Path, metric: str = "psnr") -> str:
         place = Path(temporary)
         experiments, left_out = (_named(names, place), []) if names else _everything(place)
         table = leaderboard(experiments, metric)
-        notes = [*lead_notes(table), *protocol_notes(experiments), *left_out]
+        notes = [*lead_notes(table), *gain_notes(experiments), *protocol_notes(experiments), *left_out]
         with whole_file(output / "leaderboard.csv") as part:
             table.to_csv(part, index=False, float_format="%.6g", lineterminator="\n")
         text = "\n".join([markdown(table), *(f"\n{note}" for note in notes)]) + "\n"
@@ -175,9 +176,16 @@ def lead_notes(table: pd.DataFrame) -> Iterator[str]:
     for photographs in table["lead_photographs"].dropna().astype(int).unique():
         if photographs < FEW:
             yield (
-                f"Intervals and p resample the {photographs} test photographs, each with all its images; with fewer "
-                f"than {FEW} they are rough, and rather too sure."
+                f"Intervals and p resample the {counted(photographs, 'test photograph')}, each with all its images; "
+                f"with fewer than {FEW} they are rough, and rather too sure."
             )
+
+
+def gain_notes(experiments: Sequence[Experiment]) -> Iterator[str]:
+    """A sentence where an experiment's training gained nothing."""
+    names = [each.name for each in experiments if is_linear_start(each.metrics)]
+    if names:
+        yield f"{', '.join(names)}: {NOTHING_GAINED}"
 
 
 def protocol_notes(experiments: Sequence[Experiment]) -> Iterator[str]:
@@ -218,7 +226,10 @@ def strip(experiments: Sequence[Experiment], caption: Caption | None = None) -> 
     if not common:
         return None
     rows = [
-        [alike[0].picture(image, "original"), *(each.picture(image, "reconstruction") for each in alike)]
+        [
+            enlarged(alike[0].picture(image, "original")),
+            *(enlarged(each.picture(image, "reconstruction")) for each in alike),
+        ]
         for image in common
     ]
     words = caption or _psnr_and_name

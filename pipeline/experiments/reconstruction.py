@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.core.errors import CheckpointError, DataError
 from pipeline.core.files import printable, whole_file
 from pipeline.core.params import Params, PrepareParams
-from pipeline.core.progress import progress
+from pipeline.core.progress import counted, progress
 from pipeline.core.sources import Inputs
 from pipeline.data.photographs import centre_crops, decode_files
 from pipeline.data.preparation.decoding import Decoded
@@ -215,7 +215,7 @@ def _pictures(output: Path, name: str) -> set[Path]:
 def _bad_files(result: Result, total: int, output: Path) -> str:
     lines = "".join(f"\n  {printable(path)}: {reason}" for path, reason in result.bad)
     if not result.scores:  # skipping them would leave nothing
-        return f"{total} of {total} photographs cannot be used; give others, or repair these:{lines}"
+        return f"{total} of {counted(total, 'photograph')} cannot be used; give others, or repair these:{lines}"
     return (
         f"{len(result.bad)} of {total} photographs cannot be used (the other {len(result.scores)} are in {output}); "
         f"repair or leave them out, or --set prepare.on_bad_image=skip:{lines}"

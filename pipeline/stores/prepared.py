@@ -135,16 +135,17 @@ class PreparedData:
         images = self.manifest["images"]
         found, expected = self.manifest["photographs"], self.manifest["expected_photographs"]
         parts = [
-            f"{self.manifest['dataset']}: {', '.join(f'{images[split]:,} {split}' for split in SPLITS)} images",
+            f"{self.manifest['dataset']}: {images['train']:,} train, {images['validation']:,} validation, "
+            f"{counted(images['test'], 'test image')}",
             f"{counted(len(self), 'view')} of {self.crop}×{self.crop}",
         ]
         if self.manifest["skipped"]:
             parts.append(f"{counted(len(self.manifest['skipped']), 'bad file')} left out")
         duplicates = len(self.manifest["duplicates"])
         if duplicates:
-            parts.append(f"{duplicates:,} second {'copy' if duplicates == 1 else 'copies'} left out")
+            parts.append(f"{counted(duplicates, 'second copy', 'second copies')} left out")
         if expected and found < expected:
-            parts.append(f"{found:,} of the data set's {expected:,} photographs")
+            parts.append(f"{found:,} of the data set's {counted(expected, 'photograph')}")
         return "; ".join(parts)
 
     def _pixels(self, image: int) -> NDArray[np.uint8]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -17,9 +18,10 @@ import torch
 
 from pipeline.core.code import DECODERS, FUSIONS, digest
 from pipeline.core.errors import PipelineError, ShapeError, TrainingError
-from pipeline.core.files import whole_file
+from pipeline.core.files import whole_file, write_whole
 from pipeline.core.locks import locked
 from pipeline.core.params import LINEAR, NONE, Params
+from pipeline.core.progress import counted
 from pipeline.core.runtime import seed_everything
 from pipeline.core.sources import ImageSize, Inputs
 from pipeline.loading.inputs import first_stage_facts, open_inputs
@@ -30,6 +32,7 @@ from pipeline.models.common.checkpoint import (
     LEARNED,
     LINEAR_FOLDER,
     copy_first_stage,
+    load_model,
     require_first_stage,
     save_model,
 )
@@ -68,7 +71,8 @@ def train(
 
     Both are written after each epoch, so that a run that ends in an error leaves its curves.
 
-    Returns the model's description. A run that was killed continues at its last finished epoch.
+    Returns the model's description. A run that was killed continues at its last finished epoch; one that was finished,
+    by the same code and with all it wrote still there and unchanged, is not run again.
 
     Raises:
         DataError: the image prior is missing, or of other data.
@@ -88,6 +92,13 @@ def train(
     loss = Loss(params.loss_terms).to(device)
     description = _describe(params, data, stores, inverter, loss)
     workspace = work / "train" / _work_key(params, description, device)
+    finished = work / "finished" / workspace.name  # holds a digest of what was written
+    if finished.is_file() and finished.read_text() == _digest_of(output, curves, prior):
+        print(
+            f"train {params.decoder}: nothing left to do, {output} was finished before; delete it to train again",
+            file=sys.stderr,
+        )
+        return load_model(output)[1]
     with (
         locked(workspace, "training the same model"),
         CachedFeatures(data, stores, device, params.train.resident) as cached,
@@ -116,7 +127,18 @@ def train(
             _fit_decoder(inverter, loss, params, feed, workspace, description, save, report)
         save(output)
         shutil.rmtree(workspace, ignore_errors=True)
+        write_whole(finished, _digest_of(output, curves, prior).encode())
     return description
+
+
+def _digest_of(output: Path, curves: Path, prior: Path) -> str:
+    """SHA-256 over the names and contents of the model's files, the curves and the image prior."""
+    found = hashlib.sha256()
+    files = [file for file in sorted(output.rglob("*")) if file.is_file()]
+    for file in (*files, curves, prior / PRIOR):
+        content = file.read_bytes() if file.is_file() else b""
+        found.update(f"{file.name} {len(content)}\n".encode() + content)
+    return found.hexdigest()
 
 
 def _save(
@@ -184,8 +206,8 @@ def check_batches(inverter: Inverter, params: Params, images: int) -> None:
         raise
     except ValueError as error:  # how torch's batch normalisation refuses
         raise ShapeError(
-            f"{images} training images in batches of {size} leave a batch of one, on which decoder {params.decoder} "
-            f"cannot be trained here ({error}); change protocols.{params.train.protocol}.batch_size"
+            f"{counted(images, 'training image')} in batches of {size} leave a batch of one, on which decoder "
+            f"{params.decoder} cannot be trained here ({error}); change protocols.{params.train.protocol}.batch_size"
         ) from None
 
 

@@ -153,7 +153,7 @@ def test_subsets_are_seeded_and_nested(tmp_path: Path) -> None:
     assert names(20) < names(50)
     assert names(20) == names(20)
     assert names(20) != names(20, seed=7)
-    with pytest.raises(DataError, match=r"^datasets.imagenet_val.images = 121, but only 120 photographs are there; "):
+    with pytest.raises(DataError, match=r"^datasets.imagenet_val.images = 121, but only 120 photographs can be found;"):
         names(121)
 
 

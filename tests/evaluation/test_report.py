@@ -6,20 +6,29 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from forks import commands
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from PIL import Image
 from ruamel.yaml import YAML
 from small_experiment import CPU, experiment
 from typer.testing import CliRunner
 
 from pipeline.core.errors import DataError
 from pipeline.evaluation import plots
+from pipeline.evaluation.baselines import thumbnail
 from pipeline.evaluation.report import read_json, score_rows, score_table, title, write_report
 from pipeline.evaluation.run import evaluate
+from pipeline.metrics.scores import psnr
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / ".dvc" / "plots_page.html"
@@ -71,6 +80,51 @@ def test_the_report_shows_the_scores_and_the_weights(metrics: Path) -> None:
     for row in score_rows(scores):
         assert all(f"<td>{cell}</td>" in text for cell in row)
     assert read_json(metrics / "protocol.json")["test_pixels"] in text
+
+
+@pytest.mark.parametrize(("features", "jpeg", "said"), [(320, 13.58, True), (16, 15.7, False)])
+def test_why_a_jpeg_takes_fewer_bytes_than_it_may(
+    metrics: Path, tmp_path: Path, features: float, jpeg: float, said: bool
+) -> None:
+    shutil.copytree(metrics, tmp_path / "changed")
+    scores = read_json(metrics / "metrics.json")
+    scores["features"]["bits_per_pixel"] = features
+    scores["ceilings"]["jpeg"]["bits_per_pixel"] = jpeg
+    (tmp_path / "changed/metrics.json").write_text(json.dumps(scores))
+    write_report(tmp_path / "changed")
+    assert ("quality 100" in (tmp_path / "changed/report.html").read_text()) == said
+
+
+def test_a_strip_shows_the_floors_beside_the_reconstruction(metrics: Path) -> None:
+    strip = np.asarray(Image.open(metrics / "plots/images/best.png"))
+    tiles = [strip[20 : 20 + 192 : 3, left : left + 192 : 3] for left in range(6, 6 * 198, 198)]  # 64 pixels, enlarged
+    original, decoder, bicubic, linear = (
+        torch.from_numpy(tile / 255).permute(2, 0, 1)[None].float() for tile in tiles[:4]
+    )
+    torch.testing.assert_close(bicubic, thumbnail(original, (32, 32)), atol=0.6 / 255, rtol=0)
+    best = pd.read_csv(metrics / "per_image.csv").sort_values("psnr", ascending=False).iloc[0]
+    found = [psnr(image, original).item() for image in (decoder, bicubic, linear)]
+    assert found == pytest.approx([best["psnr"], best["bicubic_psnr"], best["linear_psnr"]], abs=0.05)
+
+
+def test_references_are_named_in_a_legend_and_never_over_each_other() -> None:
+    """Floors that lie together, as on a good layer, were written over each other."""
+    close = {"psnr": 30.0, "ssim": 0.9}
+    scores = {"floors": {"mean_colour": close, "bicubic": close, "linear": close}, "ceilings": {"jpeg": close}}
+    figure = Figure((9, 3.4), layout="constrained")
+    place = figure.subplots(1, 2)[0]
+    plots._references(place, scores, "psnr")
+    FigureCanvasAgg(figure).draw()
+    boxes = [text.get_window_extent() for text in place.get_legend().get_texts()]
+    assert len(boxes) == 4
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    for colour in (plots.NOTE, *(entry[3] for entry in plots.REFERENCES)):
+        assert _contrast_with_white(colour) > (7 if colour == plots.NOTE else 3)  # WCAG: letters, and lines
+
+
+def _contrast_with_white(colour: str) -> float:
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    return 1.05 / (float(np.dot(linear, (0.2126, 0.7152, 0.0722))) + 0.05)
 
 
 def test_equal_files_give_an_equal_report(metrics: Path, tmp_path: Path) -> None:

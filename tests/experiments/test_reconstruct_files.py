@@ -1,9 +1,11 @@
 """Which files `reconstruct` reads, and what it calls those that it writes."""
 
+import json
 import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -109,3 +111,25 @@ def test_a_photograph_that_is_squashed_far_is_said_to_be(tmp_path: Path) -> None
     assert "1:3.0" in _squashed(rows[0])
     assert "squashed" in _squashed(rows[0])
     assert _squashed(rows[1]) == ""
+
+
+@pytest.mark.parametrize(("rule", "box"), [("squash", None), ("short_side", (0, 100, 100, 200))])
+def test_a_portrait_is_cut_by_the_rule_of_the_model_and_not_of_params(
+    tmp_path: Path, rule: str, box: tuple[int, int, int, int] | None
+) -> None:
+    """A 1:3 portrait, and a model that says how its own photographs were resized; params.yaml says the other by now."""
+    portrait = Image.fromarray(data.chelsea()[:, :100])
+    portrait.save(tmp_path / "portrait.png")
+    models = tmp_path / "models"
+    shutil.copytree(made().models, models)
+    description = json.loads((models / "model.json").read_text())
+    description["prepare"]["resize"] = rule
+    (models / "model.json").write_text(json.dumps(description))
+    other = {"squash": "short_side", "short_side": "squash"}[rule]
+    params = made().params.model_copy(update={"prepare": made().params.prepare.model_copy(update={"resize": other})})
+    (row,) = reconstruct([str(tmp_path / "portrait.png")], models, params, tmp_path / "out", CPU).scores
+    expected = np.asarray(portrait.resize((72, 72), Image.Resampling.BICUBIC, box))[4:68, 4:68]
+    seen = np.asarray(Image.open(tmp_path / "out/portrait.png"))
+    np.testing.assert_array_equal(seen[20 : 20 + 192 : 3, 6 : 6 + 192 : 3], expected)  # 64 pixels, three times as large
+    assert bool(_squashed(row)) == (rule == "squash")
+    assert row["stretch"] == pytest.approx(3.0 if rule == "squash" else 1.0)

@@ -86,7 +86,7 @@ def test_a_study_from_its_plan_to_its_figures(project: Project) -> None:
 
     (project.root / "data/raw/flag").unlink()
     second = study(project, "--jobs", "2")
-    assert "tiny: 2 of 3 experiments are finished" in second.output
+    assert "tiny: 2 of 3 experiments finished" in second.output
     table = pd.read_csv(results / "table.csv", index_col="variant")
     assert list(table.columns) == ["vgg16.block1", "vgg16.block2", "resnet34.layer2"]
     assert list(table.index) == ["linear", "residual"]
@@ -95,7 +95,7 @@ def test_a_study_from_its_plan_to_its_figures(project: Project) -> None:
 
     before = {path.name: path.read_bytes() for path in results.iterdir()}
     third = study(project)
-    assert "tiny: 3 of 3 experiments are finished" in third.output
+    assert "tiny: 3 of 3 experiments finished" in third.output
     assert {path.name: path.read_bytes() for path in results.iterdir()} == before
     assert project.run("git", "status", "--porcelain", "--", "params.yaml", "dvc.lock").output == ""
 

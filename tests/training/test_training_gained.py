@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from small_comparison import write_experiment
 from small_experiment import CPU, PARAMS, Experiment, experiment, retrain, small_settings
+from typer.testing import CliRunner
 
 from pipeline.core.errors import CheckpointError, TrainingError
 from pipeline.core.params import load_params
@@ -21,6 +22,7 @@ from pipeline.evaluation.run import evaluate
 from pipeline.experiments.comparison import compare
 from pipeline.models.common.checkpoint import save_model
 from pipeline.stores.base import FeatureStore
+from stages.__main__ import app
 
 NOTHING = "Training gained nothing"
 DECODERS = ("linear", "transposed_conv")
@@ -47,6 +49,29 @@ def test_a_training_that_gained_nothing_says_so(made: Experiment, tmp_path: Path
         assert (NOTHING in text) != gained
 
 
+@pytest.mark.parametrize(("rate", "gained"), [("0.9", False), ("1e-4", True)])
+def test_the_command_line_says_so(made: Experiment, tmp_path: Path, rate: str, gained: bool) -> None:
+    settings = ("decoders.linear.kernel=1", "protocols.fast.epochs=2", f"protocols.fast.learning_rate={rate}")
+    places = {
+        "--data": made.data().root,
+        "--features": made.features,
+        "--first-stage": made.first_stage,
+        "--prior": made.prior,
+        "--models": tmp_path / "models",
+        "--curves": tmp_path / "curves.csv",
+        "--work": tmp_path / "work",
+        "--params": PARAMS,
+        "--device": "cpu",
+    }
+    arguments = [str(part) for pair in places.items() for part in pair]
+    overrides = [part for each in (*small_settings(made.root), *settings) for part in ("--set", each)]
+    result = CliRunner().invoke(app, ["train", *arguments, *overrides], catch_exceptions=False)
+    assert result.exit_code == 0
+    said = [line for line in result.output.splitlines() if NOTHING in line]
+    assert len(said) == (not gained)
+    assert all("protocols.*.learning_rate" in line and "decoder: linear" in line for line in said)  # the remedies
+
+
 def test_a_closed_form_model_has_no_best_epoch(made: Experiment) -> None:
     assert "best_epoch" not in read_json(made.models / "model.json")
 
@@ -60,6 +85,8 @@ def test_the_leaderboard_marks_what_is_its_linear_start(tmp_path: Path) -> None:
         path.write_text(json.dumps(scores))
     lines = compare(names, tmp_path / "out").splitlines()
     assert ["= linear start" in line for line in lines[2:4]] == [False, True]
+    assert [line.partition(": ")[0] for line in lines if NOTHING in line] == [names[1]]
+    assert NOTHING not in compare(names[:1], tmp_path / "out")
     assert pd.read_csv(tmp_path / "out/leaderboard.csv")["setting"].str.contains("= linear start").tolist() == [0, 1]
 
 

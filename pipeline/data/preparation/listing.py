@@ -102,8 +102,8 @@ def photographs_in(
         raise DataError(_strays(strays, names, folder, key))
     if most is not None and len(found) > most:
         raise DataError(
-            f"{key}: '{folder}' holds {len(found):,} photographs, more than the {most:,} of the data set; set {key} to "
-            "where these lie alone, or use dataset: folder"
+            f"{key}: '{folder}' holds {counted(len(found), 'photograph')}, more than the {most:,} of the data set; "
+            f"set {key} to where these lie alone, or use dataset: folder"
         )
     photographs = [_photograph(root, path, split) for path in found]
     return sorted(photographs, key=lambda photograph: photograph.id)
@@ -128,7 +128,8 @@ def subset(photographs: Sequence[Photograph], count: int | None, seed: int, key:
     if count is None:
         return list(photographs)
     if count > len(photographs):
-        raise DataError(f"{key} = {count:,}, but only {len(photographs):,} photographs are there; lower it or use null")
+        found = counted(len(photographs), "photograph")
+        raise DataError(f"{key} = {count:,}, but only {found} can be found; lower it or use null")
     by_name: dict[str, list[Photograph]] = {}
     for photograph in photographs:
         by_name.setdefault(photograph.path.name, []).append(photograph)

@@ -20,6 +20,7 @@ from pipeline.core.errors import DataError
 from pipeline.core.files import can_rename
 from pipeline.core.locks import locked
 from pipeline.core.params import Params, PrepareParams
+from pipeline.core.progress import counted
 from pipeline.core.section import parse_section
 from pipeline.data.preparation.dataset import DATASETS, Dataset, Photograph
 from pipeline.data.preparation.shards import Outcome, Shard, write_file, write_shards
@@ -99,8 +100,8 @@ def _check_room(photographs: Sequence[Photograph], rules: PrepareParams, prepare
     free = shutil.disk_usage(place).free
     if needed > free:
         raise DataError(
-            f"preparing {images:,} images of {rules.size}×{rules.size} needs {needed / 1e9:.2f} GB more in {prepared}, "
-            f"where {free / 1e9:.2f} GB are free; make room, lower prepare.size or take a subset"
+            f"preparing {counted(images, 'image')} of {rules.size}×{rules.size} needs {needed / 1e9:.2f} GB more in "
+            f"{prepared}, where {free / 1e9:.2f} GB are free; make room, lower prepare.size or take a subset"
         )
 
 
@@ -124,7 +125,7 @@ def _bad_files(bad: Sequence[dict[str, str]], total: int, rules: PrepareParams) 
     if rules.non_rgb == "refuse" and any("not 8-bit RGB" in entry["reason"] for entry in bad):
         convert = ", set prepare.non_rgb: convert to turn the non-RGB ones into RGB,"
     return (
-        f"{len(bad)} of {total} photographs cannot be used; repair or remove them{convert} or set "
+        f"{len(bad)} of {counted(total, 'photograph')} cannot be used; repair or remove them{convert} or set "
         f"prepare.on_bad_image: skip to leave them out and record them:{lines}"
     )
 

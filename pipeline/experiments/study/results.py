@@ -13,6 +13,7 @@ from pipeline.evaluation.pictures import save_png
 from pipeline.evaluation.report import weights
 from pipeline.experiments.comparison import (
     Experiment,
+    gain_notes,
     lead_notes,
     leaderboard,
     markdown,
@@ -42,7 +43,7 @@ def write_results(
     """
     with opened([each.name for each in configurations]) as experiments:
         table = leaderboard(experiments, metric)
-        remarks = [*lead_notes(table), *protocol_notes(experiments), *notes]
+        remarks = [*lead_notes(table), *gain_notes(experiments), *protocol_notes(experiments), *notes]
         # weights and data behind all numbers of a figure: `random weights (seed 0) · sample`
         behind = (f"{weights(each.protocol)} · {each.protocol['data']['dataset']}" for each in experiments)
         title = "; ".join(dict.fromkeys(behind))
