@@ -63,7 +63,8 @@ class Blueprint:
             widths.append(RGB * _block([shapes[source] for source in sources], image) ** 2)
         linear = dict(params.decoders[LINEAR])
         kernel = linear.pop("kernel", None)  # the saved model says what was used instead
-        kernels = tuple(kernel or kernel_alone(width) for width in widths)
+        vector = all(shapes[source].height == shapes[source].width == 1 for source in sources)
+        kernels = tuple(kernel or kernel_alone(width, vector) for width in widths)
         return cls(
             sources=tuple(map(str, sources)),
             shapes=tuple((shapes[s].channels, shapes[s].height, shapes[s].width) for s in sources),
