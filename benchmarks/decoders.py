@@ -39,7 +39,7 @@ class Experiments:
         self._root, self._device, self._settings = root, device, settings
         self._layers: dict[str, list[str]] = {}
         for source in sources:
-            backbone, layer = source.split(".")
+            backbone, layer = source.split(".", 1)
             self._layers.setdefault(backbone, []).append(layer)
         root.mkdir(parents=True, exist_ok=True)
         shutil.copy("params.yaml", root)
@@ -75,7 +75,7 @@ class Experiments:
         return seconds(lambda: self._stage("train", *self._options(source, decoder, extra)))
 
     def _options(self, source: str, decoder: str, extra: list[str]) -> list[str]:
-        backbone, layer = source.split(".")
+        backbone, layer = source.split(".", 1)
         chosen = [f"backbone={backbone}", f"layer={layer}", f"decoder={decoder}", *extra]
         return ["--device", self._device, *_sets(chosen)]
 

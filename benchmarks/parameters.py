@@ -23,6 +23,9 @@ LAYERS = {
     "vit_small": ("block0",),  # every block has the same shape
     "vit_base": ("block0",),
     "pvt_v2_b2": ("stage1", "stage2", "stage3", "stage4"),
+    "efficientnet_lite0": ("stage1", "stage2", "stage3", "stage4", "stage5"),
+    "efficientnet_lite1": ("stage1", "stage2", "stage3", "stage4", "stage5"),
+    "efficientnet_lite2": ("stage1", "stage2", "stage3", "stage4", "stage5"),
 }
 ENSEMBLE = ("resnet34.layer1", "vgg16.block1", "vit_small.block0", "pvt_v2_b2.stage1")
 

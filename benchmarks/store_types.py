@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further overrides of params.yaml")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
-    device, (backbone, layer) = choose_device(options.device), options.source.split(".")
+    device, (backbone, layer) = choose_device(options.device), options.source.split(".", 1)
     changes = [f"backbone={backbone}", f"layer={layer}", f"backbones.{backbone}.layers=[{layer}]", *options.set]
     print(f"| {options.source} stored as | MB | {' | '.join(f'{name}, dB' for name in options.decoders)} |")
     print("| --- " * (2 + len(options.decoders)) + "|")

@@ -193,7 +193,7 @@ def changed_line(name: str, usual: Fitter, changed: Fitter, feed: Feed, rounds: 
 
 def measure(options: argparse.Namespace) -> list[Line]:
     """Photographs and features of `options.source` in a temporary folder, and all lines measured on them."""
-    device, (backbone_name, layer) = choose_device(options.device), options.source.split(".")
+    device, (backbone_name, layer) = choose_device(options.device), options.source.split(".", 1)
     changes = [f"backbone={backbone_name}", f"layer={layer}", f"backbones.{backbone_name}.layers=[{layer}]"]
     changes += [f"train.precision={options.precision}", f"train.resident={options.resident}", *options.set]
     lines: list[Line] = []

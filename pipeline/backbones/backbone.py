@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.backbones.base import FrozenNetwork, Library, Network, Published, reason
+from pipeline.backbones.modules import caught, module_paths, read
 from pipeline.backbones.normalization import Normalize
 from pipeline.backbones.packaged import Package, packaged
 from pipeline.backbones.table import NetworkSpec, check_layers, resolve
@@ -36,8 +38,8 @@ class Backbone(FrozenNetwork):
         self.weights, self.normalization = loaded.record, loaded.normalization
         self.normalize = Normalize(loaded.normalization)
         self.network = loaded.network.requires_grad_(False)
-        self._depths = sorted(loaded.network.layer_names.index(layer) for layer in layers)
         self._fitting: set[ImageSize] = set()  # image sizes already known to go through
+        self._end: int | None = None  # known with the first of them, like all that shapes tell
         self.train(False)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -52,12 +54,11 @@ class Backbone(FrozenNetwork):
         size = ImageSize(*images.shape[-2:])
         if size not in self._fitting:
             self.shapes(size)
-        found = dict(zip(self._depths, self.network(self.normalize(images), self._depths), strict=True))
-        return {layer: found[self.network.layer_names.index(layer)] for layer in self.layers}
+        return _layers(self.name, self.network, self.normalize(images), self.layers, self._end)
 
     def shapes(self, image: ImageSize) -> dict[str, FeatureShape]:
         """Shape of each layer for images of this size, without computing anything. Raises ShapeError."""
-        shapes = _shapes(self.name, self.spec, self.layers, image)
+        shapes, self._end = _shapes(self.name, self.spec, self.layers, image)
         self._fitting.add(image)
         return shapes
 
@@ -87,7 +88,9 @@ def load_backbone(
         DeviceError: the GPU has no room for it.
     """
     spec, library = _spec(name, entry)
-    wanted = check_layers(name, entry.layers if layers is None else layers, _outline(library, spec).layer_names)
+    network = _outline(library, spec)
+    asked = entry.layers if layers is None else layers
+    wanted = check_layers(name, asked, network.layer_names, module_paths(network))
     with torch.inference_mode(False):  # parameters made in inference mode could never carry a gradient to the images
         backbone = Backbone(name, spec, wanted, load_network(name, entry, library, spec.model))
         with enough_memory("free it, or use --device cpu"):
@@ -103,7 +106,7 @@ def feature_shapes(
         ParamsError: unknown network or layer. ShapeError: the network cannot take images of this size.
     """
     spec, _ = _spec(name, entry)
-    return _shapes(name, spec, layers, image)
+    return _shapes(name, spec, layers, image)[0]
 
 
 def check_backbone(name: str, entry: BackboneParams, image: ImageSize) -> None:
@@ -160,16 +163,47 @@ def _outline(library: Library, spec: NetworkSpec) -> Network:
         return library.build(spec.model).eval()
 
 
-def _shapes(name: str, spec: NetworkSpec, layers: Sequence[str], image: ImageSize) -> dict[str, FeatureShape]:
+def _shapes(
+    name: str, spec: NetworkSpec, layers: Sequence[str], image: ImageSize
+) -> tuple[dict[str, FeatureShape], int | None]:
+    """Shape of each layer, and the depth at which the network may end: None where its last part is needed too."""
     network = _outline(LIBRARIES[spec.library], spec)
-    wanted = check_layers(name, layers, network.layer_names)
-    depths = sorted(network.layer_names.index(layer) for layer in wanted)
+    paths = module_paths(network)
+    wanted = check_layers(name, layers, network.layer_names, paths)
+    images = torch.empty(2, 3, image.height, image.width, device="meta")  # not 1, which too much would be
     try:
         with torch.no_grad():
-            found = network(torch.empty(1, 3, image.height, image.width, device="meta"), depths)
+            end = _end(network, images, wanted)
+            modules = not set(wanted) <= set(network.layer_names)
+            found = _layers(name, network, images, wanted, None if modules else end)  # counts calls to the very end
     except (AssertionError, RuntimeError, ValueError) as error:  # how the libraries refuse a size
         raise ShapeError(
             f"{name} cannot take images of {image} pixels ({reason(error)}); change prepare.crop"
         ) from None
-    by_layer = {network.layer_names[depth]: features.shape for depth, features in zip(depths, found, strict=True)}
-    return {layer: FeatureShape(*by_layer[layer][1:]) for layer in wanted}
+    return {layer: FeatureShape(*features.shape[1:]) for layer, features in found.items()}, end
+
+
+def _end(network: Network, images: Tensor, layers: Sequence[str]) -> int | None:
+    """The depth after which all `layers` have run; None: only the whole network runs them all, or none does."""
+    names, modules = network.layer_names, [layer for layer in layers if layer not in network.layer_names]
+    first = max((names.index(layer) for layer in layers if layer in names), default=0)
+    if not modules:
+        return first
+
+    def reached(depth: int) -> bool:
+        with caught(network.model, modules) as outputs:
+            network(images, [depth])
+        return all(outputs.values())
+
+    depth = bisect_left(range(len(names)), True, lo=first, key=reached)
+    return depth if depth < len(names) else None
+
+
+def _layers(name: str, network: Network, images: Tensor, layers: Sequence[str], end: int | None) -> dict[str, Tensor]:
+    """Every one of `layers` (B, C, h, w) from one pass up to `end`, in their order."""
+    names, modules = network.layer_names, [layer for layer in layers if layer not in network.layer_names]
+    depths = sorted({names.index(layer) for layer in layers if layer in names} | {end or 0})
+    with caught(network.model, modules) as outputs:
+        maps = dict(zip(depths, network(images, depths, whole=end is None), strict=True))
+    read_maps = {path: read(name, path, calls, images, network.model) for path, calls in outputs.items()}
+    return {layer: read_maps[layer] if layer in read_maps else maps[names.index(layer)] for layer in layers}

@@ -56,11 +56,11 @@ class Network(nn.Module, ABC):
     head_keys: frozenset[str]
 
     @abstractmethod
-    def forward(self, images: Tensor, depths: Sequence[int]) -> list[Tensor]:
+    def forward(self, images: Tensor, depths: Sequence[int], whole: bool = False) -> list[Tensor]:
         """Features at the positions `depths` (ascending) of `layer_names`, each (B, C, h, w), in one pass.
 
-        `images` are normalised, (B, 3, H, W). Nothing deeper than the last of `depths` is computed, and no
-        returned tensor is overwritten by what runs after it.
+        `images` are normalised, (B, 3, H, W). Nothing deeper than the last of `depths` is computed, unless the `whole`
+        network is to run, up to where its head was. No returned tensor is overwritten by what runs after it.
         """
 
 

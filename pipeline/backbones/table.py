@@ -8,7 +8,7 @@ from typing import Literal
 
 from pipeline.core.errors import ParamsError
 from pipeline.core.params import BackboneParams
-from pipeline.core.section import unknown_name
+from pipeline.core.section import did_you_mean
 
 Library = Literal["torchvision", "timm"]
 
@@ -74,8 +74,8 @@ def _check_normalization(name: str, entry: BackboneParams) -> None:
         raise ParamsError(f"params.yaml: backbones.{name}.std = {list(entry.std)}: must be above 0")
 
 
-def check_layers(name: str, layers: Sequence[str], legal: Sequence[str]) -> tuple[str, ...]:
-    """`layers`, if each is a layer of the network and named once.
+def check_layers(name: str, layers: Sequence[str], legal: Sequence[str], paths: Sequence[str]) -> tuple[str, ...]:
+    """`layers`, if each is one of the network's (`legal`) or the path of one of its modules, and named once.
 
     Raises:
         ParamsError: none, one twice, or one that the network does not have; the message lists what it has.
@@ -83,8 +83,12 @@ def check_layers(name: str, layers: Sequence[str], legal: Sequence[str]) -> tupl
     if not layers:
         raise ParamsError(f"params.yaml: backbones.{name}.layers is empty; list some of: {', '.join(legal)}")
     for layer in layers:
-        if layer not in legal:
-            raise ParamsError(unknown_name(f"backbones.{name}.layers", layer, legal))
+        if layer not in (*legal, *paths):
+            near = did_you_mean(layer, legal) or did_you_mean(layer, paths)
+            raise ParamsError(
+                f"params.yaml: backbones.{name}.layers = {layer!r} is unknown{near}; choose one of: "
+                f"{', '.join(legal)}, or a module by its path"
+            )
     if len(set(layers)) < len(layers):
         raise ParamsError(f"params.yaml: backbones.{name}.layers names a layer twice: {', '.join(layers)}")
     return tuple(layers)

@@ -44,8 +44,13 @@ class TimmNetwork(Network):
         self.model = model
         self.layer_names = layer_names
 
-    def forward(self, images: Tensor, depths: Sequence[int]) -> list[Tensor]:
-        return _intermediates(self.model, images, list(depths))
+    def forward(self, images: Tensor, depths: Sequence[int], whole: bool = False) -> list[Tensor]:
+        if not whole:
+            return _intermediates(self.model, images, list(depths))
+        model = cast(Any, self.model)
+        last, found = model.forward_intermediates(images, indices=list(depths), output_fmt="NCHW")
+        model.forward_head(last)
+        return cast(list[Tensor], found)
 
 
 class Timm(Library):

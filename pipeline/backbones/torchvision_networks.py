@@ -35,13 +35,15 @@ class VggNetwork(Network):
         self._ends = tuple(index + 1 for index in pools)
         self.layer_names = tuple(f"block{number}" for number in range(1, len(pools) + 1))
 
-    def forward(self, images: Tensor, depths: Sequence[int]) -> list[Tensor]:
+    def forward(self, images: Tensor, depths: Sequence[int], whole: bool = False) -> list[Tensor]:
         found, features, start = [], images, 0
-        for depth, end in enumerate(self._ends[: depths[-1] + 1]):
+        for depth, end in enumerate(self._ends if whole else self._ends[: depths[-1] + 1]):
             features = self.model.features[start:end](features)
             start = end
             if depth in depths:
                 found.append(features)
+        if whole:
+            self.model.avgpool(features)
         return found
 
 
@@ -59,13 +61,15 @@ class ResNetNetwork(Network):
         self.head_keys = drop_head(model, ("fc",))
         self.model = model
 
-    def forward(self, images: Tensor, depths: Sequence[int]) -> list[Tensor]:
+    def forward(self, images: Tensor, depths: Sequence[int], whole: bool = False) -> list[Tensor]:
         found, model = [], self.model
         features = model.maxpool(model.relu(model.bn1(model.conv1(images))))
-        for depth, name in enumerate(self.layer_names[: depths[-1] + 1]):
+        for depth, name in enumerate(self.layer_names if whole else self.layer_names[: depths[-1] + 1]):
             features = model.get_submodule(name)(features)
             if depth in depths:
                 found.append(features)
+        if whole:
+            model.avgpool(features)
         return found
 
 

@@ -37,11 +37,17 @@ class TokenBlocks:
         self.position = embedded[:, model.num_prefix_tokens :].mT.unflatten(2, grid).contiguous()
 
 
-def check_token_blocks(name: str, entry: BackboneParams) -> None:
-    """Raise ParamsError unless the network is a plain vision transformer. Structure only: no weights are read."""
+def check_token_blocks(name: str, entry: BackboneParams, layer: str) -> None:
+    """Raise ParamsError unless the layer is a block of a plain vision transformer. No weights are read."""
     spec = resolve(name, entry)
     with torch.device("meta"):
-        _plain(name, LIBRARIES[spec.library].build(spec.model).model)
+        network = LIBRARIES[spec.library].build(spec.model)
+        _plain(name, network.model)
+    if layer not in network.layer_names:
+        raise ParamsError(
+            f"params.yaml: the refiner block_inverse inverts whole blocks, and {name}.{layer} is a module; choose one "
+            f"of {', '.join(network.layer_names)}, or another refiner"
+        )
 
 
 def _plain(name: str, model: nn.Module) -> VisionTransformer:

@@ -12,7 +12,7 @@ from pipeline.core.sources import ImageSize
 
 MISTAKES = {
     "params.yaml: backbones.vgg16.layers = 'blok1' is unknown (did you mean 'block1'?); choose one of: block1, block2, "
-    "block3, block4, block5": ("vgg16", {"layers": ["blok1"]}),
+    "block3, block4, block5, or a module by its path": ("vgg16", {"layers": ["blok1"]}),
     "params.yaml: backbones.vgg16.layers is empty; list some of: block1, block2, block3, block4, block5": ("vgg16", {}),
     "params.yaml: backbones.vgg16.layers names a layer twice: block1, block1": (
         "vgg16",
@@ -40,7 +40,10 @@ MISTAKES = {
         {"library": "timm", "model": "test_vit.r160_in1k"},
     ),
     "params.yaml: backbones.mine.layers = 'block6' is unknown (did you mean 'block5'?); choose one of: block0, block1, "
-    "block2, block3, block4, block5": ("mine", {"library": "timm", "model": "test_vit", "layers": ["block6"]}),
+    "block2, block3, block4, block5, or a module by its path": (
+        "mine",
+        {"library": "timm", "model": "test_vit", "layers": ["block6"]},
+    ),
     "params.yaml: backbones.mine has one of mean and std; give both or neither": (
         "mine",
         {"library": "timm", "model": "test_vit", "mean": [0.5, 0.5, 0.5]},

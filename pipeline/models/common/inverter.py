@@ -73,7 +73,8 @@ class Blueprint:
         )
         if chosen.linear is None and chosen.decoder != LINEAR:
             return chosen
-        return replace(chosen, kernels=tuple(kernel or kernel_alone(width) for width in chosen.widths))
+        vector = all(shapes[source].height == shapes[source].width == 1 for source in sources)
+        return replace(chosen, kernels=tuple(kernel or kernel_alone(width, vector) for width in chosen.widths))
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Blueprint:

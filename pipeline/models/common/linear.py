@@ -19,9 +19,9 @@ from pipeline.models.common.patches import Part, by_kernel
 WIDEST_FOR_3X3 = 256  # channels; above, 9·C unknowns outgrow a few hundred images of a coarse grid
 
 
-def kernel_alone(channels: int) -> int:
-    """The kernel that `kernel: null` is for one source of so many channels."""
-    return 3 if channels <= WIDEST_FOR_3X3 else 1
+def kernel_alone(channels: int, vector: bool) -> int:
+    """The kernel that `kernel: null` is for one source of so many channels; a `vector` has no neighbours."""
+    return 3 if channels <= WIDEST_FOR_3X3 and not vector else 1
 
 
 def _odd(kernel: int) -> int:
@@ -43,14 +43,15 @@ class Linear(Decoder):
     """
 
     class Options(Section):
-        # null: 3 up to 256 channels of a source, 1 above
+        # null: 3 up to 256 channels of a source, 1 above and for a vector
         kernel: Annotated[int, Field(ge=1), AfterValidator(_odd)] | None
 
     def __init__(self, shape: FeatureShape, image: ImageSize, options: Options, parts: Sequence[Part] = ()) -> None:
         """Without `parts`, all channels are one. Raises ShapeError: image over feature edge is no whole number."""
         super().__init__(shape, image, options)
         self.ratio = self.whole_ratio()
-        self.parts = tuple(parts) or ((shape.channels, options.kernel or kernel_alone(shape.channels)),)
+        vector = shape.height == shape.width == 1
+        self.parts = tuple(parts) or ((shape.channels, options.kernel or kernel_alone(shape.channels, vector)),)
         widest, *others = by_kernel(self.parts)
         self.output = self._convolution(widest, bias=True)
         self.others = nn.ModuleList(self._convolution(kernel, bias=False) for kernel in others)

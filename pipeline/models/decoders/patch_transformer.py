@@ -10,6 +10,7 @@ from pipeline.core.section import Count
 from pipeline.core.sources import FeatureShape, ImageSize
 from pipeline.models.common.decoder import DECODERS, Decoder
 from pipeline.models.parts.tokens import TokenMixer, TokenOptions
+from pipeline.models.parts.vectors import Spread, laid_out
 
 
 @DECODERS.register("patch_transformer")
@@ -17,17 +18,20 @@ class PatchTransformer(Decoder):
     """Pre-norm transformer blocks on the H·W tokens, then 1×1 and a pixel shuffle.
 
     In the manner of MAE's decoder (He et al. 2022), small and without its mask tokens: what a transformer's blocks
-    did to its tokens is undone by one of their kind. 2,070,144 parameters on `vit_small`.
+    did to its tokens is undone by one of their kind. A vector is laid out on a grid first (`Spread`). 2,070,144
+    parameters on `vit_small`.
     """
 
     class Options(TokenOptions):
         blocks: Count
 
     def __init__(self, shape: FeatureShape, image: ImageSize, options: Options) -> None:
-        super().__init__(shape, image, options)
+        laid = laid_out(shape, image, min(shape.channels, options.max_width))
+        super().__init__(laid, image, options)
+        self.spread = Spread(shape, laid)
         self.ratio = self.whole_ratio()
-        self.mixer = TokenMixer(self.name, shape.channels, (shape.height, shape.width), options)
+        self.mixer = TokenMixer(self.name, laid.channels, (laid.height, laid.width), options)
         self.output = nn.Conv2d(self.mixer.width, 3 * self.ratio**2, 1)
 
     def synthesize(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 y x"]:
-        return F.pixel_shuffle(self.output(self.mixer(features)), self.ratio)
+        return F.pixel_shuffle(self.output(self.mixer(self.spread(features))), self.ratio)

@@ -13,6 +13,7 @@ from pipeline.core.errors import ShapeError
 from pipeline.core.section import Count, Section
 from pipeline.core.sources import FeatureShape, ImageSize
 from pipeline.models.common.decoder import DECODERS, Decoder
+from pipeline.models.parts.vectors import Spread, laid_out
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 
@@ -37,7 +38,7 @@ class Residual(Decoder):
 
     At scale 1 all the work is done on the coarse grid, where it is cheapest; 287,088 parameters on
     `resnet34.layer1`. A larger scale must divide the ratio of image to feature edge. The blocks take
-    the `dilations` in turn.
+    the `dilations` in turn. A vector is laid out on a grid first (`Spread`).
     """
 
     class Options(Section):
@@ -49,22 +50,25 @@ class Residual(Decoder):
         activation: Literal["relu", "gelu", "silu"]
 
     def __init__(self, shape: FeatureShape, image: ImageSize, options: Options) -> None:
-        super().__init__(shape, image, options)
+        laid = laid_out(shape, image, options.width)
+        super().__init__(laid, image, options)
+        self.spread = Spread(shape, laid)
         ratio = self.whole_ratio()
         if ratio % options.scale:
             raise ShapeError(
                 f"decoder residual: scale {options.scale} does not divide {ratio}, the ratio of the {image} image to "
-                f"features {shape}; set decoders.residual.scale to a divisor of {ratio}"
+                f"features {laid}; set decoders.residual.scale to a divisor of {ratio}"
             )
         self.scale = options.scale
         self.shuffle = ratio // options.scale
         norm, activation = options.norm == "batch", options.activation
-        self.head = nn.Sequential(*_conv(shape.channels, options.width, norm), ACTIVATIONS[activation]())
+        self.head = nn.Sequential(*_conv(laid.channels, options.width, norm), ACTIVATIONS[activation]())
         dilations = (options.dilations[i % len(options.dilations)] for i in range(options.blocks))
         self.blocks = nn.Sequential(*(ResidualBlock(options.width, d, norm, activation) for d in dilations))
         self.output = nn.Conv2d(options.width, 3 * self.shuffle**2, 3, padding=1)
 
     def synthesize(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 y x"]:
+        features = self.spread(features)
         if self.scale > 1:
             features = F.interpolate(features, scale_factor=self.scale, mode="bilinear")
         return F.pixel_shuffle(self.output(self.blocks(self.head(features))), self.shuffle)

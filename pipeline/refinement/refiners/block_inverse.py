@@ -47,7 +47,7 @@ class BlockInverse(Refiner):
 
     @classmethod
     def check(cls, source: Source, entry: BackboneParams) -> None:
-        check_token_blocks(source.backbone, entry)
+        check_token_blocks(source.backbone, entry, source.layer)
 
     @torch.no_grad()
     def learn(self, examples: Examples) -> None:
