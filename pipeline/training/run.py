@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import shutil
@@ -13,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
 from pipeline.core.code import DECODERS, FUSIONS, digest
@@ -293,8 +293,11 @@ def _fit_decoder(
 
 
 def _write_curves(path: Path, history: list[dict[str, float]]) -> None:
-    table = pd.DataFrame(history).set_index("epoch")
-    speed = [column for column in SPEED if column in table]
-    for place, columns in ((path, table.drop(columns=speed)), (path.with_name("training_speed.csv"), table[speed])):
-        with whole_file(place) as part:
-            columns.to_csv(part, float_format="%.6g")
+    """CSV by the standard library: importing pandas would take a fifth of a training's start."""
+    names = dict.fromkeys(name for row in history for name in row)
+    curves, speed = ([name for name in names if (name in SPEED) == fast] for fast in (False, True))
+    for place, columns in ((path, curves), (path.with_name("training_speed.csv"), ["epoch", *speed])):
+        with whole_file(place) as part, part.open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(columns)
+            writer.writerows([format(row[name], ".6g") for name in columns] for row in history)
