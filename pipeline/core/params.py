@@ -81,7 +81,9 @@ class ExtractParams(Section):
 
 
 class StoreParams(Section):
-    format: Literal["zarr", "hdf5"]
+    """`format` is a name of `pipeline.stores.format.FORMATS`, which the stages hold it against."""
+
+    format: str
     dtype: Literal["float16", "float32", "bfloat16", "int8"]
     compression: Literal["none", "lz4", "zstd"]
     shard_megabytes: Count
@@ -323,7 +325,10 @@ def _contradictions(params: Params) -> Iterable[str]:
                 f"= {params.fusion!r} has {len(params.sources)}; set {key}.refine: none, or fusion: none"
             )
     if LINEAR not in params.decoders:
-        yield "params.yaml: the section decoders.linear is missing; warm starts and floors need it: add linear: {kernel: null}"
+        yield (
+            "params.yaml: the section decoders.linear is missing; warm starts and floors need it: "
+            "add linear: {kernel: null}"
+        )
     for name, slot in _ensemble_slots(params):
         if slot.backbone == NONE and slot.layer != NONE:
             yield f"params.yaml: {name}layer = {slot.layer!r} has no network; set {name}backbone, or layer: none"

@@ -24,6 +24,7 @@ from pipeline.core.errors import CheckpointError
 from pipeline.core.files import write_whole
 from pipeline.core.former import recorded_first_stage
 from pipeline.core.params import LINEAR, NONE, Params
+from pipeline.core.paths import Paths
 from pipeline.core.sources import FeatureShape, ImageSize
 from pipeline.extraction.run import extract
 from pipeline.loading.inputs import REFINED_IMAGES, first_stage_facts, open_features
@@ -45,36 +46,35 @@ from pipeline.training.readout import linear_state, load_linear, ridge_summary, 
 SHARD_MEGABYTES = 8  # some minutes of work: what a kill can cost
 
 
-def refine_photographs(
-    params: Params, data: PreparedData, features: Path, prior: Path, output: Path, work: Path, device: torch.device
-) -> str | None:
+def refine_photographs(params: Params, data: PreparedData, paths: Paths, device: torch.device) -> str | None:
     """Refine every view of `data` by `two_stage.refine`, from the image of the closed-form decoder.
 
-    `output` gets the store of the refined images, that decoder, and what the refiner learned: with them any other
-    photograph can be treated alike. A run that was killed continues. Returns a warning when refining brings validation
-    images nearer in their features and farther from the photographs.
+    `paths.first_stage` gets the store of the refined images, that decoder, and what the refiner learned: with them any
+    other photograph can be treated alike. A run that was killed continues. Returns a warning when refining brings
+    validation images nearer in their features and farther from the photographs.
 
     Raises:
         StoreError: the features are missing, stale or damaged, or were made by other weights than params.yaml names.
-        DataError: the image prior in `prior`, which `map` needs, is missing or of other data.
+        DataError: the image prior, which `map` needs, is missing or of other data.
         WeightsError: the network's weights cannot be had here.
     """
     (source,) = params.sources
-    (store,) = open_features(features, params.sources, params, data)
+    (store,) = open_features(paths.features, params.sources, params, data)
     facts = first_stage_facts(params, store)
     networks = Reencoder(params, [source], [store], device).networks
     with CachedFeatures(data, [store], device, params.train.resident) as cached:
         start, ridge = _closed_form(params, data, store, cached)
         stage = FirstStage(start, build_first_stage(facts, networks, data.crop), store.dtype)
-        read_prior = partial(load_prior, prior, data)
+        read_prior = partial(load_prior, paths.prior, data)
         stage.refiner.learn(SplitExamples(data, cached, params.extract.cpu_batch_size, read_prior))
         warning = _warning(stage, facts, data, cached)
     network = RefinedLayer(networks, stage, facts)
     settings = params.extract.model_copy(update={"precision": "fp32"})  # of the images; the network keeps its own
     kept = params.store.model_copy(update={"shard_megabytes": SHARD_MEGABYTES})
-    extract(network, data, output / REFINED_IMAGES.parent, kept, settings, device, work)
-    write_whole(output / LEARNED, save(stage.refiner.state()))
-    save_model(output / LINEAR_FOLDER, start.state_dict(), _describe(start, store, ridge) | {"first_stage": facts})
+    extract(network, data, paths.first_stage / REFINED_IMAGES.parent, kept, settings, device, paths.work)
+    write_whole(paths.first_stage / LEARNED, save(stage.refiner.state()))
+    description = _describe(start, store, ridge) | {"first_stage": facts}
+    save_model(paths.first_stage / LINEAR_FOLDER, start.state_dict(), description)
     return warning
 
 

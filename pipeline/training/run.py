@@ -20,6 +20,7 @@ from pipeline.core.errors import ShapeError, TrainingError
 from pipeline.core.files import whole_file
 from pipeline.core.locks import locked
 from pipeline.core.params import LINEAR, NONE, Params
+from pipeline.core.paths import Paths
 from pipeline.core.runtime import seed_everything
 from pipeline.core.sources import ImageSize, Source
 from pipeline.loading.inputs import first_stage_facts, open_inputs
@@ -47,23 +48,13 @@ SPEED = ("samples_per_second", "waiting_share")
 RESCUED = "best"  # folder, within unfinished work, of the best epoch's model when training cannot go on
 
 
-def train(
-    params: Params,
-    data: PreparedData,
-    features: Path,
-    first_stage: Path,
-    prior: Path,
-    output: Path,
-    curves: Path,
-    work: Path,
-    device: torch.device,
-) -> dict[str, Any]:
-    """Fit the inverter `params` asks for and save it in `output`; `curves` gets a CSV row for each epoch.
+def train(params: Params, data: PreparedData, paths: Paths, device: torch.device) -> dict[str, Any]:
+    """Fit the inverter `params` asks for and save it in `paths.models`; `paths.curves` gets a row for each epoch.
 
-    What its reconstructions may be refined with is saved beside it: the image prior in `prior` and, for a decoder of
-    two stages, what the first stage learned (`first_stage`).
+    What its reconstructions may be refined with is saved beside it: the image prior and, for a decoder of two stages,
+    what the first stage learned.
 
-    Beside `curves`, training_speed.csv says how fast each epoch was: a file of its own, because it differs from
+    Beside the curves, training_speed.csv says how fast each epoch was: a file of its own, because it differs from
     run to run and nothing else here does.
 
     Both are written after each epoch, so that a run that ends in an error leaves its curves.
@@ -75,20 +66,20 @@ def train(
         StoreError: a feature store or the first stage is missing, stale or damaged.
         WeightsError: the loss needs weights that are missing or damaged.
         ShapeError: the decoder cannot work on these features, or not on a batch of one image that is left over.
-        LockedError: another process is training the same model in `work`.
+        LockedError: another process is training the same model in `paths.work`.
         TrainingError: the loss is not finite. The message names the folder where the best epoch's model was saved, in
             the form of `output`, if there was such an epoch.
     """
     seed_everything(params.seed)
-    load_prior(prior, data)  # proves that it is of these photographs
+    load_prior(paths.prior, data)  # proves that it is of these photographs
     sources = sorted(params.sources)
-    stores = open_inputs(features, first_stage, sources, params, data)
+    stores = open_inputs(paths, sources, params, data)
     if params.two_stage.refine != NONE:
-        require_first_stage(first_stage, first_stage_facts(params, stores[0]))
+        require_first_stage(paths.first_stage, first_stage_facts(params, stores[0]))
     inverter = build_inverter(params, data, sources, stores).to(device)
     loss = Loss(params.loss_terms).to(device)
     description = _describe(params, data, stores, inverter, loss)
-    workspace = work / "train" / _work_key(params, description, device)
+    workspace = paths.work / "train" / _work_key(params, description, device)
     with (
         locked(workspace, "training the same model"),
         CachedFeatures(data, stores, device, params.train.resident) as cached,
@@ -101,15 +92,13 @@ def train(
             description |= _size(inverter)  # a grid that is read apart came with the solution
             if inverter.decoder is not None and not inverter.blueprint.two_stage:
                 floor = _linear_alone(inverter)
-        save = partial(
-            _save, inverter=inverter, floor=floor, description=description, prior=prior, first_stage=first_stage
-        )
-        report = partial(_write_curves, curves)
+        save = partial(_save, inverter=inverter, floor=floor, description=description, paths=paths)
+        report = partial(_write_curves, paths.curves)
         if inverter.decoder is None:
             report([_validation_row(inverter, loss, feed)])
         else:
             _fit_decoder(inverter, loss, params, feed, workspace, description, save, report)
-        save(output)
+        save(paths.models)
         shutil.rmtree(workspace, ignore_errors=True)
     return description
 
@@ -119,8 +108,7 @@ def _save(
     inverter: Inverter,
     floor: Inverter | None,
     description: dict[str, Any],
-    prior: Path,
-    first_stage: Path,
+    paths: Paths,
 ) -> None:
     """The fitted inverter, and beside it what its reconstructions may be refined with and are compared with.
 
@@ -128,9 +116,9 @@ def _save(
         CheckpointError: it is not finite.
     """
     _clear(output)
-    shutil.copyfile(prior / PRIOR, output / PRIOR)
+    shutil.copyfile(paths.prior / PRIOR, output / PRIOR)
     if inverter.blueprint.two_stage:
-        copy_first_stage(first_stage, output)
+        copy_first_stage(paths.first_stage, output)
     elif floor is not None:
         save_model(output / LINEAR_FOLDER, floor.state_dict(), description | {"blueprint": floor.blueprint.plain()})
     save_model(output, inverter.state_dict(), description)

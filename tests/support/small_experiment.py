@@ -15,6 +15,7 @@ from skimage import data
 
 from pipeline.backbones.backbone import load_backbone
 from pipeline.core.params import NONE, Params, load_params
+from pipeline.core.paths import Paths
 from pipeline.data.preparation.run import prepare
 from pipeline.experiments.first_stage import refine_photographs
 from pipeline.extraction.run import extract
@@ -61,6 +62,12 @@ class Experiment:
     def _name(self) -> str:
         sources = "+".join(map(str, self.params.sources))
         return "-".join([sources, self.params.store.dtype, self.params.two_stage.refine, self.params.decoder])
+
+    def paths(self, **elsewhere: Path) -> Paths:
+        """Of this experiment, but for those given."""
+        usual = {"features": self.features, "first_stage": self.first_stage, "models": self.models}
+        curves = {"metrics": self.root / "curves" / self._name}
+        return Paths.below(self.root, **{**usual, **curves, **elsewhere})
 
     def data(self) -> PreparedData:
         return PreparedData.open(self.root / "data/prepared")
@@ -109,19 +116,17 @@ def experiment(decoder: str = "transposed_conv", *overrides: str) -> Experiment:
         output = made.features / source.backbone
         extract(network, made.data(), output, params.store, params.extract, CPU, root / ".work")
     if params.two_stage.refine != NONE:
-        refine_photographs(params, made.data(), made.features, made.prior, made.first_stage, root / ".work", CPU)
-    curves = root / "curves" / f"{decoder}.csv"
-    train(params, made.data(), made.features, made.first_stage, made.prior, made.models, curves, root / ".work", CPU)
+        refine_photographs(params, made.data(), made.paths(), CPU)
+    train(params, made.data(), made.paths(), CPU)
     return made
 
 
 def retrain(made: Experiment, folder: Path, *overrides: str, device: str = "cpu") -> pd.DataFrame:
     """Train on the features of `made` with `overrides`, into models and work of `folder`; the curves."""
     params = load_params(PARAMS, (*small_settings(made.root), *overrides))
-    curves = folder / "curves.csv"
-    where = (made.features, made.first_stage, made.prior, folder / "models", curves, folder / "work")
-    train(params, made.data(), *where, torch.device(device))
-    return pd.read_csv(curves)
+    paths = made.paths(models=folder / "models", metrics=folder / "metrics", work=folder / "work")
+    train(params, made.data(), paths, torch.device(device))
+    return pd.read_csv(paths.curves)
 
 
 def validation_scores(made: Experiment, models: Path, terms: Mapping[str, float] = MSE) -> dict[str, float]:
