@@ -24,11 +24,11 @@ COMMANDS = {  # arguments of `python -m stages`, and the bar where there is one
     "summary": ((), None),
     "check": ((), None),
     "inspect": ((NOWHERE,), None),
-    "prior": (("--data", NOWHERE), STAGE),
-    "extract": (("--data", NOWHERE), STAGE),
-    "train": (("--data", NOWHERE), STAGE),
-    "evaluate": (("--data", NOWHERE), STAGE),
-    "plan": (("--data", NOWHERE), None),
+    "prior": (("--root", NOWHERE), STAGE),
+    "extract": (("--root", NOWHERE), STAGE),
+    "train": (("--root", NOWHERE), STAGE),
+    "evaluate": (("--root", NOWHERE), STAGE),
+    "plan": (("--root", NOWHERE), None),
     "compare": ((NOWHERE,), None),
 }
 

@@ -19,9 +19,10 @@ from benchmarks.bars import Bar, Line, against, seconds, side_by_side
 from pipeline.core.sources import FeatureShape
 from pipeline.loading.sampler import windows
 from pipeline.loading.slots import Slot, fill_ahead, new_slots
-from pipeline.stores.base import FORMATS, FeatureStore
+from pipeline.stores.base import FeatureStore
 from pipeline.stores.encoding import as_numpy, decode, encode
 from pipeline.stores.files import FileRecord
+from pipeline.stores.format import FORMATS
 from pipeline.stores.layout import Layout, shard_rows
 from pipeline.stores.manifest import Manifest
 from pipeline.stores.opening import open_store

@@ -16,6 +16,7 @@ import torch
 
 from pipeline.backbones.backbone import load_backbone
 from pipeline.core.params import Params, StoreParams, load_params
+from pipeline.core.paths import Paths
 from pipeline.core.runtime import choose_device
 from pipeline.core.sources import Inputs
 from pipeline.data.preparation.run import prepare
@@ -34,19 +35,10 @@ DTYPES = get_args(StoreParams.model_fields["dtype"].annotation)
 def reconstruct(root: Path, params: Params, data: PreparedData, device: torch.device) -> tuple[float, float]:
     """Mean test PSNR in dB, and megabytes of the store."""
     store = open_store(root / "features" / params.backbone / params.layer)
-    fit_prior(data, root / "prior")
-    train(
-        params,
-        data,
-        features=root / "features",
-        first_stage=root / "first_stage",
-        prior=root / "prior",
-        output=root / "models",
-        curves=root / "training.csv",
-        work=root / "work",
-        device=device,
-    )
-    inverter = load_inverter(root / "models", device).eval()
+    paths = Paths.below(root)
+    fit_prior(data, paths.prior)
+    train(params, data, paths, device)
+    inverter = load_inverter(paths.models, device).eval()
     rows, found = data.rows("test"), []
     with CachedFeatures(data, Inputs((store,)), device, "never") as cached, torch.inference_mode():
         for batch in cached.batches(np.array_split(rows, -(-len(rows) // 8))):

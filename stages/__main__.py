@@ -1,26 +1,34 @@
-"""`python -m stages`: one command for each stage of the pipeline, and the tools around it."""
+"""`python -m stages`: one command for each stage of the pipeline, and the tools around it.
+
+Options are read and params.yaml is validated here, without torch; only then is the command's own module imported,
+which may load it.
+"""
 
 import sys
-from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from pipeline.core.errors import PipelineError
-from stages.check import check
-from stages.compare import compare
-from stages.evaluate import evaluate
-from stages.extract import extract
-from stages.inspect import inspect
-from stages.plan import plan
-from stages.prepare import prepare
-from stages.prior import prior
-from stages.reconstruct import reconstruct
-from stages.refine import refine
-from stages.study import study
-from stages.summary import summary
-from stages.train import train
-from stages.verify import verify
-from stages.weights import weights
+from pipeline.core.files import write_whole
+from pipeline.core.params import NONE, load_params
+from pipeline.core.paths import Paths
+from stages.loading import load_checked
+from stages.options import (
+    HERE,
+    PARAMS,
+    WORK,
+    Device,
+    MetricsDir,
+    ModelDir,
+    Overrides,
+    ParamsFile,
+    Root,
+    WorkDir,
+)
+
+CHECKED = Path("data/checked")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,10 +36,267 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Feature inversion: prepare → extract → train → evaluate. `dvc repro` runs these same stages.",
 )
-STAGES: tuple[Callable[..., None], ...] = (prepare, prior, extract, refine, train, evaluate)
-TOOLS: tuple[Callable[..., None], ...] = (summary, compare, study, reconstruct, check, plan, inspect, verify, weights)
-for command in (*STAGES, *TOOLS):
-    app.command()(command)
+
+Backbones = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--backbone", metavar="NAME", help="A backbone of params.yaml; repeatable. Default: the experiment's."
+    ),
+]
+Metric = Annotated[str, typer.Option(help="What the order goes by: psnr, ssim or another metric.")]
+
+
+@app.command()
+def prepare(root: Root = HERE, work: WorkDir = None, params: ParamsFile = PARAMS, overrides: Overrides = None) -> None:
+    """Check, resize and split the photographs of `dataset`; draw the views that every later stage uses."""
+    settings = load_checked(params, overrides)
+    from stages.prepare import prepare
+
+    prepare(settings, Paths.below(root, work=work))
+
+
+@app.command()
+def prior(root: Root = HERE, params: ParamsFile = PARAMS, overrides: Overrides = None) -> None:
+    """Fit the image prior, a colour covariance for each spatial frequency, on the training photographs."""
+    load_checked(params, overrides)
+    from stages.prior import prior
+
+    prior(Paths.below(root))
+
+
+@app.command()
+def extract(
+    backbone: Backbones = None,
+    root: Root = HERE,
+    work: WorkDir = None,
+    device: Device = "auto",
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+    shards: Annotated[
+        str,
+        typer.Option(metavar="I/N", help="Extract the I-th of N equal parts, beside other processes: 0/2 and 1/2."),
+    ] = "0/1",
+    clean: Annotated[
+        bool, typer.Option("--clean", help="Only remove the leftovers of killed or outdated extractions.")
+    ] = False,
+) -> None:
+    """Run each frozen backbone once over all photographs and store the activations of its layers."""
+    paths = Paths.below(root, work=work)
+    if NONE in (backbone or ()) and not clean:
+        from stages.unused import unused_slot
+
+        unused_slot(paths)
+        backbone = [name for name in backbone or () if name != NONE]
+        if not backbone:
+            return
+    settings = load_checked(params, overrides)
+    from stages.extract import extract, remove_leftovers
+
+    if clean:
+        remove_leftovers(paths, backbone)
+    else:
+        extract(settings, paths, device, backbone, shards)
+
+
+@app.command()
+def refine(
+    root: Root = HERE,
+    work: WorkDir = None,
+    device: Device = "auto",
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+) -> None:
+    """Refine every photograph by `two_stage.refine`, as one more input of the decoder; nothing when it is none."""
+    paths = Paths.below(root, work=work)
+    if load_params(params, overrides or ()).two_stage.refine == NONE:
+        from stages.unused import unused_first_stage
+
+        unused_first_stage(paths)
+        return
+    settings = load_checked(params, overrides)
+    from stages.refine import refine
+
+    refine(settings, paths, device)
+
+
+@app.command()
+def train(
+    root: Root = HERE,
+    models: ModelDir = None,
+    metrics: MetricsDir = None,
+    work: WorkDir = None,
+    device: Device = "auto",
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+) -> None:
+    """Fit the decoder on the cached features. No backbone runs; a killed run resumes at its last epoch."""
+    settings = load_checked(params, overrides)
+    from stages.train import train
+
+    train(settings, Paths.below(root, models=models, metrics=metrics, work=work), device)
+
+
+@app.command()
+def evaluate(
+    root: Root = HERE,
+    models: ModelDir = None,
+    metrics: MetricsDir = None,
+    device: Device = "auto",
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+) -> None:
+    """Score the decoder on the test split: metrics.json, per_image.csv, plots, pictures and report.html."""
+    settings = load_checked(params, overrides, loss=False)
+    from stages.evaluate import evaluate
+
+    evaluate(settings, Paths.below(root, models=models, metrics=metrics), device)
+
+
+@app.command()
+def summary(root: Root = HERE, metrics: MetricsDir = None) -> None:
+    """Print the scores beside their floors and ceilings, without computing anything."""
+    from stages.summary import summary
+
+    summary(Paths.below(root, metrics=metrics).metrics)
+
+
+@app.command()
+def compare(
+    experiments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="EXP…",
+            help="DVC experiments, Git revisions, or folders with metrics.json. Without: the workspace, all "
+            "experiments and the last commit.",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Where leaderboard.md, leaderboard.csv and strip.png go.")] = WORK
+    / "comparison",
+    metric: Metric = "psnr",
+) -> None:
+    """Print a leaderboard, with significance by photograph; save it, and a strip of the same photographs from each."""
+    from stages.compare import compare
+
+    compare(experiments or [], out, metric)
+
+
+@app.command()
+def study(
+    file: Annotated[Path, typer.Argument(metavar="STUDY", help="A file of studies/.")],
+    jobs: Annotated[int | None, typer.Option(help="Experiments at a time. Default: one for each GPU, or one.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list the experiments, with estimated disk and time.")
+    ] = False,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where the results go. Default: metrics/studies/NAME.")
+    ] = None,
+    metric: Metric = "psnr",
+) -> None:
+    """Run the experiments of STUDY that have no result yet, then write leaderboard, table and figures."""
+    from stages.study import study
+
+    study(file, jobs, dry_run, overrides or [], out, metric)
+
+
+@app.command()
+def reconstruct(
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE…", help="Photographs, folders, or quoted patterns.")],
+    out: Annotated[Path, typer.Option("--out", help="Where the pictures and scores.csv go.")] = WORK
+    / "reconstructions",
+    model: Annotated[Path, typer.Option("--model", help="The trained decoder, written by train.")] = Path("models"),
+    device: Device = "auto",
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+) -> None:
+    """Save each photograph beside its reconstruction, with its scores; cut and resized as in training."""
+    settings = load_checked(params, overrides, loss=False)
+    from stages.reconstruct import reconstruct
+
+    reconstruct(settings, images, model, out, device)
+
+
+@app.command()
+def check(params: ParamsFile = PARAMS, overrides: Overrides = None) -> None:
+    """Validate params.yaml, down to every option of every decoder, fusion, loss and data set."""
+    # Written first: DVC deletes the file before this stage runs, and a refused params.yaml should leave the
+    # workspace as it was. That the check has not passed is told by the exit code and by dvc.lock.
+    write_whole(CHECKED, b"params.yaml is valid\n")
+    settings = load_checked(params, overrides)
+    from stages.check import check
+
+    check(settings)
+
+
+@app.command()
+def plan(
+    backbone: Backbones = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every backbone of params.yaml.")] = False,
+    timed: Annotated[
+        bool, typer.Option("--time/--no-time", help="Run a few batches of each backbone to estimate.")
+    ] = True,
+    root: Root = HERE,
+    work: WorkDir = None,
+    device: Device = "auto",
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+) -> None:
+    """Predict size and time of the feature stores, beside the free disk. Fails when they would not fit."""
+    settings = load_checked(params, overrides)
+    from stages.plan import plan
+
+    plan(settings, Paths.below(root, work=work), device, sorted(settings.backbones) if everything else backbone, timed)
+
+
+@app.command()
+def inspect(
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="features, one of its backbones, or one layer of it.")
+    ] = Path("features"),
+) -> None:
+    """Print what the feature stores below PATH hold: layers, types, weights, sizes, statistics, fingerprints."""
+    from stages.inspect import inspect
+
+    inspect(path)
+
+
+@app.command()
+def verify(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[PATH]...",
+            help="Directories of stores. Default: features, and the images in data/first_stage.",
+        ),
+    ] = None,
+) -> None:
+    """Check every file of the feature stores below each PATH; list all damage, and fail if there is any."""
+    from stages.verify import verify
+
+    verify(paths)
+
+
+@app.command()
+def weights(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Fetch these: backbones of params.yaml, or lpips (AlexNet). Without: list all."),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="DIR", help="Fetch what is missing and copy it to DIR.")
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="DIR", help="Copy from DIR to where torchvision and timm look."),
+    ] = None,
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+) -> None:
+    """List weights of networks; fetch those named; or carry them: --to DIR with network, then --from DIR without."""
+    entries = load_params(params, overrides or ()).backbones
+    from stages.weights import weights
+
+    weights(entries, names or [], to, source)
 
 
 def main() -> None:

@@ -1,26 +1,17 @@
-"""`python -m stages inspect features/vgg16`: what a feature store holds and where it came from."""
+"""inspect: what a feature store holds and where it came from."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Any
 
 import typer
 
-from stages.options import FEATURES
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
-    from pipeline.stores.base import FeatureStore
-
-Place = Annotated[Path, typer.Argument(metavar="PATH", help="features, one of its backbones, or one layer of it.")]
+from pipeline.stores.base import FeatureStore
+from pipeline.stores.opening import find_stores, open_store
+from stages.tables import size, text_table
 
 
-def inspect(path: Place = FEATURES) -> None:
-    """Print what the feature stores below PATH hold: layers, types, weights, sizes, statistics, fingerprints."""
-    from pipeline.stores.opening import find_stores, open_store
-    from stages.tables import size, text_table
-
+def inspect(path: Path) -> None:
     stores = [open_store(place) for place in find_stores(path)]
     header = ["layer", "shape", "rows", "type", "codec", "shards", "size", "mean", "std", "rounding", "fingerprint"]
     for name in sorted({store.source.backbone for store in stores}):
@@ -29,7 +20,7 @@ def inspect(path: Place = FEATURES) -> None:
         typer.echo(text_table(header, [_line(store, size(store.bytes)) for store in layers]) + "\n")
 
 
-def _origin(store: "FeatureStore") -> list[str]:
+def _origin(store: FeatureStore) -> list[str]:
     facts = store.manifest.facts
     network = facts["backbone"]
     weights = network["weights"]
@@ -45,12 +36,12 @@ def _origin(store: "FeatureStore") -> list[str]:
     ]
 
 
-def _first_stage(refined: "Mapping[str, Any]") -> str:
+def _first_stage(refined: Mapping[str, Any]) -> str:
     """How images of a first stage came about; nothing for features."""
     return ", ".join(f"{key} {value}" for key, value in refined.items())
 
 
-def _line(store: "FeatureStore", size: str) -> list[str]:
+def _line(store: FeatureStore, size: str) -> list[str]:
     layout = store.layout
     return [
         str(store.source),

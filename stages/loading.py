@@ -1,10 +1,17 @@
-"""What every stage does first: read params.yaml and validate it whole."""
+"""What every command does first: read params.yaml and validate it whole. torch is loaded late, where it must be."""
 
-from collections.abc import Iterable, Mapping
+import hashlib
+from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
+from pipeline.core.code import digest
+from pipeline.core.errors import ParamsError, WeightsError
+from pipeline.core.files import write_whole
 from pipeline.core.params import Params, load_params
+from pipeline.core.section import unknown_name
+from pipeline.metrics.alexnet import lpips_available
+from pipeline.stores.format import FORMATS
 from stages.options import WORK
 
 
@@ -20,29 +27,24 @@ def load_checked(path: Path, overrides: Iterable[str] | None, loss: bool = True)
         WeightsError: weights of the loss, or of a network, are missing or damaged.
     """
     params = load_params(path, overrides or ())
+    if params.store.format not in FORMATS.names():
+        raise ParamsError(unknown_name("store.format", params.store.format, FORMATS.names()))
     if loss:
         check_loss(params)
     if not _proof(params).is_file():
-        check_options(params)
-        check_dataset(params)
-        check_experiment(params)
+        from stages.check import check_choices  # which loads torch
+
+        check_choices(params)
     return params
 
 
 def remember(params: Params) -> None:
     """Note that all checks of `params` have passed, for the stages that follow on this machine."""
-    from pipeline.core.files import write_whole
-
     write_whole(_proof(params), b"")
 
 
 def _proof(params: Params) -> Path:
     """A file named after everything that a check depends on: params, code, libraries."""
-    import hashlib
-    from importlib.metadata import version
-
-    from pipeline.core.code import digest
-
     libraries = [f"{name} {version(name)}" for name in ("torch", "torchvision", "timm", "pydantic")]
     facts = [params.model_dump_json(), digest("stages.check", "stages.loading"), *libraries]
     return WORK / "checked" / hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
@@ -50,143 +52,10 @@ def _proof(params: Params) -> Path:
 
 def check_loss(params: Params) -> None:
     """Raise WeightsError when the chosen loss needs weights that are missing on this machine, or damaged."""
-    from pipeline.core.errors import WeightsError
-    from pipeline.metrics.alexnet import lpips_available
-
     if not params.loss_terms.get("lpips"):
         return
     if reason := lpips_available():
         raise WeightsError(f"params.yaml: loss = {params.loss!r} cannot be computed here: {reason}")
-
-    from pipeline.metrics.similarity import load_lpips
+    from pipeline.metrics.similarity import load_lpips  # which loads torch
 
     load_lpips()  # whole: nothing but reading it tells a damaged file
-
-
-def check_options(params: Params) -> None:
-    """Hold the options of all decoders, fusions, refiners and data sets, and all loss terms, against their code."""
-    from pipeline.core.errors import ParamsError
-    from pipeline.core.params import NONE
-    from pipeline.core.registry import Registry
-    from pipeline.core.section import parse_section, unknown_name
-    from pipeline.data.preparation.dataset import DATASETS
-    from pipeline.models.common.decoder import DECODERS
-    from pipeline.models.common.fusion import FUSIONS
-    from pipeline.refinement.base import REFINERS
-    from pipeline.training.losses import TERMS
-
-    problems: list[str] = []
-
-    def collect(section: str, registry: Registry[Any], entries: Mapping[str, Any]) -> None:
-        for name, options in entries.items():
-            try:
-                if name not in registry.names():
-                    raise ParamsError(unknown_name(section, name, registry.names()))
-                parse_section(registry.get(name).Options, options, f"{section}.{name}")
-            except ParamsError as error:
-                problems.append(str(error))
-
-    collect("datasets", DATASETS, params.datasets)
-    collect("decoders", DECODERS, params.decoders)
-    collect("fusions", FUSIONS, params.fusions)
-    collect("refiners", REFINERS, {name: section for name, section in params.refiners.items() if name != NONE})
-    for name, terms in params.losses.items():
-        unknown = (term for term in terms if term not in TERMS.names())
-        problems += [unknown_name(f"losses.{name}", term, TERMS.names()) for term in unknown]
-    if problems:
-        raise ParamsError("\n".join(problems))
-
-
-def check_dataset(params: Params) -> None:
-    """Raise ParamsError when the data set is known to hold what `prepare` would refuse after decoding all of it."""
-    from pipeline.core.errors import ParamsError
-    from pipeline.data.preparation.dataset import DATASETS
-
-    whole = params.dataset_options.get("images") is None  # a subset may hold none
-    stops = params.prepare.non_rgb == "refuse" and params.prepare.on_bad_image == "stop"
-    if DATASETS.get(params.dataset).holds_non_rgb and whole and stops:
-        raise ParamsError(
-            f"params.yaml: dataset = {params.dataset!r} holds grayscale and CMYK photographs, and prepare.non_rgb = "
-            "'refuse' stops at them; set prepare.non_rgb: convert to turn them into RGB, or prepare.on_bad_image: skip "
-            "to leave them out"
-        )
-
-
-def check_networks(params: Params) -> None:
-    """Hold every network of params.yaml, chosen or not, against its library: model, layers, weights tag, crop size.
-
-    Raises:
-        ParamsError: all problems found, a line each.
-    """
-    from pipeline.backbones.backbone import check_backbone
-    from pipeline.core.errors import ParamsError, ShapeError, WeightsError
-    from pipeline.core.params import NONE
-    from pipeline.core.sources import ImageSize
-
-    crop = ImageSize(params.prepare.crop, params.prepare.crop)
-    chosen = {source.backbone for source in params.sources}
-    problems: list[str] = []
-    for name, entry in params.backbones.items():
-        try:
-            if name != NONE:
-                check_backbone(name, entry, crop)
-        except (ShapeError, WeightsError) as error:  # of no concern to an experiment that does not use the network
-            problems += [str(error)] if name in chosen else []
-        except ParamsError as error:
-            problems.append(str(error))
-    if problems:
-        raise ParamsError("\n".join(problems))
-
-
-def missing_weights(params: Params) -> list[str]:
-    """A note for each chosen network whose published weights are not here yet; only `extract` needs them.
-
-    No error: `extract` downloads them where there is network, and features may come from a remote.
-    """
-    from pipeline.backbones.backbone import published_weights
-
-    notes = []
-    for name in sorted({source.backbone for source in params.sources}):
-        if params.backbone_params(name).kind != "imagenet":
-            continue
-        published = published_weights(name, params.backbone_params(name))
-        if not published.file.present():
-            notes.append(
-                f"note: {published.file.name}, the weights of {published.label}, is not in {published.file.folder}; "
-                f"extract will download it. Without network here, run `python -m stages weights {name} --to DIR` on a "
-                f"machine that has it, bring DIR and run `python -m stages weights {name} --from DIR`"
-            )
-    return notes
-
-
-def check_experiment(params: Params) -> None:
-    """Do the chosen networks, layers, decoder, fusion and refiner go together? Shapes need no weights.
-
-    Raises:
-        ParamsError, ShapeError: two choices that exclude each other, both named. WeightsError: weights of a network are
-            missing.
-    """
-    import torch
-
-    from pipeline.backbones.backbone import check_backbone, feature_shapes
-    from pipeline.core.errors import ShapeError
-    from pipeline.core.params import NONE
-    from pipeline.core.sources import ImageSize
-    from pipeline.models.common.inverter import Blueprint, Inverter
-    from pipeline.refinement.base import REFINERS
-
-    crop = ImageSize(params.prepare.crop, params.prepare.crop)
-    shapes = {}
-    for source in params.sources:
-        entry = params.backbone_params(source.backbone)
-        check_backbone(source.backbone, entry, crop)
-        shapes[source] = feature_shapes(source.backbone, entry, (source.layer,), crop)[source.layer]
-    for chosen in {params.two_stage.refine, params.evaluate.refine} - {NONE}:
-        (source,) = params.sources
-        REFINERS.get(chosen).check(source, params.backbone_params(source.backbone))
-    try:
-        with torch.device("meta"):
-            Inverter(Blueprint.of(params, shapes, crop))
-    except ShapeError as error:  # names shapes, and maybe the read-out under the decoder that was chosen
-        sources = " + ".join(map(str, params.sources))
-        raise ShapeError(f"{sources} and decoder = {params.decoder!r} do not go together: {error}") from None

@@ -1,37 +1,21 @@
-"""`python -m stages reconstruct`: any photograph through the network and the trained decoder."""
+"""reconstruct: any photograph through the network and the trained decoder."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from stages.options import MODELS, PARAMS, WORK, Device, Overrides, ParamsFile
+from pipeline.core.files import printable
+from pipeline.core.params import Params
+from pipeline.core.runtime import choose_device, enough_memory
+from pipeline.experiments import reconstruction
 
-Images = Annotated[list[str], typer.Argument(metavar="IMAGE…", help="Photographs, folders, or quoted patterns.")]
-Model = Annotated[Path, typer.Option("--model", help="The trained decoder, written by train.")]
-Out = Annotated[Path, typer.Option("--out", help="Where the pictures and scores.csv go.")]
 
-
-def reconstruct(
-    images: Images,
-    out: Out = WORK / "reconstructions",
-    model: Model = MODELS,
-    device: Device = "auto",
-    params: ParamsFile = PARAMS,
-    overrides: Overrides = None,
-) -> None:
-    """Save each photograph beside its reconstruction, with its scores; cut and resized as in training."""
-    from stages.loading import load_checked
-
-    settings = load_checked(params, overrides, loss=False)
-
-    from pipeline.core.files import printable
-    from pipeline.core.runtime import choose_device, enough_memory
-    from pipeline.experiments.reconstruction import reconstruct as run
-
+def reconstruct(settings: Params, images: Sequence[str], model: Path, out: Path, device: str) -> None:
     place = choose_device(device)
     with enough_memory("lower evaluate.batch_size or pass --device cpu"):
-        result = run(images, model, settings, out, place)
+        result = reconstruction.reconstruct(images, model, settings, out, place)
     for row in result.scores:
         perceptual = f", LPIPS {row['lpips']:.4f}" if "lpips" in row else ""
         typer.echo(f"{out / row['picture']}: {row['psnr']:.2f} dB, SSIM {row['ssim']:.4f}{perceptual}{_squashed(row)}")
@@ -40,9 +24,7 @@ def reconstruct(
 
 
 def _squashed(row: dict[str, Any]) -> str:
-    from pipeline.experiments.reconstruction import STRETCHED
-
-    if row["stretch"] < STRETCHED:
+    if row["stretch"] < reconstruction.STRETCHED:
         return ""
     return (
         f" (1:{row['stretch']:.1f} squashed into a square, as in training: far from the shapes that the "

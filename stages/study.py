@@ -1,53 +1,37 @@
-"""`python -m stages study studies/NAME.yaml`: many experiments from one file, through DVC's queue."""
+"""study: many experiments from one file, through DVC's queue."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.core.errors import DataError, DeviceError, ParamsError, ShapeError, WeightsError
-from stages.options import METRICS, PARAMS, PREPARED, WORK, Overrides, PreparedDir
+from pipeline.core.params import Params
+from pipeline.core.paths import Paths
+from pipeline.core.progress import counted
+from pipeline.core.runtime import choose_device
+from pipeline.experiments.study import experiments, work
+from pipeline.experiments.study.estimate import Images, experiment_seconds, feature_bytes
+from pipeline.experiments.study.experiments import Failure
+from pipeline.experiments.study.grid import Configuration, Study, load_study
+from pipeline.experiments.study.results import write_results
+from pipeline.stores.prepared import PreparedData
+from stages.loading import load_checked
+from stages.options import METRICS, PARAMS, WORK
+from stages.tables import duration, size, text_table
 
-if TYPE_CHECKING:
-    from pipeline.core.params import Params
-    from pipeline.experiments.study.experiments import Failure
-    from pipeline.experiments.study.grid import Configuration, Study
 
-StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A file of studies/.")]
-Jobs = Annotated[int | None, typer.Option(help="Experiments at a time. Default: one for each GPU, or one.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list the experiments, with estimated disk and time.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Where the results go. Default: metrics/studies/NAME.")]
-Metric = Annotated[str, typer.Option(help="What the order goes by: psnr, ssim or another metric.")]
-
-
-def study(
-    file: StudyFile,
-    jobs: Jobs = None,
-    dry_run: DryRun = False,
-    overrides: Overrides = None,
-    out: Out = None,
-    metric: Metric = "psnr",
-    data: PreparedDir = PREPARED,
-) -> None:
-    """Run the experiments of STUDY that have no result yet, then write leaderboard, table and figures."""
-    from pipeline.core.progress import counted
-    from pipeline.experiments.study.grid import load_study
-
-    loaded = load_study(file, PARAMS, overrides or ())
+def study(file: Path, jobs: int | None, dry_run: bool, overrides: Sequence[str], out: Path | None, metric: str) -> None:
+    """Run what the study in `file` lacks and write its results, or with `dry_run` only show what it would take."""
+    loaded = load_study(file, PARAMS, overrides)
     wanted = checked(loaded)
-
-    from pipeline.experiments.study import experiments
-
     done = experiments.finished(wanted)
     if dry_run:
-        show(loaded, wanted, done, data)
+        show(loaded, wanted, done, Paths.below(Path()).data)
         return
     waiting = [each for each in loaded.configurations if each.name not in done]
     typer.echo(f"{loaded.name}: {len(done)} of {counted(len(wanted), 'experiment')} finished")
     failures = run(loaded, waiting, jobs) if waiting else []
-
-    from pipeline.experiments.study.results import write_results
-
     output = out or METRICS / "studies" / loaded.name
     lost = {failure.name for failure in failures}
     present = [each for each in loaded.configurations if each.name not in lost]
@@ -61,14 +45,12 @@ def study(
         raise DataError(f"{counted(len(failures), 'experiment')} failed; the same command tries them again\n{lines}")
 
 
-def checked(study: "Study") -> "dict[str, Params]":
+def checked(study: Study) -> dict[str, Params]:
     """The params of every configuration, validated whole.
 
     Raises:
         ParamsError: all problems found, a line each, with the first configuration that has it.
     """
-    from stages.loading import load_checked
-
     wanted: dict[str, Params] = {}
     problems: dict[str, list[str]] = {}
     for each in study.configurations:
@@ -82,7 +64,7 @@ def checked(study: "Study") -> "dict[str, Params]":
     return wanted
 
 
-def _require_absolute_root(params: "Params") -> None:
+def _require_absolute_root(params: Params) -> None:
     """DVC's queue works in temporary folders, where a relative path of photographs leads nowhere."""
     root = params.dataset_options.get("root")
     if root is not None and not Path(root).is_absolute():
@@ -96,10 +78,8 @@ def _named(names: list[str]) -> str:
     return names[0] + (f" and {len(names) - 1} others" if len(names) > 1 else "")
 
 
-def run(study: "Study", waiting: "list[Configuration]", jobs: int | None) -> "list[Failure]":
+def run(study: Study, waiting: list[Configuration], jobs: int | None) -> list[Failure]:
     """Compute `waiting`; returns what failed."""
-    from pipeline.experiments.study import experiments, work
-
     cards = work.graphics_cards()
     count = work.check_jobs(jobs, cards)
     names = [each.name for each in waiting]
@@ -114,13 +94,8 @@ def run(study: "Study", waiting: "list[Configuration]", jobs: int | None) -> "li
         return [queue.failure(name) for name in names if name not in experiments.existing(names)]
 
 
-def show(study: "Study", wanted: "dict[str, Params]", done: set[str], data: Path) -> None:
+def show(study: Study, wanted: dict[str, Params], done: set[str], data: Path) -> None:
     """Print every configuration with its time, and the disk for all features."""
-    from pipeline.core.runtime import choose_device
-    from pipeline.experiments.study.estimate import Images, experiment_seconds, feature_bytes
-    from pipeline.stores.prepared import PreparedData
-    from stages.tables import duration, size, text_table
-
     prepared, device = PreparedData.open(data), choose_device()
     there = prepared.manifest["dataset"]
     if other := next((params.dataset for params in wanted.values() if params.dataset != there), None):

@@ -1,13 +1,12 @@
-"""`python -m stages summary`: the scores of the last evaluation, and where to look next."""
+"""summary: the scores of the last evaluation, and where to look next."""
 
-from stages.options import METRICS, MetricsDir
+from pathlib import Path
+
+import typer
+
+from pipeline.evaluation.report import score_table
 
 
-def summary(metrics: MetricsDir = METRICS) -> None:
-    """Print the scores beside their floors and ceilings, without computing anything."""
-    import typer
-
-    from pipeline.evaluation.report import score_table
-
+def summary(metrics: Path) -> None:
     typer.echo(score_table(metrics))
     typer.echo(f"pictures and curves: {metrics / 'report.html'}; compare experiments: dvc metrics diff, dvc plots diff")

@@ -1,30 +1,23 @@
-"""`python -m stages verify`: read every byte of the feature stores and compare with the checksums."""
+"""verify: every byte of the feature stores read and compared with the checksums."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from pipeline.core.errors import StoreError
-from stages.options import FEATURES, FIRST_STAGE
-
-Places = Annotated[
-    list[Path] | None,
-    typer.Argument(
-        metavar="[PATH]...",
-        help="Directories of stores. Default: features, and the images in data/first_stage.",
-    ),
-]
+from pipeline.core.paths import Paths
+from pipeline.core.progress import progress
+from pipeline.loading.inputs import REFINED_IMAGES
+from pipeline.stores.opening import find_stores, open_store
 
 
-def verify(paths: Places = None) -> None:
-    """Check every file of the feature stores below each PATH; list all damage, and fail if there is any."""
-    from pipeline.core.progress import progress
-    from pipeline.loading.inputs import REFINED_IMAGES
-    from pipeline.stores.opening import find_stores, open_store
-
-    refined = [FIRST_STAGE / REFINED_IMAGES] if (FIRST_STAGE / REFINED_IMAGES).is_dir() else []
-    places = [place for path in paths or [FEATURES, *refined] for place in find_stores(path)]
+def verify(folders: Sequence[Path] | None) -> None:
+    """Raise StoreError, which lists all damage of the stores below `folders`, by default those of the project here."""
+    usual = Paths.below(Path())
+    refined = usual.first_stage / REFINED_IMAGES
+    folders = folders or [usual.features, *([refined] if refined.is_dir() else [])]
+    places = [place for folder in folders for place in find_stores(folder)]
     problems, stores = [], []
     for place in places:
         try:

@@ -86,6 +86,8 @@ class ExtractParams(Section):
 
 
 class StoreParams(Section):
+    """`format` is a name of `pipeline.stores.format.FORMATS`, which the stages hold it against."""
+
     format: str
     dtype: Literal["float16", "float32", "bfloat16", "int8"]
     compression: Literal["none", "lz4", "zstd"]

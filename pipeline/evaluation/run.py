@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import DataError
 from pipeline.core.params import NONE, Params
+from pipeline.core.paths import Paths
 from pipeline.core.progress import progress
 from pipeline.core.runtime import seed_everything
 from pipeline.evaluation.baselines import mean_colour
@@ -34,38 +34,29 @@ OWN_FOLDERS = ("plots", "reconstructions")  # below the output; nothing else is 
 COLOUR_IMAGES = 1000  # training images behind the mean colour: more would not move it
 
 
-def evaluate(
-    params: Params,
-    data: PreparedData,
-    features: Path,
-    first_stage: Path,
-    models: Path,
-    output: Path,
-    device: torch.device,
-) -> dict[str, Any]:
-    """Score the model in `models` on the test split of `data` and write everything into `output`, metrics.json last.
-
-    `first_stage` is the folder of stage `refine`, which a decoder of two stages works on.
+def evaluate(params: Params, data: PreparedData, paths: Paths, device: torch.device) -> dict[str, Any]:
+    """Score the model in `paths.models` on the test split of `data`; writes all to `paths.metrics`, metrics.json last.
 
     Returns the content of metrics.json. Apart from a few numbers an image, memory does not grow with the split.
 
     Raises:
         CheckpointError: no model there, or one that was trained on other features. StoreError: features missing,
         stale, or made by other weights. DataError: no test images, reconstructions that look like BGR, no prior where
-        one is needed, or `output` is a file. WeightsError: images are to be refined, and the network's weights are not
-        here.
+        one is needed, or `paths.metrics` is a file. WeightsError: images are to be refined, and the network's weights
+        are not here.
     """
+    output = paths.metrics
     seed_everything(params.seed)
     require_folder(output, "--metrics")
     rows = data.rows("test")
     if not len(rows):
         raise DataError(f"{data.root} has no test images; give the data set a test split and run: dvc repro")
-    subject = open_subject(params, data, features, first_stage, models, device)
+    subject = open_subject(params, data, paths, device)
     tally = Tally(_references(data, subject), len(rows), subject.perceptual)
     with CachedFeatures(data, subject.stores, device, resident="never") as cached:
         refiner = None
         if params.evaluate.refine != NONE:  # before the scores: it may lack what it needs
-            refiner = learned_refiner(params, data, cached, subject, models)
+            refiner = learned_refiner(params, data, cached, subject, paths.models)
         pixels = _score(subject, tally, data, cached, rows, params.evaluate.batch_size)
         columns = tally.columns()
         refinement = None if refiner is None else refine(refiner, params, data, cached, subject, rows)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.core.errors import CheckpointError, WeightsError
 from pipeline.core.params import LINEAR, NONE, Params
+from pipeline.core.paths import Paths
 from pipeline.core.sources import Inputs
 from pipeline.loading.inputs import open_inputs
 from pipeline.metrics.alexnet import ALEXNET_FILE, lpips_available
@@ -75,20 +76,19 @@ class Subject:
         return max(known) if len(known) == len(shares) else None
 
 
-def open_subject(
-    params: Params, data: PreparedData, features: Path, first_stage: Path, models: Path, device: torch.device
-) -> Subject:
-    """Load the model in `models` and the stores of its inputs below `features` and `first_stage`, made of `data`.
+def open_subject(params: Params, data: PreparedData, paths: Paths, device: torch.device) -> Subject:
+    """Load the model in `paths.models` and the stores of its inputs, made of `data`.
 
     Raises:
         CheckpointError: no model, or one of other sources than `params` names, or trained on other features.
         StoreError: a store is missing or damaged, or was made with other parameters, weights or data.
         WeightsError: images are to be refined, and the network's weights cannot be had here.
     """
+    models = paths.models
     inverter = load_inverter(models, device)
     description = load_model(models)[1]
     _check_sources(params, inverter, models)
-    stores = open_inputs(features, first_stage, inverter.sources, params, data)
+    stores = open_inputs(paths, inverter.sources, params, data)
     for name, store in zip(inverter.inputs, stores, strict=True):
         if description["stores"][name] != store.fingerprint:
             raise CheckpointError(f"{models} was trained on other features than {store.path} holds; run: dvc repro")

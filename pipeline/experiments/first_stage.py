@@ -24,6 +24,7 @@ from pipeline.core.errors import CheckpointError
 from pipeline.core.files import write_whole
 from pipeline.core.former import recorded_first_stage
 from pipeline.core.params import LINEAR, NONE, Params
+from pipeline.core.paths import Paths
 from pipeline.core.sources import FeatureShape, ImageSize, Inputs
 from pipeline.extraction.run import extract
 from pipeline.loading.inputs import REFINED_IMAGES, first_stage_facts, open_features
@@ -45,27 +46,25 @@ from pipeline.training.readout import load_readout, readout_state, readout_summa
 SHARD_MEGABYTES = 8  # some minutes of work: what a kill can cost
 
 
-def refine_photographs(
-    params: Params, data: PreparedData, features: Path, prior: Path, output: Path, work: Path, device: torch.device
-) -> str | None:
+def refine_photographs(params: Params, data: PreparedData, paths: Paths, device: torch.device) -> str | None:
     """Refine every view of `data` by `two_stage.refine`, from the image of the read-out.
 
-    `output` gets the store of the refined images, that decoder, and what the refiner learned: with them any other
-    photograph can be treated alike. A run that was killed continues. Returns a warning when refining brings validation
-    images nearer in their features and farther from the photographs.
+    `paths.first_stage` gets the store of the refined images, that decoder, and what the refiner learned: with them any
+    other photograph can be treated alike. A run that was killed continues. Returns a warning when refining brings
+    validation images nearer in their features and farther from the photographs.
 
     Raises:
         StoreError: the features are missing, stale or damaged, or were made by other weights than params.yaml names.
-        DataError: the image prior in `prior`, which `map` needs, is missing or of other data.
+        DataError: the image prior, which `map` needs, is missing or of other data.
         WeightsError: the network's weights cannot be had here.
     """
-    (store,) = open_features(features, params.sources, params, data)
+    (store,) = open_features(paths.features, params.sources, params, data)
     facts = first_stage_facts(params, store)
     networks = open_networks(params, [store], device)
     with CachedFeatures(data, Inputs((store,)), device, params.train.resident) as cached:
         start, summary = _fitted_readout(params, data, store, cached)
         stage = FirstStage(start, build_first_stage(facts, networks, data.crop), store.dtype)
-        read_prior = partial(load_prior, prior, data)
+        read_prior = partial(load_prior, paths.prior, data)
         stage.refiner.learn(SplitExamples(data, cached, params.extract.cpu_batch_size, read_prior))
         held_out = data.rows("validation")
         warning = misleading(
@@ -78,8 +77,8 @@ def refine_photographs(
     network = RefinedLayer(networks, stage, facts)
     settings = params.extract.model_copy(update={"precision": "fp32"})  # of the images; the network keeps its own
     kept = params.store.model_copy(update={"shard_megabytes": SHARD_MEGABYTES})
-    extract(network, data, output / REFINED_IMAGES.parent, kept, settings, device, work)
-    write_whole(output / LEARNED, save(stage.refiner.state()))
+    extract(network, data, paths.first_stage / REFINED_IMAGES.parent, kept, settings, device, paths.work)
+    write_whole(paths.first_stage / LEARNED, save(stage.refiner.state()))
     description = {
         "blueprint": start.blueprint.plain(),
         "parameters": sum(parameter.numel() for parameter in start.parameters()),
@@ -88,7 +87,7 @@ def refine_photographs(
         "ridge": summary,
         "first_stage": facts,
     }
-    save_model(output / LINEAR_FOLDER, start.state_dict(), description)
+    save_model(paths.first_stage / LINEAR_FOLDER, start.state_dict(), description)
     return warning
 
 

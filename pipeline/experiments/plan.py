@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ import torch
 from pipeline.backbones.backbone import feature_shapes, load_backbone
 from pipeline.core.errors import StoreError
 from pipeline.core.params import BackboneParams, Params
+from pipeline.core.paths import Paths
 from pipeline.core.sources import FeatureShape, ImageSize, Source
 from pipeline.extraction.compute import Computer
 from pipeline.extraction.job import Job, layouts
@@ -37,8 +37,8 @@ class BackbonePlan:
         return 0 if self.present else sum(layout.expected_bytes for layout in self.layouts.values())
 
 
-def plan_backbone(name: str, params: Params, data: PreparedData, features: Path) -> BackbonePlan:
-    """What extracting backbone `name` will write below `features`. No weights are needed.
+def plan_backbone(name: str, params: Params, data: PreparedData, paths: Paths) -> BackbonePlan:
+    """What extracting backbone `name` will write. No weights are needed.
 
     Raises:
         ParamsError: an unknown layer. ShapeError: crops of a size that the network cannot take.
@@ -46,14 +46,14 @@ def plan_backbone(name: str, params: Params, data: PreparedData, features: Path)
     entry = params.backbone_params(name)
     shapes = feature_shapes(name, entry, entry.layers, ImageSize(data.crop, data.crop))
     sources = [Source(name, layer) for layer in entry.layers]
-    present = _opens(lambda: open_features(features, sources, params, data, verify="never"))
+    present = _opens(lambda: open_features(paths.features, sources, params, data, verify="never"))
     return BackbonePlan(name, layouts(shapes, len(data), params.store, params.extract), present)
 
 
-def plan_first_stage(params: Params, data: PreparedData, features: Path, first_stage: Path) -> BackbonePlan:
-    """What refining every photograph of `data` for a decoder of two stages will write below `first_stage`."""
+def plan_first_stage(params: Params, data: PreparedData, paths: Paths) -> BackbonePlan:
+    """What refining every photograph of `data` for a decoder of two stages will write."""
     shapes = {REFINED_IMAGES.name: FeatureShape(3, data.crop, data.crop)}
-    present = _opens(lambda: open_inputs(features, first_stage, params.sources, params, data, verify="never"))
+    present = _opens(lambda: open_inputs(paths, params.sources, params, data, verify="never"))
     return BackbonePlan(str(REFINED_IMAGES.parent), layouts(shapes, len(data), params.store, params.extract), present)
 
 

@@ -18,9 +18,9 @@ from pipeline.extraction.job import Job
 from pipeline.extraction.moments import Moments, Rounding
 from pipeline.extraction.sink import Sink
 from pipeline.extraction.workspace import Workspace, check_same_file_system, free_bytes
-from pipeline.stores.base import FORMATS
 from pipeline.stores.encoding import check_rounding
 from pipeline.stores.files import disk_errors
+from pipeline.stores.format import FORMATS
 from pipeline.stores.manifest import Manifest
 from pipeline.stores.opening import open_store
 from pipeline.stores.prepared import PreparedData

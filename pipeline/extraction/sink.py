@@ -6,8 +6,8 @@ from pipeline.extraction.compute import Piece, measured
 from pipeline.extraction.job import Job
 from pipeline.extraction.moments import Moments, Rounding
 from pipeline.extraction.workspace import LayerShard, Workspace
-from pipeline.stores.base import FORMATS, ShardWriter
 from pipeline.stores.encoding import as_numpy
+from pipeline.stores.format import FORMATS, ShardWriter
 
 
 class Sink:

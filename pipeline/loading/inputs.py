@@ -9,8 +9,10 @@ from typing import Any
 from pipeline.core.errors import StoreError
 from pipeline.core.former import recorded_first_stage
 from pipeline.core.params import NONE, Params
+from pipeline.core.paths import Paths
 from pipeline.core.sources import Inputs, Source
-from pipeline.stores.base import FeatureStore, Verify
+from pipeline.stores.base import FeatureStore
+from pipeline.stores.format import Verify
 from pipeline.stores.manifest import REFINED_FOLDER, differences, remedy
 from pipeline.stores.opening import open_store
 from pipeline.stores.prepared import PreparedData
@@ -42,25 +44,24 @@ def open_features(
 
 
 def open_inputs(
-    root: Path,
-    first_stage: Path,
+    paths: Paths,
     sources: Iterable[Source],
     params: Params,
     data: PreparedData,
     verify: Verify = "lazy",
 ) -> Inputs[FeatureStore]:
-    """The stores of all that the inverter takes: of its sources and, in two stages, the images in `first_stage`.
+    """The stores of all that the inverter takes: of its sources and, in two stages, the refined images.
 
     Raises:
         StoreError: as `open_features`, or the first stage is another one or not whole.
     """
-    stores = open_features(root, sources, params, data, verify)
+    stores = open_features(paths.features, sources, params, data, verify)
     if params.two_stage.refine == NONE:
         return Inputs(stores)
     (store,) = stores
     facts = expected_facts(store.source, params, data) | {"layer": REFINED_IMAGES.name, "precision": "fp32"}
     facts.pop("backbone")
-    images = open_store(first_stage / REFINED_IMAGES, facts, verify)
+    images = open_store(paths.first_stage / REFINED_IMAGES, facts, verify)
     expected = first_stage_facts(params, store)
     found = recorded_first_stage(images.manifest.facts["backbone"].get("refined", {}))
     if found != expected:

@@ -8,23 +8,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from pipeline.core.errors import StoreError
-from pipeline.core.registry import Registry
 from pipeline.core.sources import FeatureShape, Source
 from pipeline.stores.codecs import Codec, codec
 from pipeline.stores.encoding import decode
 from pipeline.stores.files import FileRecord, map_file, read_ahead, record_of
-from pipeline.stores.layout import Layout
+from pipeline.stores.format import Array, Verify
 from pipeline.stores.manifest import Manifest, remedy
-
-Verify = Literal["lazy", "never"]
-Array = Literal["features", "scales"]
 
 
 @dataclass(frozen=True)
@@ -38,41 +34,6 @@ class Chunks:
     def __getitem__(self, row: int) -> NDArray[np.uint8]:
         start = self.offsets[row]
         return self.file[start : start + self.sizes[row]]
-
-
-class ShardWriter(ABC):
-    """Rows of one shard, in order. Nothing of it can be seen in the store before `finish`."""
-
-    @abstractmethod
-    def append(self, values: NDArray[Any], scales: NDArray[np.float32] | None) -> None:
-        """Add rows: values (n, C, H, W) of the stored type; scales (n, 2, C) for int8, None otherwise."""
-
-    @abstractmethod
-    def finish(self) -> dict[str, FileRecord]:
-        """Give the shard its name; the records of its files, by path relative to the store."""
-
-    @abstractmethod
-    def abort(self) -> None:
-        """Forget the rows."""
-
-
-class StoreFormat(ABC):
-    """Writing and opening stores of one file format."""
-
-    @abstractmethod
-    def write_shard(self, store: Path, layout: Layout, shard: int) -> ShardWriter:
-        """Start shard number `shard`. Shards may be written in any order and by several processes at once."""
-
-    @abstractmethod
-    def write_metadata(self, store: Path, layout: Layout, attributes: Mapping[str, str]) -> dict[str, FileRecord]:
-        """Write what makes the shards one array that plain zarr or h5py opens; the records of those files."""
-
-    @abstractmethod
-    def open(self, store: Path, manifest: Manifest, verify: Verify) -> FeatureStore:
-        """Open a store whose manifest has been read and whose files are all there."""
-
-
-FORMATS: Registry[type[StoreFormat]] = Registry("store format", "pipeline.stores.formats")
 
 
 class FeatureStore(ABC):

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import StoreError
-from pipeline.stores.base import FORMATS, FeatureStore, Verify, check_sizes
+from pipeline.stores.base import FeatureStore, check_sizes
+from pipeline.stores.format import FORMATS, Verify
 from pipeline.stores.manifest import MANIFEST, Manifest, differences, remedy
 
 

@@ -21,6 +21,7 @@ from pipeline.core.errors import PipelineError, ShapeError, TrainingError
 from pipeline.core.files import whole_file, write_whole
 from pipeline.core.locks import locked
 from pipeline.core.params import LINEAR, NONE, Params
+from pipeline.core.paths import Paths
 from pipeline.core.progress import counted
 from pipeline.core.runtime import seed_everything
 from pipeline.core.sources import ImageSize, Inputs
@@ -50,23 +51,13 @@ SPEED = ("samples_per_second", "waiting_share")
 RESCUED = "best"  # folder, within unfinished work, of the best epoch's model when training cannot go on
 
 
-def train(
-    params: Params,
-    data: PreparedData,
-    features: Path,
-    first_stage: Path,
-    prior: Path,
-    output: Path,
-    curves: Path,
-    work: Path,
-    device: torch.device,
-) -> dict[str, Any]:
-    """Fit the inverter `params` asks for and save it in `output`; `curves` gets a CSV row for each epoch.
+def train(params: Params, data: PreparedData, paths: Paths, device: torch.device) -> dict[str, Any]:
+    """Fit the inverter `params` asks for and save it in `paths.models`; `paths.curves` gets a row for each epoch.
 
-    What its reconstructions may be refined with is saved beside it: the image prior in `prior` and, for a decoder of
-    two stages, what the first stage learned (`first_stage`).
+    What its reconstructions may be refined with is saved beside it: the image prior and, for a decoder of two stages,
+    what the first stage learned.
 
-    Beside `curves`, training_speed.csv says how fast each epoch was: a file of its own, because it differs from
+    Beside the curves, training_speed.csv says how fast each epoch was: a file of its own, because it differs from
     run to run and nothing else here does.
 
     Both are written after each epoch, so that a run that ends in an error leaves its curves.
@@ -79,26 +70,26 @@ def train(
         StoreError: a feature store or the first stage is missing, stale or damaged.
         WeightsError: the loss needs weights that are missing or damaged.
         ShapeError: the decoder cannot work on these features, or not on a batch of one image that is left over.
-        LockedError: another process is training the same model in `work`.
+        LockedError: another process is training the same model in `paths.work`.
         TrainingError: the loss is not finite. The message names the folder where the best epoch's model was saved, in
             the form of `output`, if there was such an epoch.
     """
     seed_everything(params.seed)
-    load_prior(prior, data)  # proves that it is of these photographs
-    stores = open_inputs(features, first_stage, sorted(params.sources), params, data)
+    load_prior(paths.prior, data)  # proves that it is of these photographs
+    stores = open_inputs(paths, sorted(params.sources), params, data)
     if params.two_stage.refine != NONE:
-        require_first_stage(first_stage, first_stage_facts(params, *stores.features))
+        require_first_stage(paths.first_stage, first_stage_facts(params, *stores.features))
     inverter = build_inverter(params, data, stores).to(device)
     loss = Loss(params.loss_terms).to(device)
     description = _describe(params, data, stores, inverter, loss)
-    workspace = work / "train" / _work_key(params, description, device)
-    finished = work / "finished" / workspace.name  # holds a digest of what was written
-    if finished.is_file() and finished.read_text() == _digest_of(output, curves, prior):
+    workspace = paths.work / "train" / _work_key(params, description, device)
+    finished = paths.work / "finished" / workspace.name  # holds a digest of what was written
+    if finished.is_file() and finished.read_text() == _digest_of(paths):
         print(
-            f"train {params.decoder}: nothing left to do, {output} was finished before; delete it to train again",
+            f"train {params.decoder}: nothing left to do, {paths.models} was finished before; delete it to train again",
             file=sys.stderr,
         )
-        return load_model(output)[1]
+        return load_model(paths.models)[1]
     with (
         locked(workspace, "training the same model"),
         CachedFeatures(data, stores, device, params.train.resident) as cached,
@@ -116,26 +107,24 @@ def train(
             description |= _size(inverter)  # a grid that is read apart came with the solution
             if inverter.decoder is not None and not inverter.blueprint.two_stage:
                 floor = _readout_alone(inverter)
-        save = partial(
-            _save, inverter=inverter, floor=floor, description=description, prior=prior, first_stage=first_stage
-        )
-        report = partial(_write_curves, curves)
+        save = partial(_save, inverter=inverter, floor=floor, description=description, paths=paths)
+        report = partial(_write_curves, paths.curves)
         if inverter.decoder is None:
             scores = validate(inverter, loss, feed.validation())  # the one point on a read-out's curve
             report([{"epoch": 0, **{f"validation_{name}": value for name, value in scores.items()}}])
         else:
             _fit_decoder(inverter, loss, params, feed, workspace, description, save, report)
-        save(output)
+        save(paths.models)
         shutil.rmtree(workspace, ignore_errors=True)
-        write_whole(finished, _digest_of(output, curves, prior).encode())
+        write_whole(finished, _digest_of(paths).encode())
     return description
 
 
-def _digest_of(output: Path, curves: Path, prior: Path) -> str:
+def _digest_of(paths: Paths) -> str:
     """SHA-256 over the names and contents of the model's files, the curves and the image prior."""
     found = hashlib.sha256()
-    files = [file for file in sorted(output.rglob("*")) if file.is_file()]
-    for file in (*files, curves, prior / PRIOR):
+    files = [file for file in sorted(paths.models.rglob("*")) if file.is_file()]
+    for file in (*files, paths.curves, paths.prior / PRIOR):
         content = file.read_bytes() if file.is_file() else b""
         found.update(f"{file.name} {len(content)}\n".encode() + content)
     return found.hexdigest()
@@ -146,8 +135,7 @@ def _save(
     inverter: Inverter,
     floor: Inverter | None,
     description: dict[str, Any],
-    prior: Path,
-    first_stage: Path,
+    paths: Paths,
 ) -> None:
     """The fitted inverter, and beside it what its reconstructions may be refined with and are compared with.
 
@@ -160,9 +148,9 @@ def _save(
     shutil.rmtree(output / LINEAR_FOLDER, ignore_errors=True)
     for name in (PRIOR, LEARNED):
         (output / name).unlink(missing_ok=True)
-    shutil.copyfile(prior / PRIOR, output / PRIOR)
+    shutil.copyfile(paths.prior / PRIOR, output / PRIOR)
     if inverter.blueprint.two_stage:
-        copy_first_stage(first_stage, output)
+        copy_first_stage(paths.first_stage, output)
     elif floor is not None:
         save_model(output / LINEAR_FOLDER, floor.state_dict(), description | {"blueprint": floor.blueprint.plain()})
     save_model(output, inverter.state_dict(), description)

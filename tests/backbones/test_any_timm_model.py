@@ -25,7 +25,7 @@ def test_an_entry_is_enough(tmp_path: Path, model: str, layer: str, shape: tuple
     made = experiment(decoder, ENTRY.format(model=model, layer=layer), "backbone=mine", f"layer={layer}")
     store = open_store(made.features / "mine" / layer)
     assert store.layout.row_shape == shape
-    evaluate(made.params, made.data(), made.features, made.first_stage, made.models, tmp_path, CPU)
+    evaluate(made.params, made.data(), made.paths(metrics=tmp_path), CPU)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["images"] == len(made.data().rows("test"))
     assert metrics["psnr"]["mean"] > metrics["floors"]["mean_colour"]["psnr"]

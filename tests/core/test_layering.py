@@ -60,15 +60,11 @@ def test_a_package_says_what_it_is_and_runs_nothing(module: Path) -> None:
 
 
 @pytest.mark.parametrize("module", sorted((ROOT / "stages").glob("*.py")), ids=lambda m: m.name)
-def test_stages_import_nothing_heavy_at_the_top(module: Path) -> None:
-    allowed = {"__future__", "collections", "pathlib", "sys", "typing", "typer", "stages"}
+def test_a_command_imports_at_the_top_of_its_module(module: Path) -> None:
+    """Two modules import late: the one that reads the options, and the one that validates params.yaml before torch."""
     tree = ast.parse(module.read_text())
-    for node in tree.body:
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
-            for name in names:
-                light = name in {"pipeline.core.errors", "pipeline.core.params"}
-                assert name.split(".")[0] in allowed or light, f"{module.name} imports {name} before it is needed"
+    inside = {node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)} - set(tree.body)
+    assert not inside or module.name in ("__main__.py", "loading.py")
 
 
 def test_one_place_makes_an_autocast_context() -> None:

@@ -262,7 +262,7 @@ def test_links_into_a_cache_keep_their_bytes(made: Experiment, output: Path, tmp
         before[cache / str(number)] = path.read_bytes()
     changed = made.params.model_copy(update={"evaluate": made.params.evaluate.model_copy(update={"strips": 1})})
     linear = experiment("linear")
-    evaluate(changed, linear.data(), linear.features, linear.first_stage, linear.models, metrics, CPU)
+    evaluate(changed, linear.data(), linear.paths(metrics=metrics), CPU)
     write_report(metrics)
     assert {path: path.read_bytes() for path in before} == before
     assert (metrics / "metrics.json").read_bytes() != (output / "metrics.json").read_bytes()
@@ -281,6 +281,6 @@ def test_other_lpips_weights_are_another_protocol(protocol: dict[str, Any]) -> N
 @needs_gpu
 def test_the_gpu_scores_alike(made: Experiment, metrics: dict[str, Any], tmp_path: Path) -> None:
     device = torch.device("cuda")
-    result = evaluate(made.params, made.data(), made.features, made.first_stage, made.models, tmp_path, device)
+    result = evaluate(made.params, made.data(), made.paths(metrics=tmp_path), device)
     assert result["psnr"]["mean"] == pytest.approx(metrics["psnr"]["mean"], abs=0.01)
     assert result["ssim"]["mean"] == pytest.approx(metrics["ssim"]["mean"], abs=1e-3)

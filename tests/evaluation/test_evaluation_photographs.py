@@ -33,7 +33,7 @@ def output(made: Experiment, params: Params, tmp_path_factory: pytest.TempPathFa
     """As if every third image of the folder were of one photograph."""
     folder, data = tmp_path_factory.mktemp("metrics"), made.data()
     data.photographs = tuple(SCENES[image % 3] for image in range(len(data.image_ids)))
-    evaluate(params, data, made.features, made.first_stage, made.models, folder, CPU)
+    evaluate(params, data, made.paths(metrics=folder), CPU)
     return folder
 
 

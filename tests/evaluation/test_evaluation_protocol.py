@@ -33,7 +33,7 @@ def protocol(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     params = load_params(PARAMS, (*small_settings(root), "decoder=linear", "prepare.on_bad_image=skip"))
     prepare(params, root / "prepared", root / ".work")
     data = PreparedData.open(root / "prepared")
-    evaluate(params, data, made.features, made.first_stage, made.models, root / "metrics", CPU)
+    evaluate(params, data, made.paths(metrics=root / "metrics"), CPU)
     return json.loads((root / "metrics/protocol.json").read_text())
 
 

@@ -28,7 +28,7 @@ def scored(made: Experiment, output: Path, **settings: Any) -> dict[str, Any]:
     """Evaluate with other settings of `evaluate`."""
     changed = EvaluateParams.model_validate({**made.params.evaluate.model_dump(), **settings})
     params = made.params.model_copy(update={"evaluate": changed})
-    return evaluate(params, made.data(), made.features, made.first_stage, made.models, output, CPU)
+    return evaluate(params, made.data(), made.paths(metrics=output), CPU)
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_map_needs_the_prior_of_the_same_photographs(made: Experiment, tmp_path:
     settings = made.params.evaluate.model_copy(update={"refine": "map"})
     params = made.params.model_copy(update={"evaluate": settings})
     with pytest.raises(DataError, match=r"the image prior, is missing; train again: python -m stages train$"):
-        evaluate(params, made.data(), made.features, made.first_stage, tmp_path / "models", tmp_path / "out", CPU)
+        evaluate(params, made.data(), made.paths(models=tmp_path / "models", metrics=tmp_path / "out"), CPU)
     assert not (tmp_path / "out").exists()
 
 

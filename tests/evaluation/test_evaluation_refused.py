@@ -38,9 +38,8 @@ def test_a_linear_model_of_another_training_is_no_floor(key: str, made: Experime
     description = json.loads(path.read_text())
     description[key] = {"vgg16.block1": "0" * 64} if key == "stores" else "0" * 64
     path.write_text(json.dumps(description))
-    result = evaluate(
-        made.params, made.data(), made.features, made.first_stage, tmp_path / "models", tmp_path / "out", CPU
-    )
+    paths = made.paths(models=tmp_path / "models", metrics=tmp_path / "out")
+    result = evaluate(made.params, made.data(), paths, CPU)
     assert set(result["floors"]) == {"mean_colour", "bicubic"}
 
 
@@ -59,20 +58,20 @@ def test_a_model_trained_on_other_features_is_refused(made: Experiment, tmp_path
     with pytest.raises(
         CheckpointError, match=r"models was trained on other features than .*block1 holds; run: dvc repro"
     ):
-        evaluate(made.params, made.data(), made.features, made.first_stage, tmp_path / "models", tmp_path / "out", CPU)
+        evaluate(made.params, made.data(), made.paths(models=tmp_path / "models", metrics=tmp_path / "out"), CPU)
 
 
 def test_no_test_images_is_refused(made: Experiment, tmp_path: Path) -> None:
     data = made.data()
     data._split[data._split == "test"] = "train"
     with pytest.raises(DataError, match="has no test images; give the data set a test split"):
-        evaluate(made.params, data, made.features, made.first_stage, made.models, tmp_path, CPU)
+        evaluate(made.params, data, made.paths(metrics=tmp_path), CPU)
 
 
 def test_a_file_where_the_scores_should_go_is_refused_before_any_work(made: Experiment, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("kept")
     with pytest.raises(DataError, match=r"^--metrics .*out: .*out is a file; name a folder"):
-        evaluate(made.params, made.data(), made.features, made.first_stage, tmp_path / "nowhere", tmp_path / "out", CPU)
+        evaluate(made.params, made.data(), made.paths(models=tmp_path / "nowhere", metrics=tmp_path / "out"), CPU)
     assert (tmp_path / "out").read_text() == "kept"
 
 

@@ -38,8 +38,8 @@ PAGE = ROOT / ".dvc" / "plots_page.html"
 def metrics(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = experiment("transposed_conv")
     folder = tmp_path_factory.mktemp("metrics")
-    evaluate(made.params, made.data(), made.features, made.first_stage, made.models, folder, CPU)
-    shutil.copy(made.curves, folder / "training.csv")
+    evaluate(made.params, made.data(), made.paths(metrics=folder), CPU)
+    shutil.copy(made.paths().curves, folder / "training.csv")
     write_report(folder)
     return folder
 

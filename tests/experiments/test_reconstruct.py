@@ -68,7 +68,7 @@ def test_a_photograph_goes_through_the_real_network_and_decoder(photographs: Pat
 def test_a_test_photograph_gets_the_scores_of_evaluate(stored: str, tmp_path: Path) -> None:
     """So its features are rounded as they were in the store."""
     trained = experiment("linear", f"store.dtype={stored}")
-    where = (trained.data(), trained.features, trained.first_stage, trained.models, tmp_path, CPU)
+    where = (trained.data(), trained.paths(metrics=tmp_path), CPU)
     evaluate(trained.params, *where)
     expected = pd.read_csv(tmp_path / "per_image.csv").set_index("image")
     root = Path(trained.params.dataset_options["root"])

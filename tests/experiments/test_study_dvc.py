@@ -28,6 +28,7 @@ grids:
 FRAGILE = "tiny-resnet34.layer2-residual"
 RESULTS = {"leaderboard.md", "leaderboard.csv", "table.csv", "heat_map.svg", "depths.svg"}
 BREAKS = """
+    from pathlib import Path
     if settings.decoder == "residual" and Path({flag!r}).exists():
         raise SystemExit("error: the flag is up")
 """
@@ -43,7 +44,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     flag = root / "data/raw/flag"
     flag.touch()
     stage = root / "stages/train.py"
-    loaded = "    settings = load_checked(params, overrides)\n"
+    loaded = "def train(settings: Params, paths: Paths, device: str) -> None:\n"
     assert loaded in stage.read_text()
     stage.write_text(stage.read_text().replace(loaded, loaded + BREAKS.format(flag=str(flag))))
     project.run("dvc", "repro", "prepare")

@@ -51,7 +51,7 @@ def changed(**two_stage: Any) -> Any:
 @pytest.fixture(scope="module")
 def scores(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     output, one = tmp_path_factory.mktemp("metrics"), made()
-    return evaluate(one.params, one.data(), one.features, one.first_stage, one.models, output, CPU), output
+    return evaluate(one.params, one.data(), one.paths(metrics=output), CPU), output
 
 
 def test_the_stored_images_are_what_the_refiner_makes_of_the_stored_features() -> None:
@@ -101,7 +101,7 @@ def test_any_photograph_goes_through_both_stages(tmp_path: Path) -> None:
     row = one.data().rows("test")[:1]
     folder, photograph = one.root / "photographs", one.data().image_ids[int(one.data().image[row[0]])]
     found = reconstruct([str(folder / photograph)], one.models, one.params, tmp_path / "out", CPU)
-    inputs = open_inputs(one.features, one.first_stage, one.params.sources, one.params, one.data())
+    inputs = open_inputs(one.paths(), one.params.sources, one.params, one.data())
     with torch.no_grad():
         image = load_inverter(one.models, CPU)(inputs.map(lambda store: torch.from_numpy(store.read(row))))
     target = torch.from_numpy(one.data().crops(row)).permute(0, 3, 1, 2).float() / 255
@@ -128,7 +128,7 @@ def test_refining_again_with_the_same_settings_computes_nothing(monkeypatch: pyt
     one = made()
     before = {path: path.read_bytes() for path in one.first_stage.rglob("*") if path.is_file()}
     monkeypatch.setattr("pipeline.experiments.first_stage.FirstStage.__call__", None)
-    refine_photographs(one.params, one.data(), one.features, one.prior, one.first_stage, one.root / ".work", CPU)
+    refine_photographs(one.params, one.data(), one.paths(), CPU)
     assert {path: path.read_bytes() for path in one.first_stage.rglob("*") if path.is_file()} == before
 
 
@@ -147,7 +147,7 @@ def test_an_interrupted_run_continues_and_ends_with_the_same_bytes(
 
     def run(name: str, work: str) -> dict[Path, bytes]:
         output = tmp_path / name
-        refine_photographs(one.params, one.data(), one.features, one.prior, output, tmp_path / work, CPU)
+        refine_photographs(one.params, one.data(), one.paths(first_stage=output, work=tmp_path / work), CPU)
         return {path.relative_to(output): path.read_bytes() for path in output.rglob("*") if path.is_file()}
 
     monkeypatch.setattr(FirstStage, "__call__", counted)
@@ -165,7 +165,7 @@ def test_the_start_is_part_of_what_the_images_are() -> None:
     decoders = one.params.decoders | {"linear": {"kernel": 1}}
     params = one.params.model_copy(update={"decoders": decoders})
     with pytest.raises(StoreError, match=r"start.kernel is None, not 1; run `python -m stages refine`$"):
-        open_inputs(one.features, one.first_stage, one.params.sources, params, one.data())
+        open_inputs(one.paths(), one.params.sources, params, one.data())
 
 
 def test_a_first_stage_that_is_not_whole_is_found_before_training(tmp_path: Path) -> None:
@@ -174,10 +174,10 @@ def test_a_first_stage_that_is_not_whole_is_found_before_training(tmp_path: Path
         folder = tmp_path / Path(missing).name
         shutil.copytree(one.first_stage, folder)
         (folder / missing).unlink()
-        places = (one.features, folder, one.prior, tmp_path / "models", tmp_path / "curves.csv", tmp_path / "work")
+        places = dict.fromkeys(("models", "metrics", "work"), tmp_path / "out") | {"first_stage": folder}
         with pytest.raises(StoreError, match=rf"{missing} is missing; run `python -m stages refine`$"):
-            train(one.params, one.data(), *places, CPU)
-    assert not (tmp_path / "models").exists()
+            train(one.params, one.data(), one.paths(**places), CPU)
+    assert not (tmp_path / "out").exists()
 
 
 def test_it_warns_when_nearer_features_are_worse_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,19 +187,20 @@ def test_it_warns_when_nearer_features_are_worse_images(tmp_path: Path, monkeypa
         return -(images - 0.5).square().mean((1, 2, 3))
 
     monkeypatch.setattr("pipeline.refinement.misleading.capped_psnr", flatness)
-    arguments = (one.params, one.data(), one.features, one.prior, tmp_path / "out", tmp_path / "work", CPU)
-    warning = refine_photographs(*arguments)
+    paths = one.paths(first_stage=tmp_path / "out", work=tmp_path / "work")
+    warning = refine_photographs(one.params, one.data(), paths, CPU)
     assert warning is not None
     assert warning.startswith("refining by map lowers PSNR from ")
     assert warning.endswith("try other refiners.map.strengths, lower two_stage.budget, or set two_stage.refine: none")
 
 
 def test_without_a_first_stage_nothing_else_is_removed(tmp_path: Path) -> None:
-    (tmp_path / "mine.txt").write_text("mine")
-    shutil.copytree(made().first_stage / "linear", tmp_path / "linear")
-    result = CliRunner().invoke(app, ["refine", "--params", str(PARAMS), "--first-stage", str(tmp_path)])
+    folder = tmp_path / "data/first_stage"
+    shutil.copytree(made().first_stage / "linear", folder / "linear")
+    (folder / "mine.txt").write_text("mine")
+    result = CliRunner().invoke(app, ["refine", "--params", str(PARAMS), "--root", str(tmp_path)])
     assert result.exit_code == 0, result.output
-    assert {path.name for path in tmp_path.iterdir()} == {"mine.txt", "unused"}
+    assert {path.name for path in folder.iterdir()} == {"mine.txt", "unused"}
 
 
 def test_inspect_says_that_these_are_refined_images() -> None:
@@ -210,7 +211,7 @@ def test_inspect_says_that_these_are_refined_images() -> None:
 
 def test_inverted_blocks_are_a_first_stage_too(tmp_path: Path) -> None:
     one = experiment("residual", *VIT, "two_stage.refine=block_inverse", "two_stage.budget=4")
-    metrics = evaluate(one.params, one.data(), one.features, one.first_stage, one.models, tmp_path, CPU)
+    metrics = evaluate(one.params, one.data(), one.paths(metrics=tmp_path), CPU)
     assert metrics["floors"]["first_stage"]["psnr"] > 10
     facts = load_model(one.models)[1]["first_stage"]
     networks = Networks(one.params, one.params.sources, ["fp32"], CPU)
@@ -226,9 +227,13 @@ def test_plan_knows_the_refined_images(tmp_path: Path) -> None:
     one = made()
     changes = (*small_settings(one.root), *TWO_STAGES, "decoder=residual")
     options = [word for change in changes for word in ("--set", change)]
-    places = ["--data", str(one.root / "data/prepared"), "--features", str(one.features), "--first-stage"]
-    command = ["plan", "--no-time", "--params", str(PARAMS), *options, *places]
-    there, missing = (CliRunner().invoke(app, [*command, str(place)]) for place in (one.first_stage, tmp_path))
+    command = ["plan", "--no-time", "--params", str(PARAMS), "--root", str(tmp_path), *options]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/prepared").symlink_to(one.root / "data/prepared")
+    (tmp_path / "features").symlink_to(one.features)
+    missing = CliRunner().invoke(app, command)
+    (tmp_path / "data/first_stage").symlink_to(one.first_stage)
+    there = CliRunner().invoke(app, command)
     for result, written in ((there, "0 B"), (missing, "775 kB")):
         assert result.exit_code == 0, result.output
         assert "refined.image" in result.output
@@ -256,11 +261,11 @@ def test_the_estimate_of_a_study_knows_both_stages() -> None:
 def test_images_of_another_first_stage_are_refused(tmp_path: Path) -> None:
     one = made()
     with pytest.raises(StoreError, match=r"budget is 6, not 7; run `python -m stages refine`$"):
-        open_inputs(one.features, one.first_stage, one.params.sources, changed(budget=7), one.data())
+        open_inputs(one.paths(), one.params.sources, changed(budget=7), one.data())
     with pytest.raises(StoreError, match=r"there is no feature store here; run `python -m stages refine`$"):
-        open_inputs(one.features, tmp_path, one.params.sources, one.params, one.data())
+        open_inputs(one.paths(first_stage=tmp_path), one.params.sources, one.params, one.data())
     with pytest.raises(CheckpointError, match=r"of 2 stages, params.yaml has two_stage.refine = 'none'; run:"):
-        evaluate(changed(refine="none"), one.data(), one.features, one.first_stage, one.models, tmp_path, CPU)
+        evaluate(changed(refine="none"), one.data(), one.paths(metrics=tmp_path), CPU)
 
 
 def test_other_weights_than_those_of_the_features_are_refused(tmp_path: Path) -> None:
@@ -268,7 +273,7 @@ def test_other_weights_than_those_of_the_features_are_refused(tmp_path: Path) ->
     other = one.params.backbones | {"vgg16": one.params.backbone_params("vgg16").model_copy(update={"seed": 1})}
     params = one.params.model_copy(update={"backbones": other})
     with pytest.raises(StoreError, match="seed 0"):
-        refine_photographs(params, one.data(), one.features, one.prior, tmp_path / "out", tmp_path / "work", CPU)
+        refine_photographs(params, one.data(), one.paths(first_stage=tmp_path / "out", work=tmp_path / "work"), CPU)
 
 
 def test_block_inverse_needs_a_vision_transformer_here_too() -> None:

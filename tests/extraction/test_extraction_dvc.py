@@ -48,5 +48,7 @@ def test_killed_under_dvc_resumed_and_taken_from_the_run_cache(project: Project)
     assert "is cached - skipping run, checking out outputs" in restored.output
     assert tree(features) == resumed
 
-    project.run("python", "-m", "stages", "extract", "--backbone", "vgg16", "--features", "elsewhere")
-    assert tree(project.root / "elsewhere/vgg16") == resumed  # an undisturbed run
+    (project.root / "elsewhere").mkdir()
+    (project.root / "elsewhere/data").symlink_to(project.root / "data")
+    project.run("python", "-m", "stages", "extract", "--backbone", "vgg16", "--root", "elsewhere")
+    assert tree(project.root / "elsewhere/features/vgg16") == resumed  # an undisturbed run

@@ -14,10 +14,11 @@ from small_stores import CPU, ROUNDING, SmallBackbone, apart, small_extraction, 
 
 from pipeline.backbones.backbone import load_backbone
 from pipeline.core.errors import DeviceError, StoreError
+from pipeline.core.paths import Paths
 from pipeline.extraction import run
 from pipeline.stores import layout
 from pipeline.stores.opening import open_store
-from stages.extract import write_placeholder
+from stages.unused import unused_slot
 
 
 def test_too_small_a_disk_is_refused_before_anything_is_written(
@@ -135,11 +136,11 @@ def test_an_error_of_the_writer_stops_the_extraction(tmp_path: Path, monkeypatch
 
 
 def test_placeholder_of_an_unused_slot(tmp_path: Path) -> None:
-    write_placeholder(tmp_path / "features")
+    unused_slot(Paths.below(tmp_path))
     cached = tmp_path / "cached"
     os.link(tmp_path / "features/none/none/unused", cached)  # as DVC does where links are its way
     cached.write_text("what the cache holds")
-    write_placeholder(tmp_path / "features")
+    unused_slot(Paths.below(tmp_path))
     assert cached.read_text() == "what the cache holds"
     cached.unlink()
     assert list(tree(tmp_path)) == ["features/none/none/unused"]

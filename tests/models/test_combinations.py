@@ -14,7 +14,8 @@ from pipeline.core.errors import ParamsError, ShapeError
 from pipeline.core.params import NONE, Params, load_params
 from pipeline.data.preparation.dataset import DATASETS
 from pipeline.models.common.decoder import DECODERS
-from stages.loading import check_experiment, load_checked
+from stages.check import check_experiment
+from stages.loading import load_checked
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 NETWORKS = [name for name in load_params(PARAMS).backbones if name != NONE]

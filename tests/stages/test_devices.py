@@ -105,8 +105,7 @@ def _refined(made: Experiment, refiner: str, device: str, output: Path) -> list[
     changed = {"refine": refiner, "refine_budget": 4, "refine_images": 3}
     settings = EvaluateParams.model_validate({**made.params.evaluate.model_dump(), **changed})
     params = made.params.model_copy(update={"evaluate": settings})
-    where = (made.features, made.first_stage, made.models, output, torch.device(device))
-    evaluate(params, made.data(), *where)
+    evaluate(params, made.data(), made.paths(metrics=output), torch.device(device))
     return pd.read_csv(output / "per_image.csv")["refined_psnr"].dropna().tolist()
 
 

@@ -144,7 +144,7 @@ def test_killed_in_training_only_the_remaining_epochs_run(project: Project, tmp_
     assert again.ran == FIT
     images = json.loads((project.root / "data/prepared/manifest.json").read_text())["images"]["train"]
     assert f"train transposed_conv: {images * (EPOCHS - epoch)} images in" in again.output
-    project.run("python", "-m", "stages", "train", "--models", str(tmp_path), "--curves", str(tmp_path / "c.csv"))
+    project.run("python", "-m", "stages", "train", "--models", str(tmp_path), "--metrics", str(tmp_path))
     undisturbed = (tmp_path / "model.safetensors").read_bytes()
     assert (project.root / "models/model.safetensors").read_bytes() == undisturbed
 
@@ -160,14 +160,14 @@ def test_a_clone_without_cache_runs_everything_to_the_same_bytes(project: Projec
 
 
 def test_a_stage_outside_dvc_gives_the_same_result(project: Project, tmp_path: Path) -> None:
-    out = ["--models", str(tmp_path), "--curves", str(tmp_path / "c.csv")]
+    out = ["--models", str(tmp_path), "--metrics", str(tmp_path)]
     project.run("python", "-m", "stages", "train", *out, real=True)
     for name in ("model.safetensors", "model.json"):
         assert (tmp_path / name).read_bytes() == (project.root / "models" / name).read_bytes()
 
 
 def test_set_overrides_one_value(project: Project, tmp_path: Path) -> None:
-    options = ["--set", "decoder=linear", "--models", str(tmp_path), "--curves", str(tmp_path / "c.csv")]
+    options = ["--set", "decoder=linear", "--models", str(tmp_path), "--metrics", str(tmp_path)]
     project.run("python", "-m", "stages", "train", *options)
     assert json.loads((tmp_path / "model.json").read_text())["blueprint"]["decoder"] == "linear"
 

@@ -20,8 +20,8 @@ from pipeline.core.errors import StoreError
 from pipeline.core.sources import FeatureShape
 from pipeline.extraction.compute import row_moments
 from pipeline.extraction.moments import Moments
-from pipeline.stores.base import FORMATS
 from pipeline.stores.encoding import as_numpy, check_range, decode, encode
+from pipeline.stores.format import FORMATS
 from pipeline.stores.layout import Layout, shard_rows
 from pipeline.stores.opening import open_store
 

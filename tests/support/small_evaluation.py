@@ -19,4 +19,4 @@ def no_lpips_weights(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def scored(made: Experiment, output: Path, params: Params | None = None) -> dict[str, Any]:
-    return evaluate(params or made.params, made.data(), made.features, made.first_stage, made.models, output, CPU)
+    return evaluate(params or made.params, made.data(), made.paths(metrics=output), CPU)

@@ -16,6 +16,7 @@ from skimage import data
 
 from pipeline.backbones.backbone import load_backbone
 from pipeline.core.params import NONE, Params, load_params
+from pipeline.core.paths import Paths
 from pipeline.core.sources import Inputs
 from pipeline.data.preparation.run import prepare
 from pipeline.experiments.first_stage import refine_photographs
@@ -50,7 +51,7 @@ class Experiment:
     @property
     def features(self) -> Path:
         """One folder for the sources, with their networks' settings: an experiment never finds another's features."""
-        networks = {source.backbone: self.params.backbones[source.backbone] for source in self.params.sources}
+        networks = {source.backbone: self.params.backbone_params(source.backbone) for source in self.params.sources}
         return self.root / _key("features", self.params.store, *networks.items())
 
     @property
@@ -65,9 +66,10 @@ class Experiment:
     def models(self) -> Path:
         return self.made / "models"
 
-    @property
-    def curves(self) -> Path:
-        return self.made / "training.csv"
+    def paths(self, **elsewhere: Path) -> Paths:
+        """Of this experiment, but for those given."""
+        own = {"first_stage": self.first_stage, "models": self.models, "metrics": self.made}
+        return Paths.below(self.root, **{"features": self.features, **own, **elsewhere})
 
     def data(self) -> PreparedData:
         return PreparedData.open(self.root / "data/prepared")
@@ -125,8 +127,8 @@ def experiment(decoder: str = "transposed_conv", *overrides: str) -> Experiment:
 
     def trained(folder: Path) -> None:
         if params.two_stage.refine != NONE:
-            refine_photographs(params, made.data(), made.features, made.prior, made.first_stage, work, CPU)
-        train(params, made.data(), made.features, made.first_stage, made.prior, made.models, made.curves, work, CPU)
+            refine_photographs(params, made.data(), made.paths(), CPU)
+        train(params, made.data(), made.paths(), CPU)
 
     for folder, make in ((root / "data", prepared), (made.features, extracted), (made.made, trained)):
         once(folder.relative_to(root.parent).as_posix(), make)
@@ -136,10 +138,9 @@ def experiment(decoder: str = "transposed_conv", *overrides: str) -> Experiment:
 def retrain(made: Experiment, folder: Path, *overrides: str, device: str = "cpu") -> pd.DataFrame:
     """Train on the features of `made` with `overrides`, into models and work of `folder`; the curves."""
     params = load_params(PARAMS, (*small_settings(made.root), *overrides))
-    curves = folder / "curves.csv"
-    where = (made.features, made.first_stage, made.prior, folder / "models", curves, folder / "work")
-    train(params, made.data(), *where, torch.device(device))
-    return pd.read_csv(curves)
+    paths = made.paths(models=folder / "models", metrics=folder / "metrics", work=folder / "work")
+    train(params, made.data(), paths, torch.device(device))
+    return pd.read_csv(paths.curves)
 
 
 def validation_scores(made: Experiment, models: Path, terms: Mapping[str, float] = MSE) -> dict[str, float]:

@@ -15,8 +15,8 @@ from pipeline.backbones.base import FrozenNetwork
 from pipeline.core.params import StoreParams
 from pipeline.core.sources import FeatureShape, ImageSize
 from pipeline.extraction.run import extract
-from pipeline.stores.base import FORMATS
 from pipeline.stores.encoding import as_numpy, encode
+from pipeline.stores.format import FORMATS
 from pipeline.stores.layout import Layout
 from pipeline.stores.manifest import Manifest
 

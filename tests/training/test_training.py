@@ -39,14 +39,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def _train(project: Project, name: str, *overrides: str) -> Path:
     options = [part for override in overrides for part in ("--set", override)]
     out = project.root / "out" / name
-    project.run("python", "-m", "stages", "train", "--models", str(out), "--curves", str(out / "curves.csv"), *options)
+    project.run("python", "-m", "stages", "train", "--models", str(out), "--metrics", str(out), *options)
     return out
 
 
 def _kill(project: Project, name: str) -> Path:
     """Start a training and kill it after its first epoch; the state that it leaves."""
     out = project.root / "out" / name
-    command = ("python", "-m", "stages", "train", "--models", str(out), "--curves", str(out / "curves.csv"))
+    command = ("python", "-m", "stages", "train", "--models", str(out), "--metrics", str(out))
     unfinished = project.root / ".work/train"
     project.kill(*command, when=lambda: bool(list(unfinished.glob("*/state.pt"))))
     assert not (out / "model.json").exists()
@@ -121,13 +121,13 @@ def test_training_starts_at_the_linear_solution(project: Project) -> None:
     whole, linear = load_file(out / "model.safetensors"), load_file(out / "linear/model.safetensors")
     torch.testing.assert_close(whole["linear.output.weight"], linear["linear.output.weight"])
     assert whole["decoder.output.weight"].abs().max() < 1e-6
-    curve = pd.read_csv(out / "curves.csv")
-    closed = pd.read_csv(_train(project, "closed", "decoder=linear") / "curves.csv")
+    curve = pd.read_csv(out / "training.csv")
+    closed = pd.read_csv(_train(project, "closed", "decoder=linear") / "training.csv")
     assert curve["validation_psnr"][0] == pytest.approx(closed["validation_psnr"][0], abs=0.01)
 
 
 def test_curves_have_every_column(project: Project) -> None:
-    curve = pd.read_csv(_train(project, "curves", "loss=ssim_l1") / "curves.csv")
+    curve = pd.read_csv(_train(project, "curves", "loss=ssim_l1") / "training.csv")
     assert list(curve["epoch"]) == [1, 2, 3, 4]
     assert {"train_l1", "train_ssim", "train_total", "validation_total", "validation_psnr"} <= set(curve)
     assert "learning_rate" in curve

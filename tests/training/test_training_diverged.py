@@ -52,7 +52,7 @@ def test_in_the_first_epoch_nothing_is_claimed_to_be_kept(
         "protocols.*.gradient_clip"
     )
     assert not list(tmp_path.rglob("model.json"))
-    assert not (tmp_path / "curves.csv").exists()
+    assert not (tmp_path / "metrics/training.csv").exists()
 
 
 @pytest.mark.parametrize("warm_start", ["none", "linear"])
@@ -72,7 +72,7 @@ def test_in_the_second_epoch_the_first_ones_model_is_where_the_message_says(
     assert saved.keys() == state["module"].keys()
     assert all(torch.equal(saved[name], tensor) for name, tensor in state["module"].items())
     (epoch,) = state["progress"]["history"]
-    (row,) = pd.read_csv(tmp_path / "curves.csv").to_dict("records")
+    (row,) = pd.read_csv(tmp_path / "metrics/training.csv").to_dict("records")
     assert row["validation_total"] == pytest.approx(epoch["validation_total"], rel=1e-5)
     assert (tmp_path / "training_speed.csv").is_file()
     assert validation_scores(made, work / "best")["total"] == pytest.approx(epoch["validation_total"], rel=1e-5)

@@ -40,7 +40,7 @@ def test_a_training_that_gained_nothing_says_so(made: Experiment, tmp_path: Path
     description = read_json(tmp_path / "models/model.json")
     assert (description["best_epoch"] > 0) == gained
     params, metrics = load_params(PARAMS, (*small_settings(made.root), *settings)), tmp_path / "metrics"
-    evaluate(params, made.data(), made.features, made.first_stage, tmp_path / "models", metrics, CPU)
+    evaluate(params, made.data(), made.paths(models=tmp_path / "models", metrics=metrics), CPU)
     write_report(metrics)
     scores = read_json(metrics / "metrics.json")
     assert scores["decoder"]["best_epoch"] == description["best_epoch"]

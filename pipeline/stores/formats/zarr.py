@@ -19,9 +19,10 @@ from zarr.codecs import BloscCodec, ZstdCodec
 
 from pipeline.core.errors import StoreError
 from pipeline.core.files import part_path, write_whole
-from pipeline.stores.base import FORMATS, Array, FeatureStore, ShardWriter, StoreFormat, Verify
+from pipeline.stores.base import FeatureStore
 from pipeline.stores.codecs import BLOSC_LEVEL, ZSTD_LEVEL, Codec, codec
 from pipeline.stores.files import Crc32c, FileRecord, map_file, record_of
+from pipeline.stores.format import FORMATS, Array, ShardWriter, StoreFormat, Verify
 from pipeline.stores.layout import Layout
 from pipeline.stores.manifest import Manifest, remedy
 
