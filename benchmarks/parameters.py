@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 import torch
 from torch import nn
 
 from pipeline.backbones.backbone import feature_shapes
 from pipeline.core.params import BackboneParams
 from pipeline.core.sources import FeatureShape, ImageSize, Source
+from pipeline.core.tables import markdown_table
 from pipeline.models.common.decoder import DECODERS, build_decoder
 from pipeline.models.common.fusion import FUSIONS, build_fusion
 
@@ -41,7 +40,7 @@ def decoder_table(shapes: dict[Source, FeatureShape]) -> str:
         sources = [_label(source) for source, its_shape in shapes.items() if its_shape == shape]
         counts = [_count(build_decoder(name, {}, shape, IMAGE)) for name in DECODERS.names()]
         rows.append((str(shape), ", ".join(sources), *counts))
-    return _markdown(("shape", "sources", *DECODERS.names()), rows)
+    return markdown_table(("shape", "sources", *DECODERS.names()), rows)
 
 
 def fusion_table(shapes: dict[Source, FeatureShape]) -> str:
@@ -52,7 +51,7 @@ def fusion_table(shapes: dict[Source, FeatureShape]) -> str:
     for count in (2, 3, 4):
         chosen = [shapes[source] for source in sources[:count]]
         rows.append((" + ".join(map(_label, sources[:count])), *(_count(build_fusion(n, {}, chosen)) for n in names)))
-    return _markdown(("sources", *names), rows)
+    return markdown_table(("sources", *names), rows)
 
 
 def tables() -> str:
@@ -69,11 +68,6 @@ def _label(source: Source) -> str:
 
 def _count(module: nn.Module) -> str:
     return f"{sum(parameter.numel() for parameter in module.parameters()):,}"
-
-
-def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ Place = Annotated[Path, typer.Argument(metavar="PATH", help="features, one of it
 
 def inspect(path: Place = FEATURES) -> None:
     """Print what the feature stores below PATH hold: layers, types, weights, sizes, statistics, fingerprints."""
+    from pipeline.core.tables import text_table
     from pipeline.stores.opening import find_stores, open_store
-    from stages.tables import size, text_table
+    from stages.tables import size
 
     stores = [open_store(place) for place in find_stores(path)]
     header = ["layer", "shape", "rows", "type", "codec", "shards", "size", "mean", "std", "rounding", "fingerprint"]

@@ -45,11 +45,12 @@ def plan(
 
     from pipeline.core.params import NONE
     from pipeline.core.runtime import choose_device
+    from pipeline.core.tables import text_table
     from pipeline.experiments.plan import estimate_seconds, plan_backbone, plan_first_stage
     from pipeline.extraction.run import require_space
     from pipeline.extraction.workspace import free_bytes
     from pipeline.stores.prepared import PreparedData
-    from stages.tables import duration, size, text_table
+    from stages.tables import duration, size
 
     prepared, place = PreparedData.open(data), choose_device(device)
     plans = [plan_backbone(name, settings, prepared, features) for name in entries if name != NONE]

@@ -116,9 +116,10 @@ def run(study: "Study", waiting: "list[Configuration]", jobs: int | None) -> "li
 def show(study: "Study", wanted: "dict[str, Params]", done: set[str], data: Path) -> None:
     """Print every configuration with its time, and the disk for all features."""
     from pipeline.core.runtime import choose_device
+    from pipeline.core.tables import text_table
     from pipeline.experiments.study.estimate import Images, experiment_seconds, feature_bytes
     from pipeline.stores.prepared import PreparedData
-    from stages.tables import duration, size, text_table
+    from stages.tables import duration, size
 
     prepared, device = PreparedData.open(data), choose_device()
     there = prepared.manifest["dataset"]
