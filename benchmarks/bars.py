@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 
+from pipeline.core.tables import markdown_table
+
 
 @dataclass(frozen=True)
 class Bar:
@@ -36,13 +38,9 @@ class Line:
         return [self.what, self.value, f"{self.ratio:.3g}", "" if self.bar is None else str(self.bar), verdict]
 
 
-HEADER = ["what", "measured", "ratio", "bar", "holds"]
-
-
 def markdown(lines: list[Line]) -> str:
     """The table as Markdown."""
-    rows = [HEADER, ["---"] * len(HEADER), *(line.cells() for line in lines)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown_table(["what", "measured", "ratio", "bar", "holds"], (line.cells() for line in lines))
 
 
 def side_by_side(runs: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:

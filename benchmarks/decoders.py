@@ -21,6 +21,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.bars import seconds
+from pipeline.core.tables import markdown_table
 from pipeline.models.common.decoder import DECODERS
 from pipeline.stores.prepared import PreparedData
 
@@ -98,8 +99,7 @@ def markdown(rows: pd.DataFrame) -> str:
     """The table, source by source, the best decoder first."""
     order = {source: place for place, source in enumerate(dict.fromkeys([*SOURCES, *rows["source"]]))}
     ordered = rows.sort_values("psnr", ascending=False).sort_values("source", key=lambda s: s.map(order), kind="stable")
-    lines = [HEADER, ["---"] * len(HEADER), *(_cells(row) for row in ordered.to_dict("records"))]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(HEADER, map(_cells, ordered.to_dict("records")))
 
 
 def _cells(row: dict[Any, Any]) -> list[str]:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from pipeline.core.tables import text_table
 from pipeline.evaluation.scoring import References, Tally
 from pipeline.metrics.scores import score
 
@@ -107,9 +108,9 @@ def print_rates(images: int, batch_size: int, threads: int, repeats: int) -> Non
             runs[f"pipeline.metrics.scores, {device}"] = partial(ours, x, y, batch_size)
         rates = best_rates(images, runs, repeats)
     print(f"{images} images of {EDGE}×{EDGE} pixels, {threads} cores, best of {repeats}")
-    print(f"{'':28}{'images/s':>10}{'× loop':>10}{'× processes':>13}")
-    for name, value in rates.items():
-        print(f"{name:28}{value:10.1f}{value / rates[loop]:10.2f}{value / rates[processes]:13.2f}")
+    ratios = ([f"{value / rates[other]:.2f}" for other in (loop, processes)] for value in rates.values())
+    rows = ([name, f"{value:.1f}", *ratio] for (name, value), ratio in zip(rates.items(), ratios, strict=True))
+    print(text_table(["", "images/s", "× loop", "× processes"], rows))
 
 
 def main() -> None:

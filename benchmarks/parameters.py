@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 from pipeline.backbones.backbone import feature_shapes
 from pipeline.core.params import load_params
 from pipeline.core.sources import FeatureShape, ImageSize, Source
+from pipeline.core.tables import markdown_table
 from pipeline.models.common.decoder import DECODERS, build_decoder
 from pipeline.models.common.fusion import FUSIONS, build_fusion
 
@@ -47,7 +47,7 @@ def decoder_table(shapes: dict[Source, FeatureShape]) -> str:
         sources = [_label(source) for source, its_shape in shapes.items() if its_shape == shape]
         counts = [_count(build_decoder(name, options[name], shape, IMAGE)) for name in DECODERS.names()]
         rows.append((str(shape), ", ".join(sources), *counts))
-    return _markdown(("shape", "sources", *DECODERS.names()), rows)
+    return markdown_table(("shape", "sources", *DECODERS.names()), rows)
 
 
 def fusion_table(shapes: dict[Source, FeatureShape]) -> str:
@@ -60,7 +60,7 @@ def fusion_table(shapes: dict[Source, FeatureShape]) -> str:
         chosen = [shapes[source] for source in sources[:count]]
         counts = [_count(build_fusion(name, options[name], chosen)) for name in names]
         rows.append((" + ".join(map(_label, sources[:count])), *counts))
-    return _markdown(("sources", *names), rows)
+    return markdown_table(("sources", *names), rows)
 
 
 def tables() -> str:
@@ -77,11 +77,6 @@ def _label(source: Source) -> str:
 
 def _count(module: nn.Module) -> str:
     return f"{sum(parameter.numel() for parameter in module.parameters()):,}"
-
-
-def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ from typing import Any
 
 import typer
 
+from pipeline.core.tables import text_table
 from pipeline.stores.base import FeatureStore
 from pipeline.stores.opening import find_stores, open_store
-from stages.tables import size, text_table
+from stages.tables import size
 
 
 def inspect(path: Path) -> None:

@@ -7,12 +7,13 @@ import typer
 from pipeline.core.params import NONE, Params
 from pipeline.core.paths import Paths
 from pipeline.core.runtime import choose_device
+from pipeline.core.tables import text_table
 from pipeline.experiments.plan import estimate_seconds, plan_backbone, plan_first_stage
 from pipeline.extraction.run import require_space
 from pipeline.extraction.workspace import free_bytes
 from pipeline.stores.prepared import PreparedData
 from stages.extract import chosen_backbones
-from stages.tables import duration, size, text_table
+from stages.tables import duration, size
 
 
 def plan(settings: Params, paths: Paths, device: str, names: Sequence[str] | None, timed: bool) -> None:

@@ -10,6 +10,7 @@ from pipeline.core.params import Params
 from pipeline.core.paths import Paths
 from pipeline.core.progress import counted
 from pipeline.core.runtime import choose_device
+from pipeline.core.tables import text_table
 from pipeline.experiments.study import experiments, work
 from pipeline.experiments.study.estimate import Images, experiment_seconds, feature_bytes
 from pipeline.experiments.study.experiments import Failure
@@ -18,7 +19,7 @@ from pipeline.experiments.study.results import write_results
 from pipeline.stores.prepared import PreparedData
 from stages.loading import load_checked
 from stages.options import METRICS, PARAMS, WORK
-from stages.tables import duration, size, text_table
+from stages.tables import duration, size
 
 
 def study(file: Path, jobs: int | None, dry_run: bool, overrides: Sequence[str], out: Path | None, metric: str) -> None:

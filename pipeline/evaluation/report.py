@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from html import escape
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from jinja2 import Environment, StrictUndefined
 
 from pipeline.core.errors import NOTHING_GAINED, DataError
 from pipeline.core.files import write_whole
 from pipeline.core.progress import counted
+from pipeline.core.tables import text_table
 from pipeline.evaluation import plots
 
 ROWS = (  # label, where it stands in metrics.json
@@ -34,12 +35,41 @@ STRIPS = (
     ("worst", "Worst reconstructions"),
     ("channels", "The channels that vary most over one photograph"),
 )
-STYLE = """
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>{{ title }}</title>
+<style>
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2em auto; padding: 0 1em; color: #222 }
 h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin-top: 2em }
 table { border-collapse: collapse } td, th { padding: .25em .9em; text-align: right; font-weight: normal }
 td:first-child { text-align: left } thead { border-bottom: 1px solid #999 } tbody tr:first-child { font-weight: bold }
 img, svg { max-width: 100%; height: auto } pre { font-size: 12px; overflow-x: auto } .note { color: #666 }
+</style>
+<h1>{{ title }}</h1>
+<table>
+<thead><tr>{% for cell in header %}<th>{{ cell }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in rows %}
+<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody>
+</table>
+{% for note in notes %}
+<p class="note">{{ note }}</p>
+{% endfor %}
+{% for heading, figure, picture in sections %}
+<h2>{{ heading }}</h2>
+{% if figure %}
+{{ figure | safe }}
+{% endif %}
+{% if picture %}
+<img alt="{{ heading }}" src="data:image/png;base64,{{ picture }}">
+{% endif %}
+{% endfor %}
+<h2>Protocol</h2>
+<details><summary>How these numbers were made</summary><pre>{{ protocol }}</pre></details>
+</html>
 """
 
 
@@ -80,9 +110,7 @@ def score_table(metrics: Path) -> str:
     other is.
     """
     scores = read_scores(metrics)
-    rows = [HEADER, *score_rows(scores)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
-    lines = [f"{row[0]:<{widths[0]}}  " + "  ".join(f"{row[k]:>{widths[k]}}" for k in (1, 2, 3)) for row in rows]
+    lines = [text_table(HEADER, score_rows(scores))]
     if not (metrics / "protocol.json").is_file():
         return "\n".join([*lines, f"what was scored: {metrics / 'protocol.json'} {ELSEWHERE}"])
     protocol = read_protocol(metrics)
@@ -135,33 +163,29 @@ def write_report(metrics: Path) -> None:
         DataError: evaluate's files are not there.
     """
     scores, protocol = read_scores(metrics), read_protocol(metrics)
-    name = escape(title(protocol))
-    body = "\n".join(_body(metrics, name, scores, protocol))
-    page = f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{name}</title>\n<style>{STYLE}</style>\n'
-    write_whole(metrics / "report.html", f"{page}{body}\n</html>\n".encode())
-
-
-def _body(metrics: Path, name: str, scores: Mapping[str, Any], protocol: Mapping[str, Any]) -> Iterator[str]:
-    yield f"<h1>{name}</h1>"
-    yield _table(score_rows(scores))
-    yield from (f'<p class="note">{escape(note)}</p>' for note in _notes(scores, protocol))
-    yield "<h2>Test images</h2>"
-    yield plots.histograms(pd.read_csv(metrics / "per_image.csv"), scores)
+    plotted, images = metrics / "plots", metrics / "plots" / "images"
+    sections = [("Test images", plots.histograms(pd.read_csv(metrics / "per_image.csv"), scores), "")]
     if "refined" in scores:
-        heading = "What the layer holds, as against what the decoder gets"
-        yield f"<h2>{heading}</h2>"
-        yield plots.refinement(pd.read_csv(metrics / "plots" / "images" / "refinement.csv"))
-        yield _picture(metrics / "plots" / "images" / "refined.png", heading)
-    yield "<h2>What survives of each octave</h2>"
-    yield plots.octaves(pd.read_csv(metrics / "plots" / "octaves.csv"))
+        figure, picture = plots.refinement(pd.read_csv(images / "refinement.csv")), _base64(images / "refined.png")
+        sections.append(("What the layer holds, as against what the decoder gets", figure, picture))
+    sections.append(("What survives of each octave", plots.octaves(pd.read_csv(plotted / "octaves.csv")), ""))
     if (metrics / "training.csv").is_file() and len(curves := pd.read_csv(metrics / "training.csv")) > 1:
-        yield "<h2>Training</h2>"
-        yield plots.training(curves)
-    for strip, heading in STRIPS:
-        yield f"<h2>{heading}</h2>"
-        yield _picture(metrics / "plots" / "images" / f"{strip}.png", heading)
-    text = escape(json.dumps(protocol, indent=2, ensure_ascii=False))
-    yield f"<h2>Protocol</h2>\n<details><summary>How these numbers were made</summary><pre>{text}</pre></details>"
+        sections.append(("Training", plots.training(curves), ""))
+    sections += [(heading, "", _base64(images / f"{strip}.png")) for strip, heading in STRIPS]
+    environment = Environment(autoescape=True, trim_blocks=True, undefined=StrictUndefined, keep_trailing_newline=True)
+    page = environment.from_string(PAGE).render(
+        title=title(protocol),
+        header=HEADER,
+        rows=score_rows(scores),
+        notes=_notes(scores, protocol),
+        sections=sections,
+        protocol=json.dumps(protocol, indent=2, ensure_ascii=False),
+    )
+    write_whole(metrics / "report.html", page.encode())
+
+
+def _base64(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode("ascii")
 
 
 def _warnings(protocol: Mapping[str, Any]) -> list[str]:
@@ -206,19 +230,6 @@ def _why_less(scores: Mapping[str, Any]) -> str:
     """Why a JPEG that may take as many bytes as the features takes clearly fewer."""
     features, jpeg = scores["features"]["bits_per_pixel"], scores["ceilings"]["jpeg"]["bits_per_pixel"]
     return ": at quality 100, its best, a JPEG has no use for more" if jpeg < ENOUGH * features else ""
-
-
-def _table(rows: Iterable[tuple[str, ...]]) -> str:
-    def line(cells: Iterable[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    body = "\n".join(line(row, "td") for row in rows)
-    return f"<table>\n<thead>{line(HEADER, 'th')}</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
-
-
-def _picture(path: Path, text: str) -> str:
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
-    return f'<img alt="{escape(text)}" src="data:image/png;base64,{data}">'
 
 
 def _cell(value: Any, digits: int) -> str:

@@ -17,6 +17,7 @@ from PIL import Image
 from pipeline.core.errors import NOTHING_GAINED, DataError
 from pipeline.core.files import whole_file, write_whole
 from pipeline.core.progress import counted
+from pipeline.core.tables import markdown_table
 from pipeline.evaluation.conventions import differences
 from pipeline.evaluation.pictures import Picture, enlarged, require_folder, save_png, sheet
 from pipeline.evaluation.report import is_linear_start, read_protocol, read_scores, title, weights
@@ -204,11 +205,11 @@ def markdown(table: pd.DataFrame) -> str:
     }  # fmt: skip
     formats: dict[str, Callable[[Any], str]] = {name: metric.shown for name, metric in all_metrics().items()}
     formats["parameters"] = "{:,.0f}".format
-    lines = ["| " + " | ".join(columns.values()) + " |", "|" + "---|" * len(columns)]
-    for _, row in table.iterrows():
-        cells = ["–" if pd.isna(row[key]) else formats.get(key, str)(row[key]) for key in columns]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    rows = (
+        ["–" if pd.isna(row[key]) else formats.get(key, str)(row[key]) for key in columns]
+        for _, row in table.iterrows()
+    )
+    return markdown_table([*columns.values()], rows)
 
 
 def strip(experiments: Sequence[Experiment], caption: Caption | None = None) -> Picture | None:

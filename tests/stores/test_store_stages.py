@@ -13,13 +13,14 @@ from small_stores import SmallBackbone, small_extraction, small_params
 from typer.testing import CliRunner
 
 from pipeline.core.errors import ParamsError, PipelineError, StoreError
+from pipeline.core.tables import text_table
 from pipeline.experiments import plan as planning
 from pipeline.extraction import workspace
 from pipeline.stores import layout
 from pipeline.stores.opening import open_store
 from pipeline.stores.prepared import PreparedData
 from stages.__main__ import app
-from stages.tables import duration, size, text_table
+from stages.tables import duration, size
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from pipeline.core.tables import markdown_table
 from pipeline.experiments.comparison import Experiment
 from pipeline.experiments.study.grid import Configuration
 
@@ -54,14 +55,14 @@ def held_markdown(table: pd.DataFrame) -> str:
     variants = list(dict.fromkeys(table["variant"]))
     header = ["source", "refined by (evaluations)", "bicubic", *variants]
     images = ", ".join(f"{count}" for count in sorted(set(table["images"])))
-    lines = [f"Mean PSNR in dB of {images} test photographs; in each cell ridge / decoder / refined.", ""]
-    lines += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines = []
     for source, rows in table.groupby("source", sort=False):
         cells = {row["variant"]: _cell(row) for _, row in rows.iterrows()}
         refiners = ", ".join(dict.fromkeys(f"{row['refiner']} ({row['budget']})" for _, row in rows.iterrows()))
         bicubic = DECIBELS.format(rows["bicubic"].iloc[0])
-        lines.append("| " + " | ".join([str(source), refiners, bicubic, *(cells.get(v, "–") for v in variants)]) + " |")
-    return "\n".join(lines)
+        lines.append([str(source), refiners, bicubic, *(cells.get(variant, "–") for variant in variants)])
+    caption = f"Mean PSNR in dB of {images} test photographs; in each cell ridge / decoder / refined."
+    return f"{caption}\n\n{markdown_table(header, lines)}"
 
 
 def by_depth(table: pd.DataFrame) -> pd.DataFrame:
