@@ -14,7 +14,20 @@ from stages.tables import size
 
 def inspect(path: Path) -> None:
     stores = [open_store(place) for place in find_stores(path)]
-    header = ["layer", "shape", "rows", "type", "codec", "shards", "size", "mean", "std", "rounding", "fingerprint"]
+    header = [
+        "layer",
+        "shape",
+        "rows",
+        "type",
+        "codec",
+        "shards",
+        "size",
+        "mean",
+        "std",
+        "rounding",
+        "worst channel",
+        "fingerprint",
+    ]
     for name in sorted({store.source.backbone for store in stores}):
         layers = [store for store in stores if store.source.backbone == name]
         typer.echo("\n".join(_origin(layers[0])))
@@ -43,7 +56,7 @@ def _first_stage(refined: Mapping[str, Any]) -> str:
 
 
 def _line(store: FeatureStore, size: str) -> list[str]:
-    layout = store.layout
+    layout, shares = store.layout, (store.manifest.rounding_share, store.manifest.worst_rounding)
     return [
         str(store.source),
         str(store.shape),
@@ -54,6 +67,6 @@ def _line(store: FeatureStore, size: str) -> list[str]:
         size,
         f"{store.mean.mean():.4g}",
         f"{store.std.mean():.4g}",
-        "unknown" if (share := store.manifest.rounding_share) is None else f"{share:.2g}",
+        *("unknown" if share is None else f"{share:.2g}" for share in shares),
         store.fingerprint[:12],
     ]

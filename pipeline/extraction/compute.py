@@ -157,7 +157,8 @@ def _errors(features: Tensor, encoded: Encoded, dtype: str, rows: Rows) -> Tenso
 def row_moments(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean, and sum of squared distances from it, per row and channel of (B, C, H, W): both (B, C) float64.
 
-    The sums are those of distances from a float32 mean, so that their error does not grow with the offset.
+    The sums are those of distances from one of the features, so that their error does not grow with the offset; all in
+    float64, where the square of no float32 number is infinite or zero.
     """
     # on the CPU image by image, so that the distances never leave the processor's cache
     parts = features.split(1) if features.device.type == "cpu" else (features,)
@@ -167,8 +168,8 @@ def row_moments(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _shifted_sums(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A shift near the mean, sum and sum of squares of the distances from it, each (B, C) float64."""
-    shift = features.mean((2, 3), keepdim=True)
-    distances = features - shift
-    total = distances.sum((2, 3)).double()
-    return shift[..., 0, 0].double(), total, distances.square_().sum((2, 3)).double()
+    """The first feature of each channel, sum and sum of squares of the distances from it, each (B, C) float64."""
+    distances = features.double()
+    shift = distances[..., :1, :1].clone()
+    total = distances.sub_(shift).sum((2, 3))
+    return shift[..., 0, 0], total, distances.square_().sum((2, 3))

@@ -49,13 +49,13 @@ class Moments:
         self.count = count
 
     @property
-    def mean(self) -> NDArray[np.float32]:
-        return self.centre.astype(np.float32)
+    def mean(self) -> NDArray[np.float64]:
+        return self.centre
 
     @property
-    def std(self) -> NDArray[np.float32]:
+    def std(self) -> NDArray[np.float64]:
         """Population standard deviation; zero, or the rounding of a mean, for a channel that never changes."""
-        return np.sqrt(self.squares / max(self.count, 1)).astype(np.float32)
+        return np.sqrt(self.squares / max(self.count, 1))
 
     def plain(self) -> dict[str, Any]:
         return {"count": self.count, "mean": self.centre.tolist(), "squares": self.squares.tolist()}
@@ -89,9 +89,9 @@ class Rounding:
         return whole
 
     @property
-    def error(self) -> NDArray[np.float32]:
+    def error(self) -> NDArray[np.float64]:
         """Root of the mean squared error of each channel, (C,), in the unit of the features."""
-        return np.sqrt(self.squares / max(self.count, 1)).astype(np.float32)
+        return np.sqrt(self.squares / max(self.count, 1))
 
     def plain(self) -> dict[str, Any]:
         return {"count": self.count, "squares": self.squares.tolist()}

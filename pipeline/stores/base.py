@@ -88,11 +88,11 @@ class FeatureStore(ABC):
         return str(self.manifest.facts["data"])
 
     @property
-    def mean(self) -> NDArray[np.float32]:
+    def mean(self) -> NDArray[np.float64]:
         return self.manifest.mean
 
     @property
-    def std(self) -> NDArray[np.float32]:
+    def std(self) -> NDArray[np.float64]:
         return self.manifest.std
 
     @property

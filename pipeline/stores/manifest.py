@@ -21,6 +21,9 @@ MANIFEST = "manifest.json"
 VERSION = 1
 REFINED_FOLDER = "refined"  # folder of refined images, in the place of a backbone's
 
+# Of its layer's deviation or its own mean: a channel that varies less is constant.
+DEAD = float(np.finfo(np.float32).eps)
+
 Facts = Mapping[str, Any]
 
 
@@ -39,6 +42,11 @@ def differences(expected: Facts, found: Facts) -> list[str]:
     ]
 
 
+def varying(mean: NDArray[np.float64], std: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which channels of a layer, of means and deviations (C,), are not constant. No unit of the features matters."""
+    return std > DEAD * np.maximum(np.sqrt(np.square(std).mean()), np.abs(mean))
+
+
 @dataclass(frozen=True, eq=False)
 class Manifest:
     """The contents of manifest.json.
@@ -46,28 +54,34 @@ class Manifest:
     Attributes:
         facts: everything that determines the numbers, as plain values; the fingerprint is their digest.
         layout: how the rows lie on disk (also among the facts, under `store`).
-        mean, std: (C,) float32, per channel over the training rows, before rounding to the stored type.
+        mean, std: (C,) float64, per channel over the training rows, before rounding to the stored type.
         files: size and checksum of every other file of the store, by path relative to it.
-        rounding: (C,) float32, the root mean squared error of each channel as stored, measured on some of the rows;
+        rounding: (C,) float64, the root mean squared error of each channel as stored, measured on some of the rows;
             None in stores written before it was measured.
     """
 
     facts: dict[str, Any]
     layout: Layout
-    mean: NDArray[np.float32]
-    std: NDArray[np.float32]
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
     files: dict[str, FileRecord]
-    rounding: NDArray[np.float32] | None = None
+    rounding: NDArray[np.float64] | None = None
 
     @property
     def rounding_share(self) -> float | None:
         """The error of the stored type over the layer's deviation; 0 where nothing varies, None: not measured."""
         if self.rounding is None:
             return None
-        error, deviation = (
-            float(np.sqrt(np.square(each, dtype=np.float64).mean())) for each in (self.rounding, self.std)
-        )
+        error, deviation = (float(np.sqrt(np.square(each).mean())) for each in (self.rounding, self.std))
         return error / deviation if deviation else 0.0
+
+    @property
+    def worst_rounding(self) -> float | None:
+        """The largest error of a channel over its own deviation; channels that never vary do not count."""
+        if self.rounding is None:
+            return None
+        alive = varying(self.mean, self.std)
+        return float((self.rounding[alive] / self.std[alive]).max(initial=0))
 
     @property
     def fingerprint(self) -> str:
@@ -95,10 +109,10 @@ class Manifest:
         return cls(
             facts=facts,
             layout=Layout.from_facts(facts["store"]),
-            mean=np.array(content["mean"], np.float32),
-            std=np.array(content["std"], np.float32),
+            mean=np.array(content["mean"], np.float64),
+            std=np.array(content["std"], np.float64),
             files={name: FileRecord(**record) for name, record in content["files"].items()},
-            rounding=np.array(content["rounding"], np.float32) if "rounding" in content else None,
+            rounding=np.array(content["rounding"], np.float64) if "rounding" in content else None,
         )
 
 

@@ -105,14 +105,30 @@ def test_this_decoders_section_trains_again(project: Project) -> None:
     assert project.run("dvc", "repro").ran == FIT
 
 
-def test_a_layer_added_extracts_that_backbone_and_leaves_the_rest(project: Project) -> None:
+def test_a_layer_added_extracts_that_backbone_and_keeps_the_bytes_of_its_other_layers(project: Project) -> None:
     features = project.root / "features/vgg16"
     before = {p.relative_to(features): p.read_bytes() for p in sorted(features.rglob("*")) if p.is_file()}
     project.set({"backbones.vgg16.layers": ["block1", "block2", "block3"]})
-    assert project.run("dvc", "repro").ran == ["extract@vgg16"]
+    assert project.run("dvc", "repro").ran == ["extract@vgg16", "refine", *FIT]
     assert (features / "block3").is_dir()
     for name, content in before.items():
         assert (features / name).read_bytes() == content
+
+
+def test_another_layer_of_a_network_that_ran_runs_no_network(project: Project) -> None:
+    assert project.run("dvc", "exp", "run", "-S", "layer=block2", "-S", "decoder=linear").ran == ["refine", *FIT]
+
+
+def test_a_shard_changed_or_deleted_is_found_and_comes_back(project: Project) -> None:
+    shard = next(path for path in (project.root / "features/vgg16/block1").rglob("c.*") if path.is_file())
+    content = shard.read_bytes()
+    for damage in (b"", None):
+        shard.unlink()
+        if damage is not None:
+            shard.write_bytes(damage)
+        assert "modified" in project.run("dvc", "status").output
+        assert project.run("dvc", "repro").ran == []  # from the cache
+        assert shard.read_bytes() == content
 
 
 def test_an_evaluation_parameter_only_evaluates(project: Project) -> None:

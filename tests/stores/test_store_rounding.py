@@ -61,6 +61,33 @@ def test_a_layer_that_never_varies_is_not_refused(tmp_path: Path, dtype: str) ->
     assert small_extraction(tmp_path, small_params(dtype=dtype), backbone=Changed(unit=0.0, offset=0.1))
 
 
+class Lost(SmallBackbone):
+    """One channel is too small for float16, where its layer is not."""
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        features = super().forward(images)
+        features["shallow"] = features["shallow"] * torch.tensor([1e-6, *[1.0] * 7])[:, None, None]
+        return features
+
+
+def test_a_lost_channel_is_seen_where_its_layer_hides_it(tmp_path: Path) -> None:
+    small_extraction(tmp_path, small_params(dtype="float16"), backbone=Lost(seed=1))
+    manifest = open_store(tmp_path / "features/small/shallow").manifest
+    assert manifest.std[0] > 0
+    assert manifest.rounding_share < 1e-3
+    assert manifest.worst_rounding > 0.03
+    result = CliRunner().invoke(app, ["inspect", str(tmp_path / "features/small/shallow")])
+    assert f"{manifest.worst_rounding:.2g}" in result.output.split()
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e30])
+def test_squares_that_float32_cannot_hold(tmp_path: Path, unit: float) -> None:
+    for name, change in (("usual", Changed()), ("far", Changed(unit))):
+        small_extraction(tmp_path / name, small_params(dtype="float32"), backbone=change)
+    usual, far = (open_store(tmp_path / name / "features/small/deep").manifest for name in ("usual", "far"))
+    np.testing.assert_allclose(far.std, usual.std * unit, rtol=1e-5)
+
+
 def test_a_store_from_before_it_was_measured_opens(tmp_path: Path) -> None:
     small_extraction(tmp_path)
     path = tmp_path / "features/small/deep"
@@ -70,6 +97,7 @@ def test_a_store_from_before_it_was_measured_opens(tmp_path: Path) -> None:
     (path / "manifest.json").write_text(json.dumps(content))
     assert open_store(path).manifest.rounding_share is None
     assert Manifest.read(path).rounding is None
+    assert Manifest.read(path).worst_rounding is None
 
 
 def test_inspect_shows_it(tmp_path: Path) -> None:

@@ -23,12 +23,10 @@ from pipeline.models.common.checkpoint import load_model
 from pipeline.models.common.decoder import Decoder, build_decoder
 from pipeline.models.common.fusion import Fusion, build_fusion
 from pipeline.models.common.linear import Linear, kernel_alone
+from pipeline.stores.manifest import varying
 
 REFINED_INPUT = "refined image"
 RGB = 3  # channels of an image
-DEAD = torch.finfo(
-    torch.float32
-).eps  # of its layer's deviation or its own mean: a channel that varies less is constant
 
 
 @dataclass(frozen=True)
@@ -120,25 +118,29 @@ class Blueprint:
 
 
 class Standardise(nn.Module):
-    """Each channel to zero mean and unit variance, by the training rows' statistics from the store's manifest."""
+    """Each channel to zero mean and unit variance, by the training rows' statistics from the store's manifest.
+
+    The mean is kept in float64: far from zero a float32 one is off by more than a small channel varies.
+    """
 
     mean: Tensor
     scale: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(channels, 1, 1))
+        self.register_buffer("mean", torch.zeros(channels, 1, 1, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(channels, 1, 1))
 
     def fit(self, mean: Float[Tensor, " c"], std: Float[Tensor, " c"]) -> None:
-        """Take the statistics over; a channel that never varies becomes zero. No unit of the features matters."""
-        layer = std.double().square().mean().sqrt()
-        alive = std > DEAD * torch.maximum(layer, mean.double().abs())
+        """Take the statistics over; a channel that never varies becomes zero."""
+        alive = torch.from_numpy(varying(mean.double().numpy(), std.double().numpy()))
         self.mean.copy_(mean[:, None, None])
         self.scale.copy_(torch.where(alive, std.reciprocal(), 0)[:, None, None])
 
     def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        return (features - self.mean) * self.scale
+        nearest = self.mean.float()
+        rest = (self.mean - nearest).float()
+        return torch.addcmul(-rest * self.scale, features - nearest, self.scale)
 
 
 class Inverter(nn.Module):
