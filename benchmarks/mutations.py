@@ -39,10 +39,10 @@ MUTATIONS = (
         "range(first, first + self.shard_rows)",
         "tests/stores/test_store_contract.py",
     ),
-    Mutation(  # copies of a test photograph stay in the training split, and leave the test split
+    Mutation(  # of a test photograph and its copy elsewhere, the test split's is left out
         "pipeline/data/preparation/splitting.py",
         '("test", "validation", "train", None)',
-        '("train", "validation", "test", None)',
+        '(None, "test", "validation", "train")',
         "tests/data/test_preparation.py",
     ),
     Mutation(

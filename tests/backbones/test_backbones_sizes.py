@@ -12,6 +12,7 @@ from pipeline.core.params import BackboneParams
 from pipeline.core.sources import FeatureShape, ImageSize
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size"),
     [

@@ -110,6 +110,7 @@ def test_batches_add_up_whatever_their_size() -> None:
     np.testing.assert_allclose(whole.energies().error, parts.energies().error, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_images() -> None:
     """The resident size of a process of its own, after 50 images of 128 pixels and after 150 more.
 

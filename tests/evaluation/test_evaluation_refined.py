@@ -21,6 +21,8 @@ from pipeline.evaluation.run import evaluate
 from pipeline.refinement.base import KnownLayer, Refiner, Step
 from stages.loading import load_checked
 
+pytestmark = pytest.mark.slow
+
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 
 
