@@ -1,5 +1,6 @@
 # make repro: install, run the pipeline on the sample photographs, print the scores.
 # make test:  install, lint, type checks, the whole test suite.
+# make test-fast: the tests that are not marked slow, without lint: for while you work.
 # make study-sample: the published comparison of 44 configurations, small, on the sample photographs.
 PYTHON ?= python3
 VENV := .venv
@@ -12,13 +13,16 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 SMALL := --set prepare.size=72 --set prepare.crop=64 --set prepare.views=1 \
 	--set train.protocol=fast --set train.warm_start=linear --set protocols.fast.epochs=3
 
-.PHONY: repro test lint setup readme study-sample clean
+.PHONY: repro test test-fast lint setup readme study-sample clean
 repro: $(READY)
 	@dvc repro
 	@python -m stages summary
 
 test: $(READY) lint
 	@python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+test-fast: $(READY)
+	@python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 lint: $(READY)
 	@ruff check .

@@ -1,6 +1,11 @@
 """Two workers share the machine: each computes with one thread, and the files with long tests begin."""
 
+import copy
 import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import shared
@@ -9,14 +14,46 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A long file that starts last runs alone at the end."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """Files with many slow tests begin: a long file that starts last runs alone at the end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session", autouse=True)
 def shared_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
     shared.begin(tmp_path_factory)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def networks_of_torchvision_once(request: pytest.FixtureRequest) -> Iterator[None]:
+    """VGG-16's 138 million random numbers are drawn once for each seed, and its head's are not kept.
+
+    Not where the random weights themselves are tested.
+    """
+    networks = sys.modules.get("pipeline.backbones.torchvision_networks")
+    if networks is None or request.path.parent.name == "backbones":
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(networks, "get_model", _once(networks.get_model))
+        yield
+
+
+def _once(get_model: Callable[..., Any]) -> Callable[..., Any]:
+    import torch
+
+    def remembered(name: str, **options: object) -> Any:
+        if name != "vgg16" or any(options.values()) or torch.get_default_device().type == "meta":
+            return get_model(name, **options)
+        if (seed := torch.initial_seed()) not in _VGG16:
+            _VGG16[seed] = get_model(name)
+            _VGG16[seed].classifier.to("meta")
+        return copy.deepcopy(_VGG16[seed])
+
+    return remembered
+
+
+_VGG16: dict[int, Any] = {}
 
 
 @pytest.fixture

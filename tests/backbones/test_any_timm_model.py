@@ -14,6 +14,7 @@ from stages.loading import load_checked
 ENTRY = "backbones.mine={{library: timm, model: {model}, weights: random, seed: 0, layers: [{layer}]}}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "layer", "shape", "decoder"),
     [

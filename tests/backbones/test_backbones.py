@@ -110,6 +110,7 @@ def truncated(name: str, layer: str, images: Tensor) -> Tensor:
     return truncated_stages(name, layer, images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLE)
 def test_shapes_equal_the_table(name: str) -> None:
     assert feature_shapes(name, backbone_params(), list(TABLE[name]), SIZE) == TABLE[name]
@@ -123,6 +124,7 @@ def features_of(name: str) -> dict[str, Tensor]:
         return whole(name)(photograph())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "layer"), LAYERS, ids=lambda part: str(part))
 @torch.inference_mode()
 def test_each_layer_is_bit_equal_to_a_truncated_forward(name: str, layer: str) -> None:

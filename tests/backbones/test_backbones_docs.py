@@ -30,6 +30,7 @@ def test_the_documented_table_is_the_right_one() -> None:
         assert "…" in row or documented == shapes
 
 
+@pytest.mark.slow
 def test_the_documented_entries_and_program_work(monkeypatch: pytest.MonkeyPatch) -> None:
     entries: dict[str, dict] = {}
     for block in re.findall(r"```yaml\n(.*?)```", DOCUMENT, re.DOTALL):

@@ -13,6 +13,7 @@ from pipeline.core.params import BackboneParams
 from pipeline.core.sources import FeatureShape, ImageSize
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size"),
     [

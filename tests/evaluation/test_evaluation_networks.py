@@ -71,6 +71,7 @@ def test_the_network_runs_in_the_precision_of_the_store_and_without_tf32(made: E
     assert seen == [(torch.float32, False, False), (torch.bfloat16, False, False)]
 
 
+@pytest.mark.slow
 def test_an_ensemble_reports_its_source_weights(tmp_path: Path) -> None:
     ensemble = experiment(
         "residual",

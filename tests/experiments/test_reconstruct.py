@@ -27,6 +27,8 @@ from pipeline.metrics.alexnet import ALEXNET_FILE
 from pipeline.metrics.similarity import load_lpips
 from pipeline.models.common.inverter import load_inverter
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def photographs(tmp_path: Path) -> Path:

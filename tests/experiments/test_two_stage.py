@@ -30,6 +30,8 @@ from pipeline.training.run import train
 from stages.__main__ import app
 from stages.loading import load_checked
 
+pytestmark = pytest.mark.slow
+
 # a layer that holds nearly all needs little of the prior
 TWO_STAGES = (
     "two_stage.refine=map",

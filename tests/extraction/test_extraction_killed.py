@@ -22,6 +22,8 @@ from pipeline.extraction import run
 from pipeline.stores import layout
 from pipeline.stores.opening import open_store
 
+pytestmark = pytest.mark.slow
+
 FORMATS = ["zarr", "hdf5"]
 SMALL_MEGABYTE = 4_000  # three rows in a shard: 14 shards
 

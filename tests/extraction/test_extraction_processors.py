@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from nursery import Nursery
 from small_stores import ROUNDING, SmallBackbone, SmallData, apart, small_extraction, small_params, tree
 
 from pipeline.stores import layout
 from pipeline.stores.opening import open_store
+
+pytestmark = pytest.mark.slow
 
 SMALL_MEGABYTE = 80_000  # nine rows of 32 pixels in a shard: three batches of three
 ROWS, KILLED_AT = 40, 20
@@ -46,26 +47,22 @@ def extract_small(root: Path, backbone: SmallBackbone, part: tuple[int, int] = (
     return small_extraction(root, small_params(dtype="float32"), data=data, backbone=backbone, part=part)
 
 
-def whole_then_killed(root: Path) -> None:
-    extract_small(root / "whole", SmallBackbone())
-    extract_small(root / "resumed", Killed())
+def whole_then_killed(root: str) -> None:
+    extract_small(Path(root) / "whole", SmallBackbone())
+    extract_small(Path(root) / "resumed", Killed())
 
 
-def resume_in_parts(root: Path) -> None:
+def resume_in_parts(root: str) -> None:
     for index in reversed(range(PARTS)):
-        extract_small(root / "resumed", SmallBackbone(), (index, PARTS))
-
-
-def in_a_process(function: str, root: Path, processor: dict[str, str]) -> int:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **processor}
-    return subprocess.run([sys.executable, __file__, function, str(root)], env=environment).returncode
+        extract_small(Path(root) / "resumed", SmallBackbone(), (index, PARTS))
 
 
 @pytest.mark.parametrize("processor", PROCESSORS)
 def test_killed_and_resumed_in_parts_the_bytes_are_those_of_a_run_left_alone(tmp_path: Path, processor: str) -> None:
-    assert in_a_process("whole_then_killed", tmp_path, PROCESSORS[processor]) == -signal.SIGKILL
-    assert len(list((tmp_path / "resumed").glob("work/extract/*/done/*.json"))) in (1, 2)  # killed half-way
-    assert in_a_process("resume_in_parts", tmp_path, PROCESSORS[processor]) == 0
+    with Nursery("test_extraction_processors", PROCESSORS[processor]) as nursery:
+        assert nursery.wait(nursery.start("whole_then_killed", str(tmp_path))) == signal.SIGKILL
+        assert len(list((tmp_path / "resumed").glob("work/extract/*/done/*.json"))) in (1, 2)  # killed half-way
+        assert nursery.wait(nursery.start("resume_in_parts", str(tmp_path))) == 0
     assert tree(tmp_path / "resumed/features") == tree(tmp_path / "whole/features")
     # no promise of equal bytes between processors: the features differ by rounding
     extract_small(tmp_path / "here", SmallBackbone())
@@ -73,7 +70,3 @@ def test_killed_and_resumed_in_parts_the_bytes_are_those_of_a_run_left_alone(tmp
         elsewhere, here = (open_store(tmp_path / name / "features/small" / layer) for name in ("whole", "here"))
         assert elsewhere.fingerprint == here.fingerprint
         assert apart(elsewhere.read(np.arange(ROWS)), here.read(np.arange(ROWS))) < ROUNDING
-
-
-if __name__ == "__main__":
-    {"whole_then_killed": whole_then_killed, "resume_in_parts": resume_in_parts}[sys.argv[1]](Path(sys.argv[2]))

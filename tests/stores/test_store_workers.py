@@ -38,6 +38,7 @@ class Rows(Dataset[torch.Tensor]):
         return torch.from_numpy(self.store.read(np.array([row]))[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_a_store_is_read_by_a_worker_of_a_torch_dataset(tmp_path: Path, method: str) -> None:
     store = open_store(written(tmp_path))

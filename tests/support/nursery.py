@@ -11,14 +11,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Self
 
 
 class Nursery:
-    """Start with the module whose functions the children will call."""
+    """Start with the module whose functions the children will call, and variables that torch reads at its import."""
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, module: str, variables: Mapping[str, str] | None = None) -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+        environment |= variables or {}
         self._process = subprocess.Popen(
             [sys.executable, __file__, module],
             stdin=subprocess.PIPE,

@@ -20,6 +20,8 @@ from pipeline.models.common.inverter import Blueprint, Inverter, load_inverter
 from pipeline.stores.opening import open_store
 from pipeline.stores.prepared import PreparedData
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

@@ -55,6 +55,7 @@ def test_what_takes_an_hour_is_only_measured_when_it_is_named(source: str, left_
     assert train.parse(["--source", source, "--decoders", "attention"]).decoders == ["attention"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mixed", [False, True])
 def test_the_encoder_in_the_loop_reads_photographs_alone_in_the_steps_precision(
     made: Experiment, monkeypatch: pytest.MonkeyPatch, mixed: bool
