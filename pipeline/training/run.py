@@ -20,7 +20,7 @@ from pipeline.core.errors import ShapeError, TrainingError
 from pipeline.core.files import whole_file
 from pipeline.core.locks import locked
 from pipeline.core.params import LINEAR, NONE, Params
-from pipeline.core.paths import Paths
+from pipeline.core.paths import LEARNED, LINEAR_FOLDER, Paths
 from pipeline.core.runtime import seed_everything
 from pipeline.core.sources import ImageSize, Source
 from pipeline.loading.inputs import first_stage_facts, open_inputs
@@ -28,8 +28,6 @@ from pipeline.loading.loader import CachedFeatures
 from pipeline.loading.sampler import SplitFeed
 from pipeline.models.common.checkpoint import (
     DESCRIPTION,
-    LEARNED,
-    LINEAR_FOLDER,
     copy_first_stage,
     require_first_stage,
     save_model,

@@ -16,11 +16,9 @@ from torch import Tensor
 from pipeline.core.errors import CheckpointError, StoreError
 from pipeline.core.files import write_whole
 from pipeline.core.former import recorded_first_stage
-from pipeline.stores.manifest import REFINED_FOLDER
+from pipeline.core.paths import LEARNED, LINEAR_FOLDER
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
-LINEAR_FOLDER = "linear"  # folder of the closed-form decoder that a decoder started from, itself a saved model
-LEARNED = "refiner.safetensors"  # in two stages: what the first one learned
 
 
 def save_model(directory: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
@@ -46,13 +44,6 @@ def _require_finite(directory: Path, tensors: Mapping[str, Tensor]) -> None:
                 f"no model is saved in {directory}: {name} holds numbers that are not finite, which come from features "
                 "or photographs that are not; extract again (python -m stages extract), with extract.precision: fp32"
             )
-
-
-def clear_first_stage(folder: Path) -> None:
-    """Remove a first stage, and nothing else, from `folder`."""
-    for name in (LINEAR_FOLDER, REFINED_FOLDER):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    (folder / LEARNED).unlink(missing_ok=True)
 
 
 def require_first_stage(folder: Path, facts: Mapping[str, Any]) -> None:
