@@ -1,8 +1,10 @@
 """What stands for the output of a stage that an experiment does not need: DVC wants one. Needs no torch."""
 
+import shutil
+
 from pipeline.core.files import write_whole
-from pipeline.core.paths import Paths
-from pipeline.models.common.checkpoint import clear_first_stage
+from pipeline.core.paths import LEARNED, LINEAR_FOLDER, Paths
+from pipeline.stores.manifest import REFINED_FOLDER
 
 
 def unused_slot(paths: Paths) -> None:
@@ -11,7 +13,9 @@ def unused_slot(paths: Paths) -> None:
 
 
 def unused_first_stage(paths: Paths) -> None:
-    """In place of the refined photographs."""
-    clear_first_stage(paths.first_stage)
+    """In place of the refined photographs; an earlier first stage is removed, and nothing else there."""
+    for name in (LINEAR_FOLDER, REFINED_FOLDER):
+        shutil.rmtree(paths.first_stage / name, ignore_errors=True)
+    (paths.first_stage / LEARNED).unlink(missing_ok=True)
     text = b"two_stage.refine is none: decoders see the features alone.\n"
     write_whole(paths.first_stage / "unused", text)

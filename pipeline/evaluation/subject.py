@@ -12,12 +12,12 @@ from torch import Tensor
 
 from pipeline.core.errors import CheckpointError, WeightsError
 from pipeline.core.params import LINEAR, NONE, Params
-from pipeline.core.paths import Paths
+from pipeline.core.paths import LINEAR_FOLDER, Paths
 from pipeline.core.sources import Inputs
 from pipeline.loading.inputs import open_inputs
 from pipeline.metrics.alexnet import ALEXNET_FILE, lpips_available
 from pipeline.metrics.similarity import Lpips, load_lpips
-from pipeline.models.common.checkpoint import DESCRIPTION, LINEAR_FOLDER, load_model
+from pipeline.models.common.checkpoint import DESCRIPTION, load_model
 from pipeline.models.common.inverter import Inverter, load_inverter
 from pipeline.refinement.consistency import consistency, open_networks
 from pipeline.refinement.networks import Networks

@@ -24,13 +24,13 @@ from pipeline.core.errors import CheckpointError
 from pipeline.core.files import write_whole
 from pipeline.core.former import recorded_first_stage
 from pipeline.core.params import LINEAR, NONE, Params
-from pipeline.core.paths import Paths
+from pipeline.core.paths import LEARNED, LINEAR_FOLDER, Paths
 from pipeline.core.sources import FeatureShape, ImageSize, Inputs
 from pipeline.extraction.run import extract
 from pipeline.loading.inputs import REFINED_IMAGES, first_stage_facts, open_features
 from pipeline.loading.loader import CachedFeatures
 from pipeline.loading.sampler import READ_BATCH, batched, spread
-from pipeline.models.common.checkpoint import LEARNED, LINEAR_FOLDER, save_model
+from pipeline.models.common.checkpoint import save_model
 from pipeline.models.common.inverter import RGB, Blueprint, Inverter, load_inverter
 from pipeline.models.common.prior import load_prior
 from pipeline.refinement.base import Refiner, Step, build_refiner

@@ -21,7 +21,7 @@ from pipeline.core.errors import PipelineError, ShapeError, TrainingError
 from pipeline.core.files import whole_file, write_whole
 from pipeline.core.locks import locked
 from pipeline.core.params import LINEAR, NONE, Params
-from pipeline.core.paths import Paths
+from pipeline.core.paths import LEARNED, LINEAR_FOLDER, Paths
 from pipeline.core.progress import counted
 from pipeline.core.runtime import seed_everything
 from pipeline.core.sources import ImageSize, Inputs
@@ -30,8 +30,6 @@ from pipeline.loading.loader import CachedFeatures
 from pipeline.loading.sampler import SplitFeed
 from pipeline.models.common.checkpoint import (
     DESCRIPTION,
-    LEARNED,
-    LINEAR_FOLDER,
     copy_first_stage,
     load_model,
     require_first_stage,

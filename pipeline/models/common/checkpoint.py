@@ -16,11 +16,9 @@ from torch import Tensor
 from pipeline.core.errors import CheckpointError, StoreError
 from pipeline.core.files import write_whole
 from pipeline.core.former import recorded_first_stage
-from pipeline.stores.manifest import REFINED_FOLDER
+from pipeline.core.paths import LEARNED, LINEAR_FOLDER
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
-LINEAR_FOLDER = "linear"  # folder of the read-out that a decoder started from, itself a saved model
-LEARNED = "refiner.safetensors"  # in two stages: what the first one learned
 
 
 def save_model(directory: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
@@ -42,13 +40,6 @@ def save_model(directory: Path, tensors: Mapping[str, Tensor], description: Mapp
     contents = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     write_whole(directory / WEIGHTS, contents)
     write_whole(directory / DESCRIPTION, (json.dumps(description, indent=2, sort_keys=True) + "\n").encode())
-
-
-def clear_first_stage(folder: Path) -> None:
-    """Remove a first stage, and nothing else, from `folder`."""
-    for name in (LINEAR_FOLDER, REFINED_FOLDER):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    (folder / LEARNED).unlink(missing_ok=True)
 
 
 def require_first_stage(folder: Path, facts: Mapping[str, Any]) -> None:
