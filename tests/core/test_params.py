@@ -72,6 +72,8 @@ def test_a_mistake_gets_its_sentence(override: str, sentence: str) -> None:
 @pytest.mark.parametrize(
     ("override", "sentence"),
     {
+        "store.format=zar": "params.yaml: store.format = 'zar' is unknown (did you mean 'zarr'?); "
+        "choose one of: hdf5, zarr",
         "decoders.linear.kernle=3": "params.yaml: unknown key 'decoders.linear.kernle' (did you mean 'kernel'?)",
         "decoders.residual.dilations=2": "params.yaml: decoders.residual.dilations = 2: must be a list (write [2])",
         "decoders.residual.dilations=[]": "params.yaml: decoders.residual.dilations = []: must not be empty",

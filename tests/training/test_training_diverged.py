@@ -74,7 +74,7 @@ def test_in_the_second_epoch_the_first_ones_model_is_where_the_message_says(
     (epoch,) = state["progress"]["history"]
     (row,) = pd.read_csv(tmp_path / "metrics/training.csv").to_dict("records")
     assert row["validation_total"] == pytest.approx(epoch["validation_total"], rel=1e-5)
-    assert (tmp_path / "training_speed.csv").is_file()
+    assert (tmp_path / "metrics/training_speed.csv").is_file()
     assert validation_scores(made, work / "best")["total"] == pytest.approx(epoch["validation_total"], rel=1e-5)
     assert (work / "best/linear/model.json").is_file() == (warm_start == "linear")
     assert not (tmp_path / "models").exists()
