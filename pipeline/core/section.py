@@ -65,7 +65,8 @@ def _sentence(schema: type[BaseModel], where: str, problem: Mapping[str, Any]) -
     if kind == "missing":
         return f"params.yaml: '{key}' is missing; add it (see the params.yaml of a fresh clone)"
     if kind == "literal_error":
-        return f"params.yaml: {key} = {value!r} is unknown; choose one of: {_choices(context['expected'])}"
+        choices = context["expected"].replace("'", "").replace(" or ", ", ")
+        return f"params.yaml: {key} = {value!r} is unknown; choose one of: {choices}"
     return f"params.yaml: {key} = {value!r}: {_rule(problem)}"
 
 
@@ -93,10 +94,6 @@ def _rule(problem: Mapping[str, Any]) -> str:
         "finite_number": "must be finite",
     }
     return types.get(problem["type"], str(problem["msg"]).removeprefix("Value error, "))
-
-
-def _choices(expected: str) -> str:
-    return expected.replace("'", "").replace(" or ", ", ")
 
 
 def _fields_at(schema: Any, location: Iterable[str]) -> Iterable[str]:
