@@ -1,8 +1,6 @@
 """inspect: what a feature store holds and where it came from."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import typer
 
@@ -39,20 +37,15 @@ def _origin(store: FeatureStore) -> list[str]:
     network = facts["backbone"]
     weights = network["weights"]
     libraries = ", ".join(f"{name} {version}" for name, version in facts["libraries"].items())
-    refined = [f"  refined     {text}"] if (text := _first_stage(network.get("refined", {}))) else []
+    how = ", ".join(f"{key} {value}" for key, value in network.get("refined", {}).items())  # of a first stage's images
     return [
         f"{store.path.parent}: {network['name']} ({network['library']} {network['model']})",
         f"  weights     {weights['kind']}, {weights['detail']}, SHA-256 {weights['sha256']}",
         f"  input       {facts['input']}",
         f"  data        {facts['data']}",
         f"  computed    {facts['precision']} on {facts['device']}, batches of {facts['batch_size']}, {libraries}",
-        *refined,
+        *([f"  refined     {how}"] if how else []),
     ]
-
-
-def _first_stage(refined: Mapping[str, Any]) -> str:
-    """How images of a first stage came about; nothing for features."""
-    return ", ".join(f"{key} {value}" for key, value in refined.items())
 
 
 def _line(store: FeatureStore, size: str) -> list[str]:

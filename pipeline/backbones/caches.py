@@ -144,14 +144,11 @@ class HubFile(CachedFile):
         return [commit_of, *files] if files and (root / commit_of).is_file() else files
 
     def fetch(self) -> None:
-        self._reach()
-        load_state_dict_from_hf(self._asked, self._filename)
-
-    def _reach(self) -> None:
-        """Ask for the file once: the hub's own download tries ten times, for most of a minute, before it gives up."""
         url = hf_hub_url(self.repository, self._filename, revision=self.revision)
+        # asked once first: the hub's own download tries ten times, for most of a minute, before it gives up
         with suppress(EntryNotFoundError):  # the repository answers; timm knows the other names of its weights
             get_hf_file_metadata(url, timeout=REACH_SECONDS)
+        load_state_dict_from_hf(self._asked, self._filename)
 
 
 @contextmanager

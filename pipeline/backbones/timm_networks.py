@@ -40,7 +40,8 @@ class TimmNetwork(Network):
 
     def __init__(self, model: nn.Module, layer_names: tuple[str, ...]) -> None:
         super().__init__()
-        self.head_keys = drop_head(model, _heads(model))
+        heads = _configuration(model)["classifier"]
+        self.head_keys = drop_head(model, (heads,) if isinstance(heads, str) else tuple(heads or ()))
         self.model = model
         self.layer_names = layer_names
 
@@ -125,12 +126,6 @@ def _configuration(model: nn.Module) -> dict[str, Any]:
 def _resizable(model: nn.Module) -> bool:
     """Whether timm can build it for any image size: ViTs then resample their position embedding, Swins pad."""
     return any("dynamic_img_size" in inspect.signature(part).parameters for part in type(model).__mro__)
-
-
-def _heads(model: nn.Module) -> tuple[str, ...]:
-    """timm's own record of what the classifier is called."""
-    heads = _configuration(model)["classifier"]
-    return (heads,) if isinstance(heads, str) else tuple(heads or ())
 
 
 def _file(cfg: Any) -> CachedFile:

@@ -70,7 +70,9 @@ def load_network(name: str, entry: BackboneParams, library: Library, model: str)
         return _loaded(network, "random", f"seed {entry.seed}", Normalization())
     if entry.kind == "imagenet":
         published = library.published(name, model, entry.tag)
-        network = _published(name, library, model, published)
+        obtain(name, published)
+        with hub_offline(), _readable(published), torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            network = library.build_published(model, published)
         return _loaded(network, "imagenet", _detail(published), published.normalization)
     if entry.kind == "package":
         package = packaged(name, model)
@@ -170,12 +172,6 @@ def obtain(name: str, published: Published) -> None:
             f"({reason(error)}); on a machine with network run `python -m stages weights {name} --to DIR`, bring "
             f"DIR here and run `python -m stages weights {name} --from DIR`"
         ) from None
-
-
-def _published(name: str, library: Library, model: str, published: Published) -> Network:
-    obtain(name, published)
-    with hub_offline(), _readable(published), torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        return library.build_published(model, published)
 
 
 @contextmanager

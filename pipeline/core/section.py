@@ -70,7 +70,8 @@ def _sentence(schema: type[BaseModel], where: str, problem: Mapping[str, Any]) -
         line = f"{location[-1]}: {json.dumps(former[location[-1]])}" if location[-1] in former else "it"
         return f"params.yaml: '{key}' is missing; add {line} (see the params.yaml of a fresh clone)"
     if kind == "literal_error":
-        return f"params.yaml: {key} = {value!r} is unknown; choose one of: {_choices(context['expected'])}"
+        choices = context["expected"].replace("'", "").replace(" or ", ", ")
+        return f"params.yaml: {key} = {value!r} is unknown; choose one of: {choices}"
     return f"params.yaml: {key} = {value!r}: {_rule(problem)}"
 
 
@@ -98,10 +99,6 @@ def _rule(problem: Mapping[str, Any]) -> str:
         "finite_number": "must be finite",
     }
     return types.get(problem["type"], str(problem["msg"]).removeprefix("Value error, "))
-
-
-def _choices(expected: str) -> str:
-    return expected.replace("'", "").replace(" or ", ", ")
 
 
 def _fields_at(schema: Any, location: Iterable[str]) -> Iterable[str]:

@@ -29,10 +29,6 @@ class Sink:
         if self._failed:
             return
         self._failed = True
-        self._write(piece)
-        self._failed = False
-
-    def _write(self, piece: Piece) -> None:
         piece.wait()
         shard = int(piece.rows[0]) // len(self._job.rows_of(0))
         rows = self._job.rows_of(shard)
@@ -42,6 +38,7 @@ class Sink:
             self._append(layer, piece)
         if piece.rows[-1] == rows[-1]:
             self._end(shard)
+        self._failed = False
 
     def close(self) -> None:
         """Forget what is unfinished."""

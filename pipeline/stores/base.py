@@ -188,16 +188,13 @@ class FeatureStore(ABC):
         chunks = self._opened.get((array, shard))
         if chunks is None:
             with self._locks[shard]:
-                chunks = self._opened.get((array, shard)) or self._open(array, shard)
-                self._opened[array, shard] = chunks
+                chunks = self._opened.get((array, shard))
+                if chunks is None:
+                    if self._verify == "lazy":
+                        self._check(self._shard_file(array, shard))
+                    path, offsets, sizes = self._locate(array, shard)
+                    chunks = self._opened[array, shard] = Chunks(map_file(path), offsets, sizes)
         return chunks
-
-    def _open(self, array: Array, shard: int) -> Chunks:
-        name = self._shard_file(array, shard)
-        if self._verify == "lazy":
-            self._check(name)
-        path, offsets, sizes = self._locate(array, shard)
-        return Chunks(map_file(path), offsets, sizes)
 
 
 def check_sizes(store: Path, files: Mapping[str, FileRecord]) -> None:

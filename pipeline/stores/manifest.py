@@ -29,7 +29,8 @@ Facts = Mapping[str, Any]
 
 def fingerprint(facts: Facts) -> str:
     """SHA-256 of facts that determine a store's numbers (plain JSON values), whatever their order."""
-    return hashlib.sha256(_canonical(facts)).hexdigest()
+    canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def differences(expected: Facts, found: Facts) -> list[str]:
@@ -138,10 +139,6 @@ def _load(path: Path) -> dict[str, Any]:
     if content.pop("checksum", None) != fingerprint(content):
         raise StoreError(f"{path} is damaged: its contents do not match its checksum; {remedy(store)}")
     return content
-
-
-def _canonical(values: Facts) -> bytes:
-    return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def _flatten(facts: Facts, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -41,7 +41,9 @@ def find_stores(path: Path) -> list[Path]:
     Raises:
         StoreError: there are none.
     """
-    depth = next((depth for depth in (0, 1, 2) if any(map(_is_store, _below(path, depth)))), None)
+    depth = next(
+        (depth for depth in (0, 1, 2) if any((place / MANIFEST).is_file() for place in _below(path, depth))), None
+    )
     if depth is None:
         raise StoreError(f"{path} holds no feature stores; run `python -m stages extract`")
     return [place for place in _below(path, depth) if place.parent.name != "none"]
@@ -49,10 +51,6 @@ def find_stores(path: Path) -> list[Path]:
 
 def _below(path: Path, depth: int) -> list[Path]:
     return sorted(place for place in path.glob("/".join("*" * depth)) if place.is_dir()) if depth else [path]
-
-
-def _is_store(path: Path) -> bool:
-    return (path / MANIFEST).is_file()
 
 
 def _check_expected(path: Path, manifest: Manifest, expect: str | Mapping[str, Any] | None) -> None:

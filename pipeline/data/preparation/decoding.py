@@ -201,7 +201,7 @@ def _rgb(image: Image.Image, mode: str, rules: PrepareParams) -> Image.Image:
             raise BadImageError(f"is {name}, which has no agreed conversion to RGB")
         if mode.startswith("I;16"):
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        if transparent and _lowest_alpha(image) < 255:
+        if transparent and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
             raise BadImageError(f"is {name} and partly transparent: what lies behind is not known")
     return image.convert("RGB") if profile == b"" else _srgb(image, profile)
 
@@ -249,10 +249,6 @@ def _describe(mode: str, transparent: bool) -> str:
     if transparent and "A" not in base:
         name += " with transparency"
     return f"16-bit {name}" if depth and base != "I" else name
-
-
-def _lowest_alpha(image: Image.Image) -> int:
-    return int(np.asarray(image.convert("RGBA"))[..., 3].min())
 
 
 def _parts(image: Image.Image, boxes: tuple[Box, ...]) -> list[Image.Image]:

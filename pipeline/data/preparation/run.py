@@ -25,7 +25,7 @@ from pipeline.core.section import parse_section
 from pipeline.data.preparation.dataset import DATASETS, Dataset, Photograph
 from pipeline.data.preparation.shards import Outcome, Shard, write_file, write_shards
 from pipeline.data.preparation.splitting import Good, image_table, split_counts
-from pipeline.data.preparation.views import DUPLICATE, ImageRow, ViewRow, images_csv, view_table, views_csv
+from pipeline.data.preparation.views import DUPLICATE, ImageRow, images_csv, view_table, views_csv
 from pipeline.stores.prepared import FORMAT, IMAGES, MANIFEST, SPLITS, VIEWS, checksum
 
 __all__ = ["prepare"]
@@ -56,7 +56,7 @@ def prepare(params: Params, output: Path, work: Path, workers: int | None = None
         good, bad = _sort_out(photographs, outcomes, params.prepare)
         images, duplicates = image_table(good, dataset.fractions(), params.seed)
         _check_splits(Counter(image.split for image in images), dataset)
-        tables = _tables(images, view_table(images, params.prepare, params.seed))
+        tables = {IMAGES: images_csv(images), VIEWS: views_csv(view_table(images, params.prepare, params.seed))}
         manifest = _manifest(params, dataset, shards, images, tables) | {
             "skipped": bad,
             "duplicates": duplicates,
@@ -138,10 +138,6 @@ def _check_splits(counts: Counter[str], dataset: Dataset) -> None:
             f"{dataset.name} gives no images for {' and '.join(empty)} ({found}); every split needs at least one: "
             f"add photographs or change the fractions or folders in datasets.{dataset.name}"
         )
-
-
-def _tables(images: Sequence[ImageRow], views: Sequence[ViewRow]) -> dict[str, bytes]:
-    return {IMAGES: images_csv(images), VIEWS: views_csv(views)}
 
 
 def _manifest(

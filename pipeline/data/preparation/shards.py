@@ -64,7 +64,8 @@ def write_shards(photographs: Sequence[Photograph], rules: PrepareParams, work: 
     Raises:
         DataError: the disk is full or cannot be written.
     """
-    blocks = _blocks(photographs, rules.size)
+    count = max(1, SHARD_BYTES // (rules.size**2 * 3))
+    blocks = [photographs[start : start + count] for start in range(0, len(photographs), count)]
     listings = [_listing(block) for block in blocks]
     found = [_finished(work, number, listing) for number, listing in enumerate(listings)]
     pending = [number for number, shard in enumerate(found) if shard is None]
@@ -94,11 +95,6 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
         raise DataError(
             f"cannot write {path} ({error.strerror}); make room and run prepare again: what is finished is kept"
         ) from None
-
-
-def _blocks(photographs: Sequence[Photograph], size: int) -> list[Sequence[Photograph]]:
-    count = max(1, SHARD_BYTES // (size * size * 3))
-    return [photographs[start : start + count] for start in range(0, len(photographs), count)]
 
 
 def _finished(work: Path, number: int, listing: list[list[Any]]) -> Shard | None:
