@@ -30,6 +30,7 @@ from pipeline.models.common.checkpoint import (
     LEARNED,
     LINEAR_FOLDER,
     copy_first_stage,
+    require_finite,
     require_first_stage,
     save_model,
 )
@@ -125,8 +126,11 @@ def _save(
     """The fitted inverter, and beside it what its reconstructions may be refined with and are compared with.
 
     Raises:
-        CheckpointError: it is not finite.
+        CheckpointError: it is not finite; what `output` holds then stays.
     """
+    for each in (inverter, floor):
+        if each is not None:
+            require_finite(output, each.state_dict())
     _clear(output)
     shutil.copyfile(prior / PRIOR, output / PRIOR)
     if inverter.blueprint.two_stage:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from small_comparison import write_experiment
 from small_experiment import CPU, PARAMS, Experiment, experiment, retrain, small_settings
+from small_stores import tree
 
 from pipeline.core.errors import CheckpointError, TrainingError
 from pipeline.core.params import load_params
@@ -21,6 +23,8 @@ from pipeline.evaluation.run import evaluate
 from pipeline.experiments.comparison import compare
 from pipeline.models.common.checkpoint import save_model
 from pipeline.stores.base import FeatureStore
+from pipeline.training import run
+from pipeline.training.readout import LinearSolution, solve_linear
 
 NOTHING = "Training gained nothing"
 DECODERS = ("linear", "transposed_conv")
@@ -103,3 +107,20 @@ def test_no_model_that_is_not_finite_is_saved(tmp_path: Path, value: float) -> N
     with pytest.raises(CheckpointError, match=r"linear.output.bias holds numbers that are not finite.*extract again"):
         save_model(tmp_path / "models", tensors, {"blueprint": {}})
     assert not (tmp_path / "models").exists()
+
+
+def test_a_model_that_is_refused_leaves_the_one_before(
+    made: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retrain(made, tmp_path)
+    before = tree(tmp_path / "models")
+
+    def not_finite(*arguments: Any) -> LinearSolution:
+        solution = solve_linear(*arguments)
+        solution.joint.weight.fill_(float("nan"))
+        return solution
+
+    monkeypatch.setattr(run, "solve_linear", not_finite)
+    with pytest.raises(CheckpointError, match="extract again"):
+        retrain(made, tmp_path)
+    assert tree(tmp_path / "models") == before

@@ -29,7 +29,7 @@ def save_model(directory: Path, tensors: Mapping[str, Tensor], description: Mapp
         CheckpointError: a number among them is not finite.
         OSError: the disk is full, or cannot be written.
     """
-    _require_finite(directory, tensors)
+    require_finite(directory, tensors)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / DESCRIPTION).unlink(missing_ok=True)  # new weights never stand under an old description
     # as bytes: safetensors' own writing reports a full disk as an error of its format
@@ -38,7 +38,8 @@ def save_model(directory: Path, tensors: Mapping[str, Tensor], description: Mapp
     write_whole(directory / DESCRIPTION, (json.dumps(description, indent=2, sort_keys=True) + "\n").encode())
 
 
-def _require_finite(directory: Path, tensors: Mapping[str, Tensor]) -> None:
+def require_finite(directory: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError unless every number of a model that `directory` is to hold is finite."""
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise CheckpointError(
