@@ -112,7 +112,7 @@ def test_no_model_that_is_not_finite_is_saved(tmp_path: Path, value: float) -> N
 def test_a_model_that_is_refused_leaves_the_one_before(
     made: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    retrain(made, tmp_path)
+    retrain(made, tmp_path, "decoder=linear")
     before = tree(tmp_path / "models")
 
     def not_finite(*arguments: Any) -> LinearSolution:
@@ -121,6 +121,6 @@ def test_a_model_that_is_refused_leaves_the_one_before(
         return solution
 
     monkeypatch.setattr(run, "solve_linear", not_finite)
-    with pytest.raises(CheckpointError, match="extract again"):
-        retrain(made, tmp_path)
+    with pytest.raises(CheckpointError, match="not finite"):
+        retrain(made, tmp_path, "decoder=linear")
     assert tree(tmp_path / "models") == before
