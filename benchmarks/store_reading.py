@@ -47,7 +47,7 @@ def write_store(
             writer.append(features[first : min(first + BATCH, rows.stop)], None)
         files |= writer.finish()
     files |= backend.write_metadata(path, layout, {"stored_dtype": "float16"})
-    nothing = np.zeros(shape.channels, np.float64)
+    nothing = np.zeros(shape.channels)
     facts = {"backbone": {"name": path.parent.name}, "layer": path.name, "data": "benchmark", "store": layout.facts()}
     Manifest(facts, layout, nothing, nothing, files).write(path)
     return open_store(path)

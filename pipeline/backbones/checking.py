@@ -15,6 +15,9 @@ NAMED = 3  # problems spelled out; the rest are counted
 UNUSED = ("num_batches_tracked",)  # last parts of keys that no feature depends on: older torch did not write them
 REAL = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # 8-bit floats mean nothing without their scales
 
+WHOLE = (torch.int64, torch.int32, torch.bool)  # of counters, positions and masks
+CODES = "is of type {}, which are not the weights but codes of them without their scale; save them as float32"
+
 
 def is_unused(key: str) -> bool:
     """Whether no feature depends on this tensor: a file may lack it, and the network keeps its own."""
@@ -42,6 +45,14 @@ def check_state(network: Network, state: Mapping[str, Any], file: str) -> dict[s
         key: torch.zeros_like(tensor, device="cpu") if is_unused(key) else state[key].to(tensor.dtype)
         for key, tensor in own.items()
     }
+
+
+def check_types(state: Mapping[str, Any], file: str) -> None:
+    """Raise WeightsError when `file`, whatever its keys are called, holds codes of weights without their scale."""
+    for key, tensor in state.items():
+        if isinstance(tensor, Tensor) and tensor.dtype not in (*REAL, *WHOLE):
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise WeightsError(f"{file} does not hold the weights of this network: '{key}' {CODES.format(kind)}")
 
 
 def fits(network: Network, state: Mapping[str, Any]) -> bool:
@@ -82,9 +93,7 @@ def _problem(key: str, found: Any, wanted: Tensor) -> str | None:
         whole = not (found.is_floating_point() or found.is_complex() or found.is_quantized)
         return None if whole else f"is of type {kind}, not of whole numbers"
     if found.dtype not in REAL:
-        return (
-            f"is of type {kind}, which are not the weights but codes of them without their scale; save them as float32"
-        )
+        return CODES.format(kind)
     if not torch.isfinite(found.to(wanted.dtype)).all():
         return "holds values that are not finite"
     if key.rpartition(".")[2] == "running_var" and (found < 0).any():

@@ -20,7 +20,7 @@ from torch import nn
 
 from pipeline.backbones.base import Library, Network, Published, reason
 from pipeline.backbones.caches import TorchHubFile, hub_offline
-from pipeline.backbones.checking import check_state, is_unused
+from pipeline.backbones.checking import check_state, check_types, is_unused
 from pipeline.backbones.normalization import Normalization
 from pipeline.backbones.packaged import packaged
 from pipeline.backbones.wrapping import unwrap
@@ -70,9 +70,7 @@ def load_network(name: str, entry: BackboneParams, library: Library, model: str)
         return _loaded(network, "random", f"seed {entry.seed}", Normalization())
     if entry.kind == "imagenet":
         published = library.published(name, model, entry.tag)
-        obtain(name, published)
-        with hub_offline(), _readable(published), torch.random.fork_rng(devices=[]), torch.device("cpu"):
-            network = library.build_published(model, published)
+        network = _published(name, library, model, published)
         return _loaded(network, "imagenet", _detail(published), published.normalization)
     if entry.kind == "package":
         package = packaged(name, model)
@@ -151,7 +149,8 @@ def _unreadable(error: Exception) -> str:
         return "it is damaged, or no file that torch.save wrote"
     return (
         f"it holds the Python object {code.group(1)}, which to load is to run code, so nothing of it was loaded; "
-        "where it was made, save model.state_dict() alone"
+        "where it was made, save model.state_dict() alone; of a checkpoint of Lightning: "
+        "torch.save(YourModule.load_from_checkpoint('FILE').state_dict(), 'weights.pth')"
     )
 
 
@@ -172,6 +171,18 @@ def obtain(name: str, published: Published) -> None:
             f"({reason(error)}); on a machine with network run `python -m stages weights {name} --to DIR`, bring "
             f"DIR here and run `python -m stages weights {name} --from DIR`"
         ) from None
+
+
+def _published(name: str, library: Library, model: str, published: Published) -> Network:
+    obtain(name, published)
+    file = published.file
+    with hub_offline(), _readable(published), torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        network = library.build_published(model, published)
+    weights = next(file.root / member for member in file.members(file.root) if "refs" not in member.parts)
+    if weights.suffix != ".npz":  # of JAX: NumPy's types, converted by timm
+        check_types(read_state(weights), str(weights))  # the library casts them, so the network no longer tells
+    check_state(network, network.model.state_dict(), str(weights))
+    return network
 
 
 @contextmanager

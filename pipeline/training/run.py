@@ -32,6 +32,7 @@ from pipeline.models.common.checkpoint import (
     DESCRIPTION,
     copy_first_stage,
     load_model,
+    require_finite,
     require_first_stage,
     save_model,
 )
@@ -138,8 +139,11 @@ def _save(
     """The fitted inverter, and beside it what its reconstructions may be refined with and are compared with.
 
     Raises:
-        CheckpointError: it is not finite.
+        CheckpointError: it is not finite; what `output` holds then stays.
     """
+    for each in (inverter, floor):
+        if each is not None:
+            require_finite(output, each.state_dict())
     # no part of another model stays: removed, never overwritten, since it may be a link into DVC's cache
     output.mkdir(parents=True, exist_ok=True)
     (output / DESCRIPTION).unlink(missing_ok=True)  # no description, no model

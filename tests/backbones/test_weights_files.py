@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from weight_caches import HALF, RESNET18, VIT, entry, fresh, place_torch, same_numbers, use_empty_caches
+from weight_caches import HALF, RESNET18, VIT, entry, fresh, place_hub, place_torch, same_numbers, use_empty_caches
 
 from pipeline.backbones.backbone import load_backbone
 from pipeline.core.errors import ParamsError, WeightsError
@@ -153,6 +154,26 @@ def test_published_weights_of_older_torch_load_too(caches: Path) -> None:
     assert backbone(torch.rand(1, 3, 32, 32))["layer1"].isfinite().all()
 
 
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+@pytest.mark.parametrize(("change", "said"), [("int8", "is of type int8"), ("variance", "holds a variance of -0.5")])
+def test_published_weights_are_checked_like_files(caches: Path, library: str, change: str, said: str) -> None:
+    model = "resnet18" if library == "torchvision" else "test_resnet"
+    state = fresh(model, library).state_dict()
+    variance = next(key for key in state if key.endswith("running_var"))
+    if change == "int8":
+        state[variance] = state[variance].to(torch.int8)
+    else:
+        state[variance][0] = -0.5
+    chosen = dict(RESNET18)
+    if library == "torchvision":
+        place_torch(caches, "resnet18-f37072fd.pth", state)
+    else:
+        place_hub(caches, "timm/test_resnet.r160_in1k", state)
+        chosen |= {"library": "timm", "model": model, "layers": ["stage2"]}
+    with pytest.raises(WeightsError, match=rf"'{re.escape(variance)}' {said}"):
+        load_backbone("mine", entry(chosen, weights="imagenet"), CPU)
+
+
 # --- what trainers put around a state dict ----------------------------------------------------------------------------
 
 
@@ -256,6 +277,7 @@ def test_code_in_a_file_is_never_run(tmp_path: Path, caches: Path) -> None:
             load_backbone("mine", entry(VIT, weights=file), CPU)
         assert_own_words(str(error.value))
         assert "save model.state_dict() alone" in str(error.value)
+        assert ".load_from_checkpoint(" in str(error.value)
     place_torch(caches, "resnet18-f37072fd.pth", content)
     with pytest.raises(WeightsError, match=r"it holds the Python object") as error:
         load_backbone("mine", entry(RESNET18, weights="imagenet"), CPU)

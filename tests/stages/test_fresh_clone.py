@@ -9,7 +9,7 @@ import pytest
 from project import Project, small_project
 from ruamel.yaml import YAML
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 COMPUTED = ("data/", "features/", "models", "metrics/")
 FIT = ["train", "evaluate"]
@@ -53,10 +53,10 @@ def finish_queue(project: Project) -> None:
 def test_temporary_experiments_one_after_the_other_then_the_workspace(clone: Project) -> None:
     assert clone.run("dvc", "exp", "run", "--temp", "-S", "train.resident=never").ran[-3:] == ["refine", *FIT]
     assert clone.run("dvc", "exp", "run", "--temp", "-S", "train.resident=always").ran == ["train"]  # the same model
-    assert clone.run("dvc", "exp", "run", "-S", "evaluate.bootstrap=50").ran == FIT
+    assert clone.run("dvc", "exp", "run", "-S", "evaluate.bootstrap=150").ran == FIT
     clone.run("git", "checkout", "--quiet", ".")
     clone.run("dvc", "checkout", "--force", "--allow-missing")
-    assert clone.run("dvc", "exp", "run", "-S", "evaluate.bootstrap=60").ran == ["evaluate"]
+    assert clone.run("dvc", "exp", "run", "-S", "evaluate.bootstrap=160").ran == ["evaluate"]
     clone.run("git", "checkout", "--quiet", ".")
     assert clone.run("dvc", "repro").ran == []
     assert clone.run("dvc", "exp", "run", "--temp", "-S", "train.resident=never").ran == []

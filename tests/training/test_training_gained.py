@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from small_comparison import write_experiment
 from small_experiment import CPU, PARAMS, Experiment, experiment, retrain, small_settings
+from small_stores import tree
 from typer.testing import CliRunner
 
 from pipeline.core.errors import CheckpointError, TrainingError
@@ -22,6 +24,8 @@ from pipeline.evaluation.run import evaluate
 from pipeline.experiments.comparison import compare
 from pipeline.models.common.checkpoint import save_model
 from pipeline.stores.base import FeatureStore
+from pipeline.training import run
+from pipeline.training.readout import ReadoutSolution, solve_readout
 from stages.__main__ import app
 
 NOTHING = "Training gained nothing"
@@ -130,3 +134,20 @@ def test_no_model_that_is_not_finite_is_saved(tmp_path: Path, value: float) -> N
     with pytest.raises(CheckpointError, match=r"linear.output.bias holds numbers that are not finite.*extract again"):
         save_model(tmp_path / "models", tensors, {"blueprint": {}})
     assert not (tmp_path / "models").exists()
+
+
+def test_a_model_that_is_refused_leaves_the_one_before(
+    made: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retrain(made, tmp_path, "decoder=linear")
+    before = tree(tmp_path / "models")
+
+    def not_finite(*arguments: Any) -> ReadoutSolution:
+        solution = solve_readout(*arguments)
+        solution.joint.weight.fill_(float("nan"))
+        return solution
+
+    monkeypatch.setattr(run, "solve_readout", not_finite)
+    with pytest.raises(CheckpointError, match="not finite"):
+        retrain(made, tmp_path, "decoder=linear")
+    assert tree(tmp_path / "models") == before

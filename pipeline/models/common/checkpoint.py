@@ -28,18 +28,23 @@ def save_model(directory: Path, tensors: Mapping[str, Tensor], description: Mapp
         CheckpointError: a number among them is not finite.
         OSError: the disk is full, or cannot be written.
     """
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(
-                f"no model is saved in {directory}: {name} holds numbers that are not finite, which come from features "
-                "or photographs that are not; extract again (python -m stages extract), with extract.precision: fp32"
-            )
+    require_finite(directory, tensors)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / DESCRIPTION).unlink(missing_ok=True)  # new weights never stand under an old description
     # as bytes: safetensors' own writing reports a full disk as an error of its format
     contents = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     write_whole(directory / WEIGHTS, contents)
     write_whole(directory / DESCRIPTION, (json.dumps(description, indent=2, sort_keys=True) + "\n").encode())
+
+
+def require_finite(directory: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError unless every number of a model that `directory` is to hold is finite."""
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"no model is saved in {directory}: {name} holds numbers that are not finite, which come from features "
+                "or photographs that are not; extract again (python -m stages extract), with extract.precision: fp32"
+            )
 
 
 def require_first_stage(folder: Path, facts: Mapping[str, Any]) -> None:
