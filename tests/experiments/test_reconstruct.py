@@ -140,7 +140,7 @@ def test_other_weights_than_in_training_are_refused(photographs: Path, tmp_path:
     entry = made().params.backbone_params("vgg16").model_copy(update={"seed": 7})
     params = made().params.model_copy(update={"backbones": {**made().params.backbones, "vgg16": entry}})
     message = (
-        r"linear was trained behind torchvision vgg16, random \(seed 0\) weights \w{12}…, params.yaml now gives "
+        r"models was trained behind torchvision vgg16, random \(seed 0\) weights \w{12}…, params.yaml now gives "
         r"torchvision vgg16, random \(seed 7\) weights \w{12}…; set backbones.vgg16 as it was, or train again$"
     )
     with pytest.raises(CheckpointError, match=message):

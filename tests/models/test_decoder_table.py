@@ -1,10 +1,12 @@
 """`python -m benchmarks.decoders`, on a few crops."""
 
 import os
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from forks import commands
 from project import ROOT
 
 from benchmarks import decoders
@@ -26,6 +28,7 @@ def _options(out: Path, *arguments: str) -> list[str]:
 
 @pytest.mark.slow
 def test_the_table_is_measured_row_by_row_and_never_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", f"{commands()}/python")  # the stages are forks
     out = tmp_path / "table.csv"
     first = run(parse(_options(out, "--only", BOTH[0])))
     both = run(parse(_options(out, "--only", *BOTH, "--root", str(tmp_path / "kept"))))

@@ -145,7 +145,8 @@ def run(module: str, *arguments: str) -> None:
     import threading
     import traceback
 
-    sys.argv, sys.path[0] = [module, *arguments], os.getcwd()
+    more = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.argv, sys.path[:1] = [module, *arguments], [os.getcwd(), *filter(None, more)]
     status: object = None
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
