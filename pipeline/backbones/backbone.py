@@ -17,7 +17,7 @@ from pipeline.backbones.table import NetworkSpec, check_layers, resolve
 from pipeline.backbones.timm_networks import Timm
 from pipeline.backbones.torchvision_networks import Torchvision
 from pipeline.backbones.weights import Loaded, load_network, weights_file
-from pipeline.core.errors import ShapeError
+from pipeline.core.errors import PipelineError, ShapeError
 from pipeline.core.params import BackboneParams
 from pipeline.core.runtime import enough_memory
 from pipeline.core.sources import FeatureShape, ImageSize
@@ -176,6 +176,8 @@ def _shapes(
             end = _end(network, images, wanted)
             modules = not set(wanted) <= set(network.layer_names)
             found = _layers(name, network, images, wanted, None if modules else end)  # counts calls to the very end
+    except PipelineError:
+        raise
     except (AssertionError, RuntimeError, ValueError) as error:  # how the libraries refuse a size
         raise ShapeError(
             f"{name} cannot take images of {image} pixels ({reason(error)}); change prepare.crop"

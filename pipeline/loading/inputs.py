@@ -12,7 +12,7 @@ from pipeline.core.params import NONE, Params
 from pipeline.core.paths import Paths
 from pipeline.core.sources import Inputs, Source
 from pipeline.stores.base import FeatureStore
-from pipeline.stores.format import Verify
+from pipeline.stores.files import Verify
 from pipeline.stores.manifest import REFINED_FOLDER, differences, remedy
 from pipeline.stores.opening import open_store
 from pipeline.stores.prepared import PreparedData

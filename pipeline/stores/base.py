@@ -18,8 +18,8 @@ from pipeline.core.errors import StoreError
 from pipeline.core.sources import FeatureShape, Source
 from pipeline.stores.codecs import Codec, codec
 from pipeline.stores.encoding import decode
-from pipeline.stores.files import FileRecord, map_file, read_ahead, record_of
-from pipeline.stores.format import Array, Verify
+from pipeline.stores.files import FileRecord, Verify, map_file, read_ahead, record_of
+from pipeline.stores.layout import Array
 from pipeline.stores.manifest import Manifest, remedy
 
 

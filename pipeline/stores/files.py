@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import google_crc32c
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import PipelineError, StoreError
 
+Verify = Literal["lazy", "never"]  # when a file is held against its checksum: at its first use, or not
 PIECE = 1 << 22  # bytes checksummed in one call, which holds the interpreter's lock
 
 

@@ -5,21 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.registry import Registry
-from pipeline.stores.files import FileRecord
+from pipeline.stores.files import FileRecord, Verify
 from pipeline.stores.layout import Layout
 from pipeline.stores.manifest import Manifest
 
 if TYPE_CHECKING:
     from pipeline.stores.base import FeatureStore
-
-Verify = Literal["lazy", "never"]
-Array = Literal["features", "scales"]
 
 
 class ShardWriter(ABC):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from pipeline.core.sources import FeatureShape
 
 MEGABYTE = 10**6
+Array = Literal["features", "scales"]  # those of a store
 
 # What a plain reader of zarr or h5py sees. Neither library has bfloat16: its bits are kept as uint16, and an
 # attribute `stored_dtype` says so.

@@ -8,7 +8,8 @@ from typing import Any
 
 from pipeline.core.errors import StoreError
 from pipeline.stores.base import FeatureStore, check_sizes
-from pipeline.stores.format import FORMATS, Verify
+from pipeline.stores.files import Verify
+from pipeline.stores.format import FORMATS
 from pipeline.stores.manifest import MANIFEST, Manifest, differences, remedy
 
 

@@ -10,6 +10,7 @@ import timm
 import torch
 import torchvision
 from known_backbones import CONVNEXT, CPU, SMALL_VIT, SWIN, Executed, photograph
+from shipped import backbone_params
 from torch import Tensor, nn
 
 from pipeline.backbones.backbone import check_backbone, feature_shapes, load_backbone
@@ -19,9 +20,9 @@ from pipeline.core.params import BackboneParams, load_params
 from pipeline.core.sources import FeatureShape, ImageSize, Source
 
 ROOT = Path(__file__).parents[2]
-RESNET = BackboneParams(library="torchvision", model="resnet18")
-REGISTERS = BackboneParams(library="timm", model="test_vit2")  # no class token, one register
-LITE = BackboneParams(library="timm", model="tf_efficientnet_lite0")
+RESNET = backbone_params(library="torchvision", model="resnet18")
+REGISTERS = backbone_params(library="timm", model="test_vit2")  # no class token, one register
+LITE = backbone_params(library="timm", model="tf_efficientnet_lite0")
 SIZE = ImageSize(64, 64)
 
 
@@ -50,7 +51,7 @@ MAPS = [
     (RESNET, "conv1", FeatureShape(64, 32, 32)),
     (RESNET, "bn1", FeatureShape(64, 32, 32)),  # the activation behind it writes into it
     (RESNET, "avgpool", FeatureShape(512, 1, 1)),
-    (BackboneParams(library="torchvision", model="vgg11"), "features.7", FeatureShape(256, 16, 16)),
+    (backbone_params(library="torchvision", model="vgg11"), "features.7", FeatureShape(256, 16, 16)),
     (CONVNEXT, "stages.1.blocks.0.conv_dw", FeatureShape(32, 8, 8)),
     (LITE, "blocks.2.0.conv_dw", FeatureShape(144, 8, 8)),
     (LITE, "conv_head", FeatureShape(1280, 2, 2)),
@@ -73,7 +74,7 @@ def test_a_map_is_what_the_module_returns(entry: BackboneParams, path: str, shap
         (SMALL_VIT, "blocks.3.mlp.fc1", 1),
         (SMALL_VIT, "norm", 1),
         (REGISTERS, "blocks.2.attn", 1),
-        (BackboneParams(library="timm", model="pvt_v2_b0"), "stages.1.blocks.0.mlp.fc2", 0),
+        (backbone_params(library="timm", model="pvt_v2_b0"), "stages.1.blocks.0.mlp.fc2", 0),
     ],
     ids=str,
 )

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from known_backbones import CPU, SIZE, TABLE, photograph
 from PIL import Image
+from shipped import backbone_params
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -24,7 +25,7 @@ from pipeline.backbones.backbone import Backbone, check_backbone, load_backbone
 from pipeline.backbones.normalization import Normalization, Normalize
 from pipeline.backbones.packaged import PACKAGES, Package
 from pipeline.core.errors import WeightsError
-from pipeline.core.params import BackboneParams, load_params
+from pipeline.core.params import load_params
 from pipeline.core.sources import FeatureShape
 from stages.__main__ import app
 
@@ -35,7 +36,7 @@ EGYPTIAN_CAT, MISSILE, ESPRESSO = 285, 657, 967  # of the 1000 classes of ImageN
 
 @cache
 def trained(name: str) -> Backbone:
-    return load_backbone(name, BackboneParams(weights="package"), CPU, list(TABLE[name]))
+    return load_backbone(name, backbone_params(weights="package"), CPU, list(TABLE[name]))
 
 
 def package(name: str) -> Package:
@@ -163,12 +164,12 @@ def test_photographs_are_recognised(name: str, file: str) -> None:
 def test_two_swapped_rules_recognise_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     swapped = {"_bn0": "bn2", "_bn1": "bn1"}  # both have the expanded width, so every shape fits
     monkeypatch.setattr(packaged, "BLOCK", packaged.BLOCK | swapped)
-    wrong = load_backbone("efficientnet_lite0", BackboneParams(weights="package"), CPU, ["stage1"])
+    wrong = load_backbone("efficientnet_lite0", backbone_params(weights="package"), CPU, ["stage1"])
     assert not any(as_recorded(wrong, file) for name, file in RECOGNISED if name == wrong.name)
 
 
 def test_another_normalisation_does_not_recognise_them_as_well() -> None:
-    wrong = load_backbone("efficientnet_lite0", BackboneParams(weights="package"), CPU, ["stage1"])
+    wrong = load_backbone("efficientnet_lite0", backbone_params(weights="package"), CPU, ["stage1"])
     wrong.normalize = Normalize(Normalization())
     assert not any(as_recorded(wrong, file) for name, file in RECOGNISED if name == wrong.name)
 
@@ -186,7 +187,7 @@ def test_what_ran_is_recorded(name: str) -> None:
 
 
 def test_random_weights_of_the_same_network_stay_random() -> None:
-    random = load_backbone("efficientnet_lite0", BackboneParams(), CPU, ["stage1"]).describe()
+    random = load_backbone("efficientnet_lite0", backbone_params(), CPU, ["stage1"]).describe()
     assert set(random["weights"]) == {"kind", "detail", "sha256"}
     assert random["weights"]["kind"] == "random"
 
@@ -195,7 +196,7 @@ def use(monkeypatch: pytest.MonkeyPatch, changed: Package) -> None:
     monkeypatch.setitem(PACKAGES, "tf_efficientnet_lite0", changed)
 
 
-ENTRY = BackboneParams(weights="package", layers=("stage1",))
+ENTRY = backbone_params(weights="package", layers=("stage1",))
 
 
 def test_a_package_that_is_not_installed_is_asked_for_by_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +227,7 @@ def test_a_file_of_another_network_is_refused_tensor_by_tensor(monkeypatch: pyte
 
 def test_networks_without_a_package_are_told_which_have_one() -> None:
     with pytest.raises(WeightsError, match=r"backbones\.vgg16\.weights = 'package'.*vgg16, only of tf_efficientnet_l"):
-        check_backbone("vgg16", BackboneParams(weights="package", layers=("block1",)), SIZE)
+        check_backbone("vgg16", backbone_params(weights="package", layers=("block1",)), SIZE)
 
 
 def weights_command(*arguments: str) -> str:

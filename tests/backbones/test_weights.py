@@ -198,7 +198,7 @@ import torch
 from pipeline.backbones.backbone import load_backbone
 from pipeline.core.params import BackboneParams
 for values in ({VIT!r}, {RESNET18!r}):
-    entry = BackboneParams.model_validate(dict(values, weights="imagenet", layers=[]))
+    entry = BackboneParams.model_validate(dict(values, weights="imagenet"))
     print(load_backbone("mine", entry, torch.device("cpu")).weights.sha256)
 """
     variables = {

@@ -27,9 +27,9 @@ def test_two_workers_decode_at_the_same_time(tmp_path: Path, monkeypatch: pytest
     """Each photograph waits until another one is being decoded, which one worker alone would wait for in vain."""
     together = threading.Barrier(2, timeout=30)
 
-    def decode(*arguments: object, inner: object = shards.decode) -> object:
+    def decode(*arguments: object, inner: Callable[..., object] = shards.decode, **named: object) -> object:
         together.wait()
-        return inner(*arguments)
+        return inner(*arguments, **named)
 
     monkeypatch.setattr(shards, "decode", decode)
     params = small_params("folder", save_all(tmp_path / "photographs", (f"{i:02d}.png" for i in range(30))))

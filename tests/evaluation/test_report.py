@@ -104,7 +104,8 @@ def test_a_strip_shows_the_floors_beside_the_reconstruction(metrics: Path) -> No
     torch.testing.assert_close(bicubic, thumbnail(original, (32, 32)), atol=0.6 / 255, rtol=0)
     best = pd.read_csv(metrics / "per_image.csv").sort_values("psnr", ascending=False).iloc[0]
     found = [psnr(image, original).item() for image in (decoder, bicubic, linear)]
-    assert found == pytest.approx([best["psnr"], best["bicubic_psnr"], best["linear_psnr"]], abs=0.05)
+    expected = [best["psnr"], best["bicubic_psnr"], best["linear_psnr"]]
+    assert found == pytest.approx(expected, abs=0.1)  # the picture has 8 bits, which is 0.065 dB at 40 dB
 
 
 def test_references_are_named_in_a_legend_and_never_over_each_other() -> None:

@@ -180,8 +180,10 @@ def test_lpips_where_its_weights_are(photographs: Path, tmp_path: Path, monkeypa
     (tmp_path / "hub/checkpoints").mkdir(parents=True)
     torch.save(state, tmp_path / "hub/checkpoints" / ALEXNET_FILE)
     result = run(photographs / "cat.png", output=tmp_path / "with")
-    tiles = np.asarray(Image.open(tmp_path / "with/cat.png"))[20:84] / 255
-    original, saved = (torch.from_numpy(tiles[:, left : left + 64]).permute(2, 0, 1)[None].float() for left in (6, 76))
+    tiles = np.asarray(Image.open(tmp_path / "with/cat.png"))[20 : 20 + 192 : 3] / 255  # 64 pixels, enlarged
+    original, saved = (
+        torch.from_numpy(tiles[:, left : left + 192 : 3]).permute(2, 0, 1)[None].float() for left in (6, 6 + 198)
+    )
     with torch.no_grad():
         expected = load_lpips().network(saved * 2 - 1, original * 2 - 1).item()
     assert result.scores[0]["lpips"] == pytest.approx(expected, rel=0.02)  # the saved picture is rounded to 8 bits

@@ -26,7 +26,8 @@ grids:
     decoder: residual
 """
 FRAGILE = "tiny-resnet34.layer2-residual"
-RESULTS = {"leaderboard.md", "leaderboard.csv", "table.csv", "heat_map.svg", "depths.svg"}
+DEPTHS = {"depths.svg", "depth_vgg16.md", "depth_vgg16.png"}
+RESULTS = {"leaderboard.md", "leaderboard.csv", "table.csv", "heat_map.svg", *DEPTHS}
 BREAKS = """
     from pathlib import Path
     if settings.decoder == "residual" and Path({flag!r}).exists():

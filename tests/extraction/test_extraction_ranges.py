@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from shipped import backbone_params
 from small_stores import CPU, SmallData, small_extraction, small_params
 
 from pipeline.backbones.backbone import Backbone, load_backbone
 from pipeline.backbones.timm_networks import outline
 from pipeline.core.errors import ShapeError, StoreError
-from pipeline.core.params import BackboneParams
 from pipeline.core.sources import ImageSize
 from pipeline.stores.encoding import ROUNDING_LIMIT, rgb
 from pipeline.stores.opening import open_store
@@ -27,7 +27,7 @@ NETWORKS = (
 
 def network(model: str) -> tuple[Backbone, int]:
     """With all of its layers, and the edge of the images it takes: 64 where that goes."""
-    entry = BackboneParams(library="timm", model=model)
+    entry = backbone_params(library="timm", model=model)
     backbone = load_backbone("mine", entry, CPU, outline(model).layer_names)
     try:
         backbone.shapes(ImageSize(64, 64))

@@ -13,7 +13,7 @@ from pipeline.loading.inputs import open_features
 from pipeline.stores.base import FeatureStore
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
-ENTRY = {"library": "torchvision", "model": "small", "layers": "[shallow]"}
+ENTRY = {"library": "torchvision", "model": "small", "layers": "[shallow]", "weights": "random", "seed": "0"}
 
 
 class Described(SmallBackbone):

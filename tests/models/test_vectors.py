@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from shipped import build_decoder
 
 from pipeline.core.errors import ShapeError
 from pipeline.core.sources import FeatureShape, ImageSize
-from pipeline.models.common.decoder import build_decoder
 from pipeline.models.parts.vectors import laid_out
 
 VECTOR, IMAGE = FeatureShape(16, 1, 1), ImageSize(96, 96)

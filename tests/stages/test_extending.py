@@ -47,7 +47,7 @@ COMMANDS = (
     "extract --backbone vgg16",
     "train",
     "evaluate",
-    f"train {REFINED} --models refined/models --curves refined/training.csv",
+    f"train {REFINED} --models refined/models --metrics refined",
     f"evaluate {REFINED} --models refined/models --metrics refined",
     "compare metrics refined --metric brightness --out comparison",
 )

@@ -16,6 +16,7 @@ from project import ROOT, small_project, write_photographs
 from skimage.metrics import peak_signal_noise_ratio
 
 from pipeline.core.params import load_params
+from pipeline.core.sources import Inputs
 from pipeline.models.common.inverter import load_inverter
 from pipeline.stores.opening import open_store
 from pipeline.stores.prepared import PreparedData
@@ -72,7 +73,7 @@ def test_features_of_photographs(home: Path) -> None:
     shape = open_store(home / "feature-inversion/features/vgg16/block2").shape
     found = ast.literal_eval(printed)
     assert found["block2"] == (3, shape.channels, shape.height, shape.width)
-    assert tuple(found) == params.backbones["vgg16"].layers
+    assert tuple(found) == params.backbone_params("vgg16").layers
 
 
 def test_a_reconstruction(home: Path) -> None:
@@ -108,5 +109,6 @@ def test_a_reconstruction_from_features_alone(home: Path) -> None:
     """The sentence below the example."""
     clone = home / "feature-inversion"
     store = open_store(clone / "features/vgg16/block1")
-    images = load_inverter(clone / "models", torch.device("cpu"))([torch.from_numpy(store.read(np.array([0, 5])))])
+    features = torch.from_numpy(store.read(np.array([0, 5])))
+    images = load_inverter(clone / "models", torch.device("cpu"))(Inputs((features,)))
     assert images.shape == (2, 3, 64, 64)

@@ -11,9 +11,9 @@ pytestmark = pytest.mark.slow
 
 NAMES = ("sweep-1", "sweep-2")
 FIT = ["train", "evaluate"]
-LOADED = "    settings = load_checked(params, overrides)\n"
+LOADED = "def train(settings: Params, paths: Paths, device: str) -> None:\n"
 COUNT_LINKS = """
-    print("links of a shard:", min(path.stat().st_nlink for path in features.rglob("c.*")))
+    print("links of a shard:", min(path.stat().st_nlink for path in paths.features.rglob("c.*")))
 """
 
 

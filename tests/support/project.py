@@ -54,12 +54,12 @@ class Project:
 
     root: Path
 
-    def run(self, *command: str, check: bool = True, real: bool = False) -> Result:
+    def run(self, *command: str, check: bool = True, real: bool = False, **variables: str) -> Result:
         """Run a command as a user would; `dvc` and `python` are those of this environment, forked unless `real`."""
         run = subprocess.run(
             command,
             cwd=self.root,
-            env=_environment(real),
+            env=_environment(real) | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from pipeline.core.files import part_path, whole_file
 from pipeline.stores.base import FeatureStore
 from pipeline.stores.codecs import BLOSC_LEVEL, ZSTD_LEVEL, codec
-from pipeline.stores.files import FileRecord, record_of
-from pipeline.stores.format import FORMATS, Array, ShardWriter, StoreFormat, Verify
+from pipeline.stores.files import FileRecord, Verify, record_of
+from pipeline.stores.format import FORMATS, ShardWriter, StoreFormat
 from pipeline.stores.guarded import GuardedFile
-from pipeline.stores.layout import Layout
+from pipeline.stores.layout import Array, Layout
 from pipeline.stores.manifest import Manifest
 
 MASTER = "features.h5"

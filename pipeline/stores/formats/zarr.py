@@ -21,9 +21,9 @@ from pipeline.core.errors import StoreError
 from pipeline.core.files import part_path, write_whole
 from pipeline.stores.base import FeatureStore
 from pipeline.stores.codecs import BLOSC_LEVEL, ZSTD_LEVEL, Codec, codec
-from pipeline.stores.files import Crc32c, FileRecord, map_file, record_of
-from pipeline.stores.format import FORMATS, Array, ShardWriter, StoreFormat, Verify
-from pipeline.stores.layout import Layout
+from pipeline.stores.files import Crc32c, FileRecord, Verify, map_file, record_of
+from pipeline.stores.format import FORMATS, ShardWriter, StoreFormat
+from pipeline.stores.layout import Array, Layout
 from pipeline.stores.manifest import Manifest, remedy
 
 ABSENT = 2**64 - 1  # offset and size of a chunk beyond the array's last row
