@@ -18,7 +18,7 @@ from torch import Tensor
 from pipeline.core.errors import ShapeError, TrainingError
 from pipeline.models.common.patches import Part, by_kernel, patch_cross, patch_gram, patches
 
-CHUNK_ELEMENTS = 2**23  # of the features held at once: 64 MB in float64
+CHUNK_ELEMENTS = 2**20  # of the features summed at once: what stays in a processor's cache, 8 MB in float64
 STRENGTHS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # of the Gram matrix's mean diagonal
 DROPPED = 1e9  # the strength of a part that is left out
 PART_STRENGTHS = (1e-6, 1e-4, 1e-2, 1.0, DROPPED)  # tried for one part of several, the others held
