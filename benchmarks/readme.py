@@ -1,7 +1,7 @@
-"""The README's table and picture, measured anew: `python -m benchmarks.readme`.
+"""The README's picture and tables, measured anew: `python -m benchmarks.readme`.
 
-Runs the experiments through DVC in a temporary copy (what is cached is not computed again), compares them, and
-replaces what stands between the markers in README.md. Nothing in the table is typed by hand.
+Runs the study by depth and the experiments through DVC in temporary copies (what is cached is not computed again),
+compares them, and replaces what stands between the markers in README.md. Nothing in the tables is typed by hand.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import subprocess
 from pathlib import Path
 
 README, OUTPUT = Path("README.md"), Path("docs/sample")
+STUDY, DEPTH = "studies/depth.yaml", Path("docs/depth")
+NETWORK = "efficientnet_lite0"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 CREDITS = (
     "Photographs: [credits and licences](docs/data.md#the-sample); `flower` by vultilion, `china` by danielbuechele "
@@ -29,13 +31,19 @@ def main() -> None:
         subprocess.run(["dvc", "exp", "remove", "--quiet", name], check=False, capture_output=True)  # an earlier one
         _run("dvc", "exp", "run", "--temp", "--name", name, *_options((*settings, PICTURES)))
     _run("python", "-m", "stages", "compare", *EXPERIMENTS, "--out", str(OUTPUT))
-    README.write_text(with_results(README.read_text(), (OUTPUT / "leaderboard.md").read_text()))
+    _run("python", "-m", "stages", "study", STUDY, "--out", str(DEPTH))
+    README.write_text(with_results(README.read_text(), depth_table(), (OUTPUT / "leaderboard.md").read_text()))
 
 
-def with_results(readme: str, table: str) -> str:
-    """`readme` with the leaderboard and the picture between its markers."""
-    picture = f"![the same photographs, original and reconstructed]({OUTPUT / 'strip.png'})"
-    block = f"{BEGIN}\n{table.strip()}\n\n{picture}\n\n{CREDITS}\n{END}"
+def depth_table() -> str:
+    return (DEPTH / f"depth_{NETWORK}.md").read_text()
+
+
+def with_results(readme: str, depth: str, leaderboard: str) -> str:
+    """`readme` with the picture and table by depth and the leaderboard between its markers."""
+    picture = f"![the same photographs, rebuilt from five depths]({DEPTH / f'depth_{NETWORK}.png'})"
+    parts = "\n\n".join((picture, depth.strip(), CREDITS, leaderboard.strip()))
+    block = f"{BEGIN}\n{parts}\n{END}"
     return re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: block, readme, flags=re.DOTALL)
 
 

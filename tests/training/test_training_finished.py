@@ -37,7 +37,7 @@ def test_given_again_it_says_so_and_leaves_everything(
     assert FINISHED in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("gone", ["models", "models/model.json", "curves.csv"])
+@pytest.mark.parametrize("gone", ["models", "models/model.json", "metrics/training.csv"])
 def test_what_is_gone_is_made_again(
     made: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str], gone: str
 ) -> None:

@@ -12,6 +12,7 @@ from small_experiment import Experiment, experiment, retrain
 
 from pipeline.core.errors import ShapeError
 from pipeline.core.params import Params, load_params
+from pipeline.core.progress import counted
 from pipeline.core.sources import FeatureShape, ImageSize
 from pipeline.loading.loader import Batch
 from pipeline.loading.sampler import SplitFeed
@@ -68,8 +69,8 @@ def test_a_batch_of_one_position_is_refused_before_anything_is_computed(images: 
     with pytest.raises(ShapeError) as caught:
         check_batches(inverter, params, images)
     assert str(caught.value).startswith(
-        f"{images} training images in batches of {batch} leave a batch of one, on which decoder residual cannot be "
-        "trained here (Expected more than 1 value per channel"
+        f"{counted(images, 'training image')} in batches of {batch} leave a batch of one, on which decoder residual "
+        "cannot be trained here (Expected more than 1 value per channel"
     )
     assert str(caught.value).endswith("; change protocols.fast.batch_size")
     assert all(torch.equal(tensor, before[name]) for name, tensor in inverter.state_dict().items())
