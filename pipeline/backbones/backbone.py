@@ -84,7 +84,7 @@ def load_backbone(
     """The network of `backbones.<name>` with its weights, on `device`, ready to give `layers` (default: the entry's).
 
     Raises:
-        ParamsError: unknown network, layer or tag. WeightsError: weights that cannot be had or do not fit.
+        ParamsError: unknown network, layer or tag. WeightsError: weights that are missing or do not fit.
         DeviceError: the GPU has no room for it.
     """
     spec, library = _spec(name, entry)

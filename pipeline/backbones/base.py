@@ -47,7 +47,7 @@ class Network(nn.Module, ABC):
 
     Attributes:
         model: the library's module; its state dict has the library's own keys.
-        layer_names: the layers that can be had, shallow to deep.
+        layer_names: the layers to choose from, shallow to deep.
         head_keys: keys of the library's full state dict that belong to the head, which is not kept.
     """
 

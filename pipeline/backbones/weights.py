@@ -62,7 +62,7 @@ def load_network(name: str, entry: BackboneParams, library: Library, model: str)
     """Build `model` and give it the weights that `entry` asks for: `random`, `imagenet`, `package`, or a path.
 
     Raises:
-        WeightsError: they cannot be had, are damaged, or are not those of this network.
+        WeightsError: they are missing, damaged, or are not those of this network.
     """
     if entry.kind == "random":
         assert entry.seed is not None, "params.yaml has to give it"

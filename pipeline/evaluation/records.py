@@ -36,7 +36,7 @@ def summary(
     crop: int,
     refinement: Refinement | None = None,
 ) -> dict[str, Any]:
-    """The content of metrics.json: numbers only, at most three levels deep, null where a metric cannot be had.
+    """The content of metrics.json: numbers only, at most three levels deep, null where a metric is not computed.
 
     `photographs` names what each test image shows.
     """
@@ -121,7 +121,7 @@ def rounded(values: Any) -> Any:
 
 
 def _scores(params: Params, columns: Columns, photographs: Sequence[str]) -> dict[str, dict[str, float] | None]:
-    """Mean, spread and interval of every metric, null where it cannot be had."""
+    """Mean, spread and interval of every metric, null where it is not computed."""
     names = list(all_metrics())
     own = {name: columns[name] for name in names if name in columns}
     spread = summarise(own, photographs, params.evaluate.bootstrap, params.seed)

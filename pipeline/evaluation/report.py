@@ -167,7 +167,7 @@ def write_report(metrics: Path) -> None:
     sections = [("Test images", plots.histograms(pd.read_csv(metrics / "per_image.csv"), scores), "")]
     if "refined" in scores:
         figure, picture = plots.refinement(pd.read_csv(images / "refinement.csv")), _base64(images / "refined.png")
-        sections.append(("What the layer holds, as against what the decoder gets", figure, picture))
+        sections.append(("What the layer holds, beside what the decoder gets", figure, picture))
     sections.append(("What survives of each octave", plots.octaves(pd.read_csv(plotted / "octaves.csv")), ""))
     if (metrics / "training.csv").is_file() and len(curves := pd.read_csv(metrics / "training.csv")) > 1:
         sections.append(("Training", plots.training(curves), ""))

@@ -82,7 +82,7 @@ def open_subject(params: Params, data: PreparedData, paths: Paths, device: torch
     Raises:
         CheckpointError: no model, or one of other sources than `params` names, or trained on other features.
         StoreError: a store is missing or damaged, or was made with other parameters, weights or data.
-        WeightsError: images are to be refined, and the network's weights cannot be had here.
+        WeightsError: images are to be refined, and the network's weights are missing here.
     """
     models = paths.models
     inverter = load_inverter(models, device)

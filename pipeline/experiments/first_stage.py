@@ -56,7 +56,7 @@ def refine_photographs(params: Params, data: PreparedData, paths: Paths, device:
     Raises:
         StoreError: the features are missing, stale or damaged, or were made by other weights than params.yaml names.
         DataError: the image prior, which `map` needs, is missing or of other data.
-        WeightsError: the network's weights cannot be had here.
+        WeightsError: the network's weights are missing here.
     """
     (store,) = open_features(paths.features, params.sources, params, data)
     facts = first_stage_facts(params, store)

@@ -133,7 +133,7 @@ def load_encoder(models: Path, params: Params, device: torch.device) -> Encoder:
 
     Raises:
         CheckpointError: no model there, or one that does not say how its features were stored, or the networks have
-        other weights now. WeightsError: they cannot be had.
+        other weights now. WeightsError: they are missing.
     """
     inverter = load_inverter(models, device)
     description = load_model(models)[1]

@@ -48,7 +48,7 @@ def extract(
         Whether `output` is complete; False when other parts are still missing.
 
     Raises:
-        StoreError: it does not fit the disk, another process is at it, or features cannot be stored.
+        StoreError: it does not fit the disk, another process extracts the same, or features cannot be stored.
     """
     job = Job(backbone, data, store, settings, device)
     space = Workspace(work, backbone.name, {**job.facts, "code": _code(backbone)})

@@ -118,7 +118,7 @@ class Workspace:
         shutil.rmtree(self.path, ignore_errors=True)  # another part may be looking in at this moment
 
     def discard(self) -> None:
-        """Remove what is here of a store that is in place, unless a process is at it."""
+        """Remove what is here of a store that is in place, unless a process is writing it."""
         if self.path.is_dir():
             _remove_unused(self.path)
 

@@ -47,7 +47,7 @@ class Examples(Protocol):
     """What a refiner may learn from. There is no way from here to the test split."""
 
     def training(self, images: int) -> Iterable[Example]:
-        """At most so many training images, one view of each."""
+        """At most `images` training images, one view of each."""
 
     def validation(self) -> Iterable[Example]: ...
 

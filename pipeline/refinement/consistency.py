@@ -18,7 +18,7 @@ def open_networks(params: Params, stores: Sequence[FeatureStore], device: torch.
     """The frozen networks behind the stores, in the precision that the stores were computed in.
 
     Raises:
-        WeightsError: a network's weights cannot be had here.
+        WeightsError: a network's weights are missing here.
         StoreError: a store was written with another network or other weights than params.yaml names now.
     """
     precisions = [store.manifest.facts["precision"] for store in stores]

@@ -25,7 +25,7 @@ class Networks:
         """`precisions` (fp32, bf16 or fp16) belong to `sources`, in order.
 
         Raises:
-            WeightsError: a network's weights cannot be had here.
+            WeightsError: a network's weights are missing here.
         """
         self.sources = tuple(sources)
         self.backbones: dict[str, Backbone] = {}

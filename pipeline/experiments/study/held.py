@@ -1,4 +1,4 @@
-"""What layers hold, as against what decoders get: the table of a study whose experiments refine images."""
+"""What layers hold, beside what decoders get: the table of a study whose experiments refine images."""
 
 from __future__ import annotations
 
