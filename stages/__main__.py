@@ -294,6 +294,11 @@ def weights(
 ) -> None:
     """List weights of networks; fetch those named; or carry them: --to DIR with network, then --from DIR without."""
     entries = load_params(params, overrides or ()).backbones
+    if not (names or to or source):
+        from stages.weights_listed import list_weights
+
+        list_weights(entries)
+        return
     from stages.weights import weights
 
     weights(entries, names or [], to, source)

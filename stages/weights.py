@@ -1,4 +1,4 @@
-"""weights: published weights listed, fetched, or carried to a machine without network."""
+"""weights: published weights fetched, or carried to a machine without network."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from pipeline.experiments import transfer
 
 
 def weights(entries: Mapping[str, BackboneParams], names: Sequence[str], to: Path | None, source: Path | None) -> None:
-    """Copy the weights called `names` to the folder `to`, or from `source`, or fetch them; without names list all."""
+    """Copy the weights called `names` to the folder `to`, or from `source`, or fetch them."""
     if to is not None and source is not None:
         raise ParamsError("weights: --to and --from are for two machines; give one of them")
     if (to is not None or source is not None) and not names:
@@ -25,7 +25,7 @@ def weights(entries: Mapping[str, BackboneParams], names: Sequence[str], to: Pat
         written, fetched = transfer.install(names, entries, source), [*names]
     else:
         fetched = transfer.fetch(names, entries)
-        for name in names or transfer.names(entries):
+        for name in names:
             typer.echo(transfer.status(name, entries))
     for path in written:
         typer.echo(f"wrote {path}")

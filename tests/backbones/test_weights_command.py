@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from weight_caches import VIT, VIT_REPOSITORY, entry, fresh, place_hub, place_torch, use_caches, use_empty_caches
 
 from pipeline.backbones.backbone import load_backbone
+from pipeline.backbones.packaged import PACKAGES
 from pipeline.backbones.timm_networks import outline
 from pipeline.core.errors import ParamsError, WeightsError
 from stages.__main__ import app
@@ -27,7 +28,7 @@ def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return use_empty_caches(tmp_path / "caches", monkeypatch)
 
 
-TINY = ["--set", "backbones.tiny={library: timm, model: test_vit, weights: random, seed: 0, layers: [block0]}"]
+TINY = ["--set", "backbones.tiny={library: timm, model: test_vit, weights: imagenet, layers: [block0]}"]
 
 
 def stage(*arguments: str) -> str:
@@ -89,7 +90,7 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_name_alone_fetches_what_is_missing_to_where_the_library_looks(caches: Path, mirror: Path) -> None:
-    assert "lpips: AlexNet_Weights.IMAGENET1K_V1, missing" in stage()
+    assert "lpips: AlexNet, missing" in stage()
     assert not caches.exists()  # without names it only lists
     output = stage("lpips")
     assert "lpips: AlexNet_Weights.IMAGENET1K_V1, present" in output
@@ -119,6 +120,22 @@ def test_listing_builds_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("timm.create_model", build)
     outline.cache_clear()
     assert "tiny: test_vit.r160_in1k, missing" in stage()
+
+
+def test_the_list_says_what_each_entry_asks_for(caches: Path, tmp_path: Path) -> None:
+    path = tmp_path / "net.pth"
+    listed = stage("--set", f"backbones.resnet50.weights={path}").splitlines()
+    assert "resnet34: random, seed 0" in listed
+    assert f"resnet50: a file, missing: {path}" in listed
+    package = PACKAGES["tf_efficientnet_lite0"]
+    assert f"efficientnet_lite0: {package.label}, present: {package.locate()}" in listed
+    place_torch(caches, "alexnet-owt-7be5be79.pth", {"x": torch.ones(1)})
+    path.write_bytes(b"")
+    listed = stage("--set", f"backbones.resnet50.weights={path}").splitlines()
+    assert f"resnet50: a file, present: {path}" in listed
+    assert listed[-1].startswith("lpips: AlexNet, present: alexnet-owt-7be5be79.pth in ")
+    with pytest.raises(ParamsError, match=r"backbones.vgg17 is not one of vgg16, "):
+        stage("--set", "backbones.vgg17={weights: random, seed: 0, layers: [block1]}")
 
 
 def test_from_a_folder_that_lacks_one_copies_nothing(caches: Path, tmp_path: Path) -> None:

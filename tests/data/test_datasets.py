@@ -212,6 +212,37 @@ def test_files_that_are_not_of_the_data_set_are_listed_not_used(
         assert word in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "tree", "first", "second"),
+    [
+        ("celeba_hq", lambda root: celeba_hq(root, 3), "0.jpg", "00000.jpg"),
+        ("celeba_hq", lambda root: celeba_hq(root, 3), "2.jpg", "2.png"),
+        ("div2k", lambda root: div2k(root, 2, 2), "DIV2K_train_HR/0002.png", "DIV2K_train_HR/again/0002.jpg"),
+        (
+            "imagenet_val",
+            lambda root: imagenet_val(root, 3),
+            "ILSVRC2012_val_00000001.JPEG",
+            "n01440764/ILSVRC2012_val_00000001.JPEG",
+        ),
+    ],
+)
+def test_a_number_of_the_data_set_is_one_photograph(
+    tmp_path: Path, name: str, tree: Callable[[Path], Path], first: str, second: str
+) -> None:
+    """Two downloads in one folder, of which each name alone would do: pixels differ, so no copy would be found."""
+    tree(tmp_path)
+    save(tmp_path / second, 99)
+    with pytest.raises(DataError) as error:
+        dataset(name, root=tmp_path).photographs()
+    told = str(error.value)
+    assert f"datasets.{name}.root" in told
+    assert "1 photograph of the data set more than once" in told
+    assert "move all but one" in told
+    assert told.splitlines()[1:] == [f"  {Path(first).name} and {second.removeprefix('DIV2K_train_HR/')}"]
+    (tmp_path / first).unlink()
+    assert dataset(name, root=tmp_path).photographs()
+
+
 # --- options
 
 

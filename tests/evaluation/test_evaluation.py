@@ -192,7 +192,8 @@ def test_saved_samples_are_the_pixels(output: Path, protocol: dict[str, Any], pe
     for k, (prediction, target) in enumerate(zip(*images, strict=True)):
         for kind, image in (("original", target), ("reconstruction", prediction)):
             saved = np.asarray(Image.open(output / "reconstructions" / f"{k:02}_{kind}.png"))
-            np.testing.assert_array_equal(saved, (image * 255).round().byte().permute(1, 2, 0).numpy())
+            levels = (image * 255).permute(1, 2, 0).numpy()  # in batches of another size, so equal but for rounding
+            np.testing.assert_allclose(saved, levels, rtol=0, atol=0.501)
 
 
 def test_the_protocol_names_what_the_numbers_are_made_of(protocol: dict[str, Any], made: Experiment) -> None:

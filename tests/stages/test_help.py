@@ -8,6 +8,7 @@ import pytest
 import typer
 from project import ROOT
 
+from pipeline.core.params import load_params
 from stages.__main__ import app
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -39,6 +40,27 @@ finally:
     assert found.stdout.splitlines()[-1] == "loaded:"
     for name, command in COMMANDS.items():
         assert any(f" {name} " in line and command.help[:40] in line for line in found.stdout.splitlines()), name
+
+
+def test_the_list_of_weights_loads_no_library() -> None:
+    """The shipped entries are random or of a package; only what a library publishes must be asked of it."""
+    program = """
+import sys
+from stages.__main__ import main
+sys.argv[0] = "stages"
+try:
+    main()
+finally:
+    print("loaded:", *sorted({"torch", "torchvision", "timm"} & {*sys.modules}))
+"""
+    arguments = [sys.executable, "-c", program, "weights"]
+    found = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    *lines, loaded = found.stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [*load_params(ROOT / "params.yaml").backbones, "lpips"]
+    assert loaded == "loaded:"
+    arguments += ["--set", "backbones.vgg16.weights=imagenet"]
+    assert "torchvision" in subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True).stdout  # it can tell
 
 
 def test_the_readme_names_every_command() -> None:

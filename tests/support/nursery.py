@@ -19,8 +19,7 @@ class Nursery:
     """Start with the module whose functions the children will call, and variables that torch reads at its import."""
 
     def __init__(self, module: str, variables: Mapping[str, str] | None = None) -> None:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
-        environment |= variables or {}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **(variables or {})}
         self._process = subprocess.Popen(
             [sys.executable, __file__, module],
             stdin=subprocess.PIPE,

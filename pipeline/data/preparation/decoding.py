@@ -118,7 +118,7 @@ def open_rgb(data: bytes, rules: PrepareParams) -> tuple[Image.Image, str]:
         image.load()
     except _BROKEN as error:
         raise BadImageError(f"is truncated or broken ({error})") from None
-    return _rgb(_upright(image), mode, rules), mode
+    return _rgb(_upright(image), mode, image.format, rules), mode
 
 
 def resized(image: Image.Image, rules: PrepareParams) -> NDArray[np.uint8]:
@@ -190,7 +190,7 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _rgb(image: Image.Image, mode: str, rules: PrepareParams) -> Image.Image:
+def _rgb(image: Image.Image, mode: str, format: str | None, rules: PrepareParams) -> Image.Image:
     transparent = "A" in image.mode or "transparency" in image.info
     profile = image.info.get("icc_profile", b"") if rules.colour_profile == "convert" else b""
     if mode != "RGB" or transparent:
@@ -199,6 +199,8 @@ def _rgb(image: Image.Image, mode: str, rules: PrepareParams) -> Image.Image:
             raise BadImageError(f"is {name}, not 8-bit RGB")
         if not mode.startswith("I;16") and image.mode not in _CONVERTIBLE:
             raise BadImageError(f"is {name}, which has no agreed conversion to RGB")
+        if format == "JPEG2000" and mode.endswith(";16") and image.mode != "I;16":  # its rounding overflows 8 bits
+            raise BadImageError(f"is {name} in JPEG 2000, whose brightest values Pillow turns black; save it as PNG")
         if mode.startswith("I;16"):
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         if transparent and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -22,7 +22,7 @@ from pipeline.stores.prepared import Split
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".pbm", ".pgm", ".pnm", ".ppm", ".jp2"}
 )
-SHOWN = 10  # strays listed in an error
+SHOWN = 10  # files listed in an error
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
 
 
@@ -58,9 +58,10 @@ class Numbered:
     last: int
     example: str
 
-    def knows(self, path: Path) -> bool:
+    def number(self, path: Path) -> int | None:
+        """The number in the file's name; None when the name is not one of the data set's."""
         match = re.fullmatch(self.pattern, path.stem)
-        return match is not None and self.first <= int(match[1]) <= self.last
+        return int(match[1]) if match and self.first <= int(match[1]) <= self.last else None
 
 
 def root_folder(root: str, key: str, tree: str, folders: Sequence[str] = ()) -> Path:
@@ -90,16 +91,15 @@ def photographs_in(
     when it is decoded. Hidden files (`._0001.png` of macOS archives) are left alone.
 
     Raises:
-        DataError: there is none, one is not called as `names` says, there are more than the `most` that the data set
-            has here, or a folder cannot be listed.
+        DataError: there is none, one is not called as `names` says or has the number of another, there are more than
+            the `most` that the data set has here, or a folder cannot be listed.
     """
     found = [path for path in _files(folder) if _is_candidate(path)]
     if not found:
         known = ", ".join(sorted(SUFFIXES))
         raise DataError(f"{key}: '{folder}' holds no photographs; put some there ({known}, or known by their content)")
-    strays = sorted(path for path in found if names and not names.knows(path))
-    if strays and names:
-        raise DataError(_strays(strays, names, folder, key))
+    if names:
+        _check_names(found, names, folder, key)
     if most is not None and len(found) > most:
         raise DataError(
             f"{key}: '{folder}' holds {counted(len(found), 'photograph')}, more than the {most:,} of the data set; "
@@ -109,14 +109,30 @@ def photographs_in(
     return sorted(photographs, key=lambda photograph: photograph.id)
 
 
-def _strays(strays: Sequence[Path], names: Numbered, folder: Path, key: str) -> str:
-    shown = "".join(f"\n  {printable(path.relative_to(folder).as_posix())}" for path in strays[:SHOWN])
-    more = f"\n  and {len(strays) - SHOWN:,} more" if len(strays) > SHOWN else ""
-    return (
-        f"{key}: '{folder}' holds {counted(len(strays), 'picture')} not of the data set, whose photographs are called "
-        f"{names.example}; move them elsewhere, set {key} to where the photographs lie alone, or use dataset: "
-        f"folder:{shown}{more}"
-    )
+def _check_names(found: Iterable[Path], names: Numbered, folder: Path, key: str) -> None:
+    """Every file called as the data set's are, and no number twice: 0.jpg and 00000.jpg are one photograph."""
+    by_number: dict[int | None, list[Path]] = {}
+    for path in sorted(found):
+        by_number.setdefault(names.number(path), []).append(path)
+    strays = [path.relative_to(folder).as_posix() for path in by_number.pop(None, [])]
+    if strays:
+        raise DataError(
+            f"{key}: '{folder}' holds {counted(len(strays), 'picture')} not of the data set, whose photographs are "
+            f"called {names.example}; move them elsewhere, set {key} to where the photographs lie alone, or use "
+            f"dataset: folder:{_listed(strays)}"
+        )
+    several = [paths for paths in by_number.values() if len(paths) > 1]
+    if several:
+        same = [" and ".join(path.relative_to(folder).as_posix() for path in paths) for paths in several]
+        raise DataError(
+            f"{key}: '{folder}' holds {counted(len(same), 'photograph')} of the data set more than once, by their "
+            f"numbers; move all but one of each elsewhere, or set {key} to where each lies once:{_listed(same)}"
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f"\n  and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return "".join(f"\n  {printable(name)}" for name in names[:SHOWN]) + more
 
 
 def subset(photographs: Sequence[Photograph], count: int | None, seed: int, key: str) -> list[Photograph]:

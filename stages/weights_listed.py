@@ -1,0 +1,14 @@
+"""weights without names: what each entry asks for. Loads torch only where an entry has `weights: imagenet`."""
+
+from collections.abc import Mapping
+
+import typer
+
+from pipeline.core.params import BackboneParams
+from pipeline.experiments import listing
+
+
+def list_weights(entries: Mapping[str, BackboneParams]) -> None:
+    """Print a line for each network of params.yaml, and one for LPIPS."""
+    for line in listing.lines(entries):
+        typer.echo(line)
