@@ -221,7 +221,12 @@ def test_agreement_has_no_unit(exponent: int) -> None:
     for found, value in zip(agreement(one * 2.0**exponent, other * 2.0**exponent), expected, strict=True):
         torch.testing.assert_close(found, value)
     torch.testing.assert_close(expected[0], torch.cosine_similarity(one.flatten(1), other.flatten(1)).double())
-    assert all(torch.isfinite(values).all() for values in agreement(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)))
+
+
+@pytest.mark.parametrize(("again", "error"), [(0.0, 0.0), (1e-30, 1.0), (1e30, 1.0)])
+def test_agreement_with_features_that_are_all_zero_is_a_number(again: float, error: float) -> None:
+    stored = torch.zeros(1, 1, 2, 2)
+    assert [values.tolist() for values in agreement(stored + again, stored)] == [[0.0], [error]]
 
 
 def test_muons_direction_has_no_unit() -> None:
