@@ -19,7 +19,7 @@ from pipeline.core.sources import FeatureShape, ImageSize, Source
 from pipeline.loading.loader import Example
 from pipeline.models.common.prior import ImagePrior
 
-TINY = torch.finfo(torch.float64).tiny  # keeps the error of features that are all zero a number, in any unit
+TINY = torch.finfo(torch.float64).tiny  # under a norm: what is all zero stays so, in any unit
 
 
 @dataclass(frozen=True)
@@ -128,5 +128,10 @@ def squared_norm(values: Tensor) -> Float[Tensor, " b"]:
 
 
 def relative_error(difference: Tensor, features: Tensor) -> Float[Tensor, " b"]:
-    """‖difference‖ / ‖features‖ of each image, (B,) float64."""
-    return (squared_norm(difference) / squared_norm(features).clamp_min(TINY)).sqrt().detach()
+    """‖difference‖ / ‖features‖ of each image, (B,) float64; of features that are all zero 1, or 0."""
+    return error_share(squared_norm(difference), squared_norm(features)).detach()
+
+
+def error_share(error: Float[Tensor, " b"], whole: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    """√(error / whole) of squared norms, a number also where `whole` is 0: there any error is 1."""
+    return (error / torch.where(whole > 0, whole, error.clamp_min(TINY))).sqrt()

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from shards_of_nine import small_shards  # noqa: F401  (autouse)
-from shipped import build_refiner, options
-from small_stores import SmallBackbone, SmallData, apart, small_extraction, small_params
+from shipped import backbone_params, build_refiner, options
+from small_stores import CPU, SmallBackbone, SmallData, apart, small_extraction, small_params
+from small_training import Trained, trained
 
+from pipeline.backbones.backbone import load_backbone
+from pipeline.backbones.base import FrozenNetwork
+from pipeline.core.params import ProtocolParams
 from pipeline.core.sources import ImageSize, Inputs, Source
+from pipeline.models.common.decoder import DECODERS
 from pipeline.models.common.fusion import FUSIONS
 from pipeline.models.common.inverter import Blueprint, Inverter, Standardise
 from pipeline.models.common.prior import ImagePrior, moments
 from pipeline.models.common.ridge import NormalEquations, solve
-from pipeline.refinement.base import KnownLayer, Step
+from pipeline.refinement.base import REFINERS, KnownLayer, Step
 from pipeline.refinement.consistency import agreement
 from pipeline.stores.base import FeatureStore
 from pipeline.stores.manifest import DEAD
@@ -27,12 +34,19 @@ from pipeline.training.optimizers import orthogonalise
 
 EXPONENTS = (-40, -13, 12)
 ROWS = np.arange(40)
+START = 0.4  # of every pixel, before it is refined
 SHAPES = {"deep": (16, 4, 4), "shallow": (8, 8, 8)}
 FUSION_NAMES = [name for name in FUSIONS.names() if name != "none"]
+OPTIMIZERS, SCHEDULES = (get_args(ProtocolParams.model_fields[each].annotation) for each in ("optimizer", "schedule"))
+RECIPES = [
+    *(f"optimizer={name}" for name in OPTIMIZERS),
+    *(f"schedule={name}" for name in SCHEDULES),
+    *("gradient_clip=0.0", "ema=0.5"),
+]
 
 
 class Scaled(SmallBackbone):
-    """The same network in another unit; `shallow` has a channel that never varies and one that is zero."""
+    """The same network in another unit; `shallow` has a channel that never varies, one that is zero, one twice."""
 
     def __init__(self, unit: float) -> None:
         super().__init__()
@@ -42,6 +56,7 @@ class Scaled(SmallBackbone):
         features = super().forward(images)
         features["shallow"] = features["shallow"].clone()
         features["shallow"][:, 3], features["shallow"][:, 5] = 0.7, 0
+        features["shallow"][:, 6] = features["shallow"][:, 7]
         return {layer: values * self.unit for layer, values in features.items()}
 
 
@@ -94,6 +109,49 @@ def test_a_power_of_two_changes_no_image(tmp_path: Path, exponent: int) -> None:
         expected, found = decoded(usual, decoder, fusion), decoded(scaled, decoder, fusion)
         assert expected.std() > 0.01
         assert apart(found, expected) < 1e-4, (decoder, fusion)
+
+
+@pytest.fixture(scope="module")
+def in_unit(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], list[FeatureStore]]:
+    """The stores of a network whose unit is a power of two, by the exponent."""
+    return cache(lambda exponent: stores(tmp_path_factory.mktemp("unit"), 2.0**exponent))
+
+
+@pytest.fixture(scope="module")
+def usual(
+    in_unit: Callable[[int], list[FeatureStore]], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Trained]:
+    return cache(lambda *overrides: _trained(in_unit(0), tmp_path_factory.mktemp("usual"), *overrides))
+
+
+def _trained(opened: list[FeatureStore], work: Path, *overrides: str) -> Trained:
+    return trained(opened if any(each.startswith("fusion=") for each in overrides) else opened[:1], work, *overrides)
+
+
+@pytest.mark.parametrize("exponent", [-40, 12])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        *((f"decoder={name}", f"train.warm_start={warm}") for name in DECODERS.names() for warm in ("linear", "none")),
+        *(("decoder=residual", f"fusion={name}") for name in FUSION_NAMES),
+        *(("decoder=residual", f"protocols.fast.{each}") for each in RECIPES),
+    ],
+    ids=",".join,
+)
+def test_a_power_of_two_changes_no_training(
+    in_unit: Callable[[int], list[FeatureStore]],
+    usual: Callable[..., Trained],
+    tmp_path: Path,
+    overrides: tuple[str, ...],
+    exponent: int,
+) -> None:
+    """Of the one layer alone, too: beside another, each has a unit of its own."""
+    expected = usual(*overrides)
+    found = _trained([in_unit(exponent)[0], in_unit(0)[1]], tmp_path / "work", *overrides)
+    assert expected.images.std() > 0.005
+    assert "decoder=linear" in overrides or expected.loss != expected.start_loss
+    assert found.loss == pytest.approx(expected.loss, rel=1e-4)
+    assert apart(found.images, expected.images) < 0.01
 
 
 class Offset(SmallBackbone):
@@ -163,7 +221,12 @@ def test_agreement_has_no_unit(exponent: int) -> None:
     for found, value in zip(agreement(one * 2.0**exponent, other * 2.0**exponent), expected, strict=True):
         torch.testing.assert_close(found, value)
     torch.testing.assert_close(expected[0], torch.cosine_similarity(one.flatten(1), other.flatten(1)).double())
-    assert all(torch.isfinite(values).all() for values in agreement(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)))
+
+
+@pytest.mark.parametrize(("again", "error"), [(0.0, 0.0), (1e-30, 1.0), (1e30, 1.0)])
+def test_agreement_with_features_that_are_all_zero_is_a_number(again: float, error: float) -> None:
+    stored = torch.zeros(1, 1, 2, 2)
+    assert [values.tolist() for values in agreement(stored + again, stored)] == [[0.0], [error]]
 
 
 def test_muons_direction_has_no_unit() -> None:
@@ -172,22 +235,76 @@ def test_muons_direction_has_no_unit() -> None:
     assert orthogonalise(torch.zeros(2, 3)).abs().max() == 0
 
 
-def refined(name: str, unit: float) -> Step:
-    """Two images matched again through a network in that unit."""
-    layer = KnownLayer(Source("small", "deep"), Scaled(unit), ImageSize(16, 16), "fp32")  # type: ignore[arg-type]
-    pair = SimpleNamespace(inputs=Inputs(()), targets=images()[2:10])
-    prior = ImagePrior.of(*moments([SmallData().crops(ROWS)]))
+def in_unit_of(backbone: FrozenNetwork, unit: float) -> FrozenNetwork:
+    """A vision transformer whose tokens are `unit` times as large in every block."""
+    model = backbone.network.model
+    model.cls_token.mul_(unit)
+    model.pos_embed.mul_(unit)
+    for module in (
+        model.patch_embed.proj,
+        *(layer for each in model.blocks for layer in (each.attn.proj, each.mlp.fc2)),
+    ):
+        module.weight.mul_(unit)
+        module.bias.mul_(unit)
+    for each in model.blocks:
+        for norm in (each.norm1, each.norm2):
+            norm.eps *= unit**2 or 1
+    return backbone
+
+
+@torch.no_grad()
+def known_layer(refiner: str, unit: float) -> KnownLayer:
+    """The layer of a network in that unit that the refiner can work on; in unit 0 all its features are zero."""
+    if refiner != "block_inverse":
+        return KnownLayer(Source("small", "deep"), Scaled(unit), ImageSize(16, 16), "fp32")  # type: ignore[arg-type]
+    entry = backbone_params(library="timm", model="test_vit", layers=["block1"])
+    tiny = in_unit_of(load_backbone("tiny", entry, CPU), unit)
+    return KnownLayer(Source("tiny", "block1"), tiny, ImageSize(32, 32), "fp32")  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def refined(name: str, unit: float, present: float = 1.0) -> Step:
+    """Two images matched again through a network in that unit; `present` is a factor of their features."""
+    layer = known_layer(name, unit)
+    shown = torch.nn.functional.interpolate(images(), (layer.image.height, layer.image.width))
+    crops = (shown * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    pairs = [SimpleNamespace(inputs=Inputs((layer(part),)), targets=part) for part in (shown[2:26], shown[26:])]
     refiner = build_refiner(name, {}, layer, 12)
-    refiner.learn(SimpleNamespace(training=lambda count: [pair], prior=lambda: prior))  # type: ignore[arg-type]
-    with torch.no_grad():
-        features = layer(images()[:2])
-    return list(refiner.refine(features, torch.full_like(images()[:2], 0.5)))[-1]
+    refiner.learn(
+        SimpleNamespace(  # type: ignore[arg-type]
+            training=lambda count: pairs[:1],
+            validation=lambda: pairs[1:],
+            prior=lambda: ImagePrior.of(*moments([crops])),
+        )
+    )
+    return list(refiner.refine(present * layer(shown[:2]), torch.full_like(shown[:2], START)))[-1]
 
 
 @pytest.mark.parametrize("exponent", [-40, 12])
-@pytest.mark.parametrize("name", ["lbfgs", "map"])
+@pytest.mark.parametrize("name", REFINERS.names())
 def test_a_power_of_two_changes_no_refined_image(name: str, exponent: int) -> None:
     usual, scaled = refined(name, 1.0), refined(name, 2.0**exponent)
     assert usual.images.std() > 0.005
     torch.testing.assert_close(scaled.images, usual.images, atol=1e-3, rtol=0)
     torch.testing.assert_close(scaled.feature_error, usual.feature_error, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("exponent", [-40, 12])
+@pytest.mark.parametrize("name", ["lbfgs", "map"])
+def test_a_power_of_two_changes_no_image_of_features_that_are_all_zero(name: str, exponent: int) -> None:
+    usual, scaled = refined(name, 1.0, present=0.0), refined(name, 2.0**exponent, present=0.0)
+    assert (usual.images - START).abs().max() > 0.05  # the network gives others at the start
+    torch.testing.assert_close(scaled.images, usual.images, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("name", REFINERS.names())
+def test_of_a_dead_layer_all_images_are_refined_alike_and_without_detail(name: str) -> None:
+    step = refined(name, 0.0)
+    assert step.feature_error.isfinite().all()
+    torch.testing.assert_close(step.images[0], step.images[1], atol=1e-5, rtol=0)
+    colour, reached = float(images().mean()), float(step.images.mean())
+    if name == "lbfgs":  # knows no photographs
+        assert reached == pytest.approx(START)
+    else:
+        assert abs(reached - colour) < 0.9 * abs(START - colour)
+    assert step.images.std((2, 3)).max() < 0.1  # 0.29 of the photographs, some blocks of which are averaged

@@ -34,6 +34,7 @@ class SmallData:
         self.crop = crop
         self._pixels = np.random.default_rng(seed).integers(0, 256, (rows, crop, crop, 3), dtype=np.uint8)
         self.fingerprint = hashlib.sha256(self._pixels.tobytes()).hexdigest()
+        self.image = np.arange(rows)  # one view of each
 
     def __len__(self) -> int:
         return len(self._pixels)

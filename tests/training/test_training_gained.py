@@ -106,8 +106,14 @@ def test_a_dead_layer_gives_a_finite_model(
     made: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float, decoder: str, warm: str
 ) -> None:
     _fill(monkeypatch, value)
-    retrain(made, tmp_path, f"decoder={decoder}", f"train.warm_start={warm}", "protocols.fast.epochs=1")
+    settings = (f"decoder={decoder}", f"train.warm_start={warm}", "protocols.fast.epochs=1")
+    retrain(made, tmp_path, *settings)
     assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "models/model.safetensors").values())
+    params, metrics = load_params(PARAMS, (*small_settings(made.root), *settings)), tmp_path / "metrics"
+    evaluate(params, made.data(), made.paths(models=tmp_path / "models", metrics=metrics), CPU)
+    write_report(metrics)
+    scores = read_json(metrics / "metrics.json")
+    assert all(np.isfinite(scores[name]["mean"]) for name in ("psnr", "ssim"))
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

@@ -17,7 +17,7 @@ from pipeline.core.sources import Source
 from pipeline.loading.loader import Example
 from pipeline.models.common.linear import Linear
 from pipeline.models.common.ridge import NormalEquations, solve
-from pipeline.refinement.base import REFINERS, TINY, Examples, KnownLayer, Refiner, Step, squared_norm
+from pipeline.refinement.base import REFINERS, Examples, KnownLayer, Refiner, Step, error_share, squared_norm
 from pipeline.refinement.token_blocks import TokenBlocks, check_token_blocks
 
 
@@ -116,7 +116,7 @@ def invert(
             prefixes[number + 1] = leaving[:, :count]
             target = entering[number] = entering[number] + damping * residual
             unexplained += squared_norm(residual)
-        error = (unexplained / squared_norm(features).clamp_min(TINY)).sqrt()
+        error = error_share(unexplained, squared_norm(features))
         better = error < lowest  # false where the iteration blew up
         lowest = torch.where(better, error, lowest)
         best = torch.where(better[:, None, None, None], first.mT.unflatten(2, (height, width)), best)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.core.section import Count, Section
-from pipeline.refinement.base import REFINERS, TINY, KnownLayer, Refiner, Step, relative_error, squared_norm
+from pipeline.refinement.base import REFINERS, KnownLayer, Refiner, Step, relative_error, squared_norm
 from pipeline.refinement.descent import Evaluated, lbfgs
 
 
@@ -31,9 +31,11 @@ class Lbfgs(Refiner):
         self.history = options.history
 
     def refine(self, features: Float[Tensor, "b c h w"], start: Float[Tensor, "b 3 y x"]) -> Iterator[Step]:
-        size = (
-            squared_norm(features).clamp_min(TINY).sqrt().to(features)[:, None, None, None]
-        )  # the unit does not matter
+        size = squared_norm(features).sqrt()  # the unit does not matter
+        if not size.all():  # features that are all zero have none: what the network makes of the start
+            with torch.no_grad():
+                size = torch.where(size > 0, size, squared_norm(self.layer(start)).sqrt())
+        size = torch.where(size > 0, size, 1).to(features)[:, None, None, None]
 
         def objective(images: Tensor) -> Evaluated:
             with torch.enable_grad():

@@ -56,7 +56,7 @@ class Map(Refiner):
         """Take the prior over, and measure the network's gain on training images."""
         self._prior = examples.prior()
         gains = [network_gain(self.layer, pair.targets) for pair in examples.training(GAIN_IMAGES)]
-        self._gain = float(torch.cat(gains).mean())
+        self._gain = float(torch.cat(gains).mean()) or 1.0  # of a dead layer the prior alone is left
 
     def state(self) -> dict[str, Tensor]:
         assert self._prior is not None, "learn comes first"
