@@ -18,7 +18,7 @@ from pipeline.models.common.fusion import FUSIONS
 from pipeline.models.common.inverter import Blueprint, Inverter
 from pipeline.refinement.base import REFINERS
 from pipeline.training.losses import TERMS
-from stages.loading import remember
+from stages.proof import remember
 
 
 def check(settings: Params) -> None:

@@ -1,18 +1,14 @@
 """What every command does first: read params.yaml and validate it whole. torch is loaded late, where it must be."""
 
-import hashlib
 from collections.abc import Iterable
-from importlib.metadata import version
 from pathlib import Path
 
-from pipeline.core.code import digest
 from pipeline.core.errors import ParamsError, WeightsError
-from pipeline.core.files import write_whole
 from pipeline.core.params import Params, load_params
 from pipeline.core.section import unknown_name
 from pipeline.metrics.alexnet import lpips_available
 from pipeline.stores.format import FORMATS
-from stages.options import WORK
+from stages.proof import proved
 
 
 def load_checked(path: Path, overrides: Iterable[str] | None, loss: bool = True) -> Params:
@@ -31,23 +27,11 @@ def load_checked(path: Path, overrides: Iterable[str] | None, loss: bool = True)
         raise ParamsError(unknown_name("store.format", params.store.format, FORMATS.names()))
     if loss:
         check_loss(params)
-    if not _proof(params).is_file():
+    if not proved(params):
         from stages.check import check_choices  # which loads torch
 
         check_choices(params)
     return params
-
-
-def remember(params: Params) -> None:
-    """Note that all checks of `params` have passed, for the stages that follow on this machine."""
-    write_whole(_proof(params), b"")
-
-
-def _proof(params: Params) -> Path:
-    """A file named after everything that a check depends on: params, code, libraries."""
-    libraries = [f"{name} {version(name)}" for name in ("torch", "torchvision", "timm", "pydantic")]
-    facts = [params.model_dump_json(), digest("stages.check", "stages.loading"), *libraries]
-    return WORK / "checked" / hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
 
 
 def check_loss(params: Params) -> None:

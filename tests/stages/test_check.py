@@ -68,7 +68,7 @@ def test_what_check_has_proved_is_not_proved_again(monkeypatch: pytest.MonkeyPat
     assert len(proved) == 2  # by check itself
     loading.load_checked(PARAMS, ["decoder=wavelet"])
     assert proved[2:] == ["wavelet"]
-    monkeypatch.setattr(loading, "digest", lambda *_: "edited")
+    monkeypatch.setattr("stages.proof.digest", lambda *_: "edited")
     loading.load_checked(PARAMS, [])
     assert len(proved) == 4
 
