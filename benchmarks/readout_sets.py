@@ -75,7 +75,7 @@ def measure(names: Sequence[str], images: Tensor) -> list[float]:
     params, sources = load_params(), [Source.parse(name) for name in names]
     backbone = load_backbone(
         sources[0].backbone,
-        params.backbones[sources[0].backbone],
+        params.backbone_params(sources[0].backbone),
         torch.device("cpu"),
         [source.layer for source in sources],
     )
@@ -93,7 +93,7 @@ def main() -> None:
         *members, both = measure(names, photographs())
         spent = time.process_time() - start
         scores = " | ".join(f"{value:.2f}" for value in (*members, both))
-        weights = load_params().backbones[names[0].partition(".")[0]].weights
+        weights = load_params().backbone_params(names[0].partition(".")[0]).weights
         print(
             f"| {' + '.join(names)} ({weights}) | {scores} | {both - max(members):+.2f} dB | {spent:.0f} |", flush=True
         )

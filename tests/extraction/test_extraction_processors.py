@@ -32,6 +32,12 @@ PROCESSORS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `extract_small` sets in this process ends with the test."""
+    monkeypatch.setattr(layout, "MEGABYTE", SMALL_MEGABYTE)
+
+
 class Killed(SmallBackbone):
     """Its process ends as by kill -9 when it is given its `KILLED_AT`-th row."""
 
