@@ -194,16 +194,18 @@ class RepeatedData(SmallData):
 
 def extract_and_tell_peak(root: str, format: str, rows: str) -> None:
     layout.MEGABYTE = 1_000_000
-    settings = extract_params(batch_size=50)
-    small_extraction(Path(root), small_params(format=format), data=RepeatedData(int(rows)), settings=settings)
+    settings, stored = extract_params(batch_size=50), small_params(format=format, dtype="float32")
+    small_extraction(Path(root), stored, data=RepeatedData(int(rows)), settings=settings)
     Path(f"{root}.peak").write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_memory_does_not_grow_with_the_data(tmp_path: Path, nursery: Nursery, format: str) -> None:
-    peaks = []
-    for rows in ("1000", "10000"):
+    peaks, written = [], []  # bytes
+    for rows in ("1000", "15000"):
         root = tmp_path / rows
         assert nursery.wait(nursery.start("extract_and_tell_peak", str(root), format, rows)) == 0
-        peaks.append(int(Path(f"{root}.peak").read_text()))
-    assert peaks[1] < 1.1 * peaks[0]
+        peaks.append(1024 * int(Path(f"{root}.peak").read_text()))
+        written.append(sum(path.stat().st_size for path in (root / "features").rglob("*") if path.is_file()))
+    assert written[1] - written[0] > 40e6
+    assert peaks[1] - peaks[0] < 0.5 * (written[1] - written[0])
