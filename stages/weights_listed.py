@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import typer
 
 from pipeline.core.params import BackboneParams
-from pipeline.experiments import listing
+from pipeline.experiments import weights_list
 
 
 def list_weights(entries: Mapping[str, BackboneParams]) -> None:
     """Print a line for each network of params.yaml, and one for LPIPS."""
-    for line in listing.lines(entries):
+    for line in weights_list.lines(entries):
         typer.echo(line)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-LINEAR_FOLDER = "linear"  # folder of the closed-form decoder that a decoder started from, itself a saved model
+LINEAR_FOLDER = "linear"  # folder of the read-out that a decoder started from, itself a saved model
 LEARNED = "refiner.safetensors"  # in two stages: what the first one learned
 
 

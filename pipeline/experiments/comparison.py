@@ -212,10 +212,11 @@ def markdown(table: pd.DataFrame) -> str:
     return markdown_table([*columns.values()], rows)
 
 
-def strip(experiments: Sequence[Experiment], caption: Caption | None = None) -> Picture | None:
+def strip(experiments: Sequence[Experiment], caption: Caption | None = None, about: str = "") -> Picture | None:
     """The photographs that all experiments saved, a row each: original, then every experiment's reconstruction.
 
-    `caption` words what stands over a reconstruction: PSNR, the experiment's name and its weights by default.
+    `caption` words what stands over a reconstruction: PSNR, the experiment's name and its weights by default. What is
+    `about` all of them stands under the photograph's name.
     Experiments of another protocol than the first are left out; None when there is no common photograph.
     """
     alike = [each for each in experiments if not differences(experiments[0].protocol, each.protocol)]
@@ -234,7 +235,7 @@ def strip(experiments: Sequence[Experiment], caption: Caption | None = None) -> 
         for image in common
     ]
     words = caption or _psnr_and_name
-    return sheet(rows, [[image, *(words(each, image) for each in alike)] for image in common])
+    return sheet(rows, [[f"{image}\n{about}".strip(), *(words(each, image) for each in alike)] for image in common])
 
 
 def _psnr_and_name(experiment: Experiment, image: str) -> str:

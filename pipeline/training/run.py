@@ -71,7 +71,7 @@ def train(params: Params, data: PreparedData, paths: Paths, device: torch.device
         ShapeError: the decoder cannot work on these features, or not on a batch of one image that is left over.
         LockedError: another process is training the same model in `paths.work`.
         TrainingError: the loss is not finite. The message names the folder where the best epoch's model was saved, in
-            the form of `output`, if there was such an epoch.
+            the form of `paths.models`, if there was such an epoch.
     """
     seed_everything(params.seed)
     load_prior(paths.prior, data)  # proves that it is of these photographs

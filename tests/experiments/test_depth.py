@@ -55,11 +55,13 @@ def test_the_table_has_floors_and_the_upper_bound_where_there_is_one(study: tupl
     configurations, experiments = study
     refined, plain = experiments[configurations[2].name], experiments[configurations[0].name]
     refined.per_image["refined_psnr"] = [50.0, 60.0, *[np.nan] * (len(refined.per_image) - 2)]
-    table = depth_table({"block1": refined, "block3": plain}).set_index("layer")
+    layers = {"block1": refined, "block3": plain}
+    table = depth_table(layers).set_index("layer")
     assert table.loc["block1", ["bits", "bicubic", "linear", "refined"]].tolist() == [16, 20, 19, 55]
     assert table.loc["block3", "linear"] == table.loc["block3", "psnr"]  # the linear decoder is its own floor
     assert np.isnan(table.loc["block3", "refined"])
-    *_, first, second = depth_markdown(table.reset_index()).splitlines()
+    *_, first, second, _, behind = depth_markdown(layers).splitlines()
+    assert behind == "random weights (seed 0) · folder"
     assert "| 55.00 |" in first
     assert "| – |" in second
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.core.tables import markdown_table
 from pipeline.evaluation.pictures import Picture
+from pipeline.evaluation.report import weights
 from pipeline.experiments.comparison import Experiment, strip
 from pipeline.experiments.study.figures import by_network
 from pipeline.experiments.study.grid import Configuration
@@ -55,21 +57,25 @@ def depth_table(layers: Mapping[str, Experiment]) -> pd.DataFrame:
     return pd.DataFrame(_row(layer, experiment) for layer, experiment in layers.items())
 
 
-def depth_markdown(table: pd.DataFrame) -> str:
-    """`depth_table` as a Markdown table."""
-    lines = ["| " + " | ".join(HEADER.values()) + " |", "|" + "---|" * len(HEADER)]
-    for _, row in table.iterrows():
-        cells = ["–" if pd.isna(row[key]) else FORMATS.get(key, "{}").format(row[key]) for key in HEADER]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def depth_markdown(layers: Mapping[str, Experiment]) -> str:
+    """`depth_table` as a Markdown table, and under it the weights of the network and the data."""
+    protocol = next(iter(layers.values())).protocol
+    rows = (
+        ["–" if pd.isna(row[key]) else FORMATS.get(key, "{}").format(row[key]) for key in HEADER]
+        for _, row in depth_table(layers).iterrows()
+    )
+    table = markdown_table([*HEADER.values()], rows)
+    return f"{table}\n\n{weights(protocol)} · {protocol['data']['dataset']}"
 
 
 def depth_picture(layers: Mapping[str, Experiment]) -> Picture | None:
     """A row for each photograph that all experiments saved: original, then its reconstruction from each layer.
 
-    PSNR, SSIM and bits per pixel stand over each. None when no photograph is common to them.
+    PSNR, SSIM and bits per pixel stand over each, the weights of the network over the original. None when no photograph
+    is common to them.
     """
-    return strip(list(layers.values()), _layer_and_scores)
+    first, *_ = layers.values()
+    return strip([*layers.values()], _layer_and_scores, weights(first.protocol))
 
 
 def _layer_and_scores(experiment: Experiment, image: str) -> str:

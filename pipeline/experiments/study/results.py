@@ -20,7 +20,7 @@ from pipeline.experiments.comparison import (
     opened,
     protocol_notes,
 )
-from pipeline.experiments.study.depth import best_by_layer, depth_markdown, depth_picture, depth_table
+from pipeline.experiments.study.depth import best_by_layer, depth_markdown, depth_picture
 from pipeline.experiments.study.figures import depth_curves, heat_map
 from pipeline.experiments.study.grid import Configuration
 from pipeline.experiments.study.held import by_depth, held, held_markdown
@@ -73,7 +73,7 @@ def _write_depths(networks: Mapping[str, Mapping[str, Experiment]], output: Path
     for earlier in output.glob("depth_*"):
         earlier.unlink()
     for network, layers in networks.items():
-        write_whole(output / f"depth_{network}.md", f"{depth_markdown(depth_table(layers))}\n".encode())
+        write_whole(output / f"depth_{network}.md", f"{depth_markdown(layers)}\n".encode())
         if (picture := depth_picture(layers)) is not None:
             save_png(picture, output / f"depth_{network}.png")
 
