@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pipeline.models.common.decoder import Decoder
+
 ADAM_SHARE = 0.1  # Adam's rate on what Muon leaves over, as a share of the peak rate
 READOUT_SHARE = 0.05  # rate of a warm-started read-out: it starts at its optimum
 
@@ -58,15 +60,22 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
 def build_optimizers(name: str, rate: float, body: nn.Module, readout: nn.Module | None) -> list[Optimizer]:
     """The optimisers of a decoder (`body`) and of the read-out it was warm-started from.
 
-    `body` may hold both parts' parameters; those of `readout` go at READOUT_SHARE of the rate.
+    `body` may hold both parts' parameters; those of `readout` go at READOUT_SHARE of the rate. Muon gets the matrices
+    but a decoder's last layer where that has fewer outputs than inputs: it starts at zero after a warm start, and steps
+    of Muon's fixed length throw the warm start away. (Jordan et al. 2024 leave every last layer to Adam; a wide one,
+    the patches of patch_transformer, is better off with Muon.)
     """
     slow = {id(p) for p in readout.parameters()} if readout is not None else set()
     fast = [p for p in body.parameters() if id(p) not in slow and p.requires_grad]
     groups: list[dict[str, Any]] = [{"params": fast, "lr": rate}]
     optimizers: list[Optimizer] = []
     if name == "muon":
-        optimizers.append(Muon([p for p in fast if p.ndim >= 2], lr=rate))
-        groups = [{"params": [p for p in fast if p.ndim < 2], "lr": rate * ADAM_SHARE}]
+        last = [m.output.weight for m in body.modules() if isinstance(m, Decoder)]
+        narrow = {id(weight) for weight in last if len(weight) < weight[0].numel()}
+        matrices = [p for p in fast if p.ndim >= 2 and id(p) not in narrow]
+        optimizers += [Muon(matrices, lr=rate)] if matrices else []
+        taken = {id(p) for p in matrices}
+        groups = [{"params": [p for p in fast if id(p) not in taken], "lr": rate * ADAM_SHARE}]
     if readout is not None:
         share = READOUT_SHARE * (ADAM_SHARE if name == "muon" else 1.0)
         groups.append({"params": [p for p in readout.parameters() if p.requires_grad], "lr": rate * share})

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from shipped import build_decoder
 from torch import nn
 
+from pipeline.core.sources import FeatureShape, ImageSize
 from pipeline.training.optimizers import READOUT_SHARE, Muon, build_optimizers, orthogonalise, rate_factor
 
 
@@ -53,6 +55,18 @@ def test_each_parameter_has_one_optimizer_and_the_linear_part_is_slow() -> None:
     slow = optimizers[1].param_groups[-1]
     assert slow["lr"] < 1e-2 * READOUT_SHARE
     assert {id(p) for p in slow["params"]} == {id(p) for p in model["linear"].parameters()}
+
+
+@pytest.mark.parametrize(
+    ("decoder", "by_muon"), [("transposed_conv", False), ("residual", False), ("patch_transformer", True)]
+)
+def test_a_last_layer_with_few_outputs_is_left_to_adam(decoder: str, by_muon: bool) -> None:
+    body = build_decoder(decoder, {}, FeatureShape(64, 4, 4), ImageSize(32, 32))
+    muon, *others = build_optimizers("muon", 1e-2, body, None)
+    assert isinstance(muon, Muon)
+    assert (id(body.output.weight) in {id(p) for g in muon.param_groups for p in g["params"]}) == by_muon
+    seen = [id(p) for o in (muon, *others) for g in o.param_groups for p in g["params"]]
+    assert sorted(seen) == sorted(map(id, body.parameters()))
 
 
 @pytest.mark.parametrize(
