@@ -24,6 +24,9 @@ RUNNING = re.compile(r"^Running stage '([^']+)'", re.MULTILINE)
 
 SMALL = {
     "dataset": "folder",
+    "backbone": "vgg16",
+    "layer": "block1",
+    "decoder": "transposed_conv",
     "prepare.size": 72,
     "prepare.crop": 64,
     "datasets.folder.validation_fraction": 0.2,
