@@ -46,7 +46,7 @@ def test_another_tag_is_another_store(tmp_path: Path, detail: str) -> None:
     with pytest.raises(StoreError) as error:
         opened(features, weights="imagenet", tag="V1")
     assert str(error.value) == (
-        f"{features}/mine/shallow is stale: its weights are {detail}, not those called V1; "
+        f"{features}/mine/shallow is stale: its weights are {detail}, not V1; "
         "run `python -m stages extract --backbone mine`"
     )
 
@@ -54,14 +54,14 @@ def test_another_tag_is_another_store(tmp_path: Path, detail: str) -> None:
 def test_another_weights_file_is_another_store(tmp_path: Path) -> None:
     features = extracted(tmp_path, "path", "one.pth")
     assert opened(features, weights="weights/one.pth")
-    with pytest.raises(StoreError, match=r"stale: its weights are one\.pth, not those called other\.pth; run"):
+    with pytest.raises(StoreError, match=r"stale: its weights are one\.pth, not other\.pth; run"):
         opened(features, weights="weights/other.pth")
 
 
 def test_what_was_taken_off_a_files_keys_does_not_make_it_another_file(tmp_path: Path) -> None:
     features = extracted(tmp_path, "path", "one.pth (without the prefix 'module.')")
     assert opened(features, weights="weights/one.pth")
-    with pytest.raises(StoreError, match=r"stale: its weights are one\.pth \(.*\), not those called one; run"):
+    with pytest.raises(StoreError, match=r"stale: its weights are one\.pth \(.*\), not one; run"):
         opened(features, weights="weights/one")
 
 
