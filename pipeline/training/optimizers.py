@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-ADAM_SHARE = 0.1  # Adam's rate on what Muon leaves over, as a share of the peak rate
-READOUT_SHARE = 0.05  # rate of a warm-started read-out: it starts at its optimum
+ADAM_SHARE = 0.1  # Adam's rate on the parameters that Muon does not update, as a fraction of the peak rate
+READOUT_SHARE = 0.05  # rate of a warm-started read-out, which starts at its optimum, as a fraction of Adam's
 
 
 class Muon(Optimizer):
@@ -56,9 +56,9 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 def build_optimizers(name: str, rate: float, body: nn.Module, readout: nn.Module | None) -> list[Optimizer]:
-    """The optimisers of a decoder (`body`) and of the read-out it was warm-started from.
+    """The optimisers of a decoder (`body`) and of the read-out from which it was warm-started.
 
-    `body` may hold both parts' parameters; those of `readout` go at READOUT_SHARE of the rate.
+    `body` may contain the parameters of both; those of `readout` train at READOUT_SHARE of the rate.
     """
     slow = {id(p) for p in readout.parameters()} if readout is not None else set()
     fast = [p for p in body.parameters() if id(p) not in slow and p.requires_grad]
@@ -79,10 +79,10 @@ def build_optimizers(name: str, rate: float, body: nn.Module, readout: nn.Module
 
 
 def rate_factor(schedule: str, step: int, steps: int, warmup: float) -> float:
-    """The learning rate at `step` of `steps`, as a share of the peak. `warmup` is a share of all steps.
+    """The learning rate at `step` of `steps`, as a fraction of the peak. `warmup` is a fraction of all steps.
 
     `cosine`: linear warm-up, then half a cosine to zero. `one_cycle`: cosine up from 1/25 and down to
-    1e-4/25 (Smith & Topin 2019). `constant`: warm-up only. A plateau is judged once an epoch, elsewhere.
+    1e-4/25 (Smith & Topin 2019). `constant`: warm-up only. The fitter handles `plateau`, once an epoch.
     """
     done, rise = step / max(steps, 1), max(warmup, 1e-9)
     if schedule == "one_cycle":
