@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.core.errors import ParamsError
 from pipeline.core.former import FORMER
 
+NONE = "none"  # in params.yaml, the name of no backbone, layer, fusion or refiner
+LINEAR = "linear"  # the decoder that is the read-out; warm starts and floors need it
+
 Names = Annotated[tuple[str, ...], Field(strict=False)]  # YAML has lists, not tuples
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]

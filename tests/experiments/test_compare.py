@@ -13,7 +13,8 @@ from scipy import stats
 from small_comparison import three_experiments, write_experiment
 
 from pipeline.core.errors import DataError
-from pipeline.experiments.comparison import compare, lead, leaderboard, opened
+from pipeline.experiments.comparison import compare, lead, leaderboard
+from pipeline.experiments.found import opened
 
 
 @pytest.fixture

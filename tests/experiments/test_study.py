@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.core.errors import DeviceError, ParamsError
 from pipeline.core.params import load_params
-from pipeline.experiments.comparison import Experiment
+from pipeline.experiments.found import Experiment
 from pipeline.experiments.study import work
 from pipeline.experiments.study.experiments import feature_settings
 from pipeline.experiments.study.figures import by_network, depth_curves, heat_map
