@@ -293,7 +293,7 @@ def test_a_loss_without_its_weights_fails_fast_and_changes_nothing(tmp_path: Pat
     assert (
         "error: params.yaml: loss = 'hybrid' cannot be computed here: LPIPS needs AlexNet's weights alexnet-owt-"
         f"7be5be79.pth, which are not in {tmp_path / 'cache/hub/checkpoints'}; run `python -m stages weights lpips`, "
-        "or without network here the same with --to DIR on a connected machine, then with --from DIR here"
+        "or, without network here, run it with --to DIR on a connected machine, then with --from DIR here"
     ) in run.stderr.splitlines()
     imported = {line.split()[1] for line in run.stderr.splitlines() if line.startswith("import '")}
     assert "'pipeline.core.params'" in imported  # -v names every module

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from messages import says
 from small_stores import SmallBackbone, SmallData, small_extraction
 
 from pipeline.core.errors import StoreError
@@ -45,9 +46,8 @@ def test_another_tag_is_another_store(tmp_path: Path, detail: str) -> None:
     assert opened(features, weights="imagenet")  # whatever the library's default is
     with pytest.raises(StoreError) as error:
         opened(features, weights="imagenet", tag="V1")
-    assert str(error.value) == (
-        f"{features}/mine/shallow is stale: its weights are {detail}, not V1; "
-        "run `python -m stages extract --backbone mine`"
+    says(
+        error.value, f"{features}/mine/shallow is stale", detail, "not V1", "`python -m stages extract --backbone mine`"
     )
 
 

@@ -113,7 +113,7 @@ def _stop(workers: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def _wait_until_ready(worker: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait for a worker to start, because two that start at once can break the queue's files, which they do not lock."""
+    """Wait for a worker to start: two that start at once can break the queue's files, which they do not lock."""
     while worker.poll() is None and READY not in log.read_text(errors="replace"):
         time.sleep(WAIT / 5)
 
