@@ -86,7 +86,8 @@ def measure(names: Sequence[str], images: Tensor) -> list[float]:
 
 def main() -> None:
     print(
-        "| sources | first alone | second alone | set | set less best member | CPU seconds |\n|---|---|---|---|---|---|"
+        "| sources | first alone | second alone | set | set minus best member | CPU seconds |\n"
+        "|---|---|---|---|---|---|"
     )
     for names in SETS:
         start = time.process_time()

@@ -1,1 +1,1 @@
-"""Thin command-line stages: load params, call the library, write. DVC runs these very functions."""
+"""Thin command-line stages: load params, call the library, write its results. DVC runs the same functions."""

@@ -1,7 +1,7 @@
-"""`python -m stages`: one command for each stage of the pipeline, and the tools around it.
+"""`python -m stages`: one command for each stage of the pipeline, and tools.
 
-Options are read and params.yaml is validated here, without torch; only then is the command's own module imported,
-which may load it.
+This module reads options and validates params.yaml without torch, then imports the command's own module, which may
+load torch.
 """
 
 import sys
@@ -43,7 +43,7 @@ Backbones = Annotated[
         "--backbone", metavar="NAME", help="A backbone of params.yaml; repeatable. Default: the experiment's."
     ),
 ]
-Metric = Annotated[str, typer.Option(help="What the order goes by: psnr, ssim or another metric.")]
+Metric = Annotated[str, typer.Option(help="Sort by this metric: psnr, ssim or another one.")]
 
 
 @app.command()
@@ -74,13 +74,13 @@ def extract(
     overrides: Overrides = None,
     shards: Annotated[
         str,
-        typer.Option(metavar="I/N", help="Extract the I-th of N equal parts, beside other processes: 0/2 and 1/2."),
+        typer.Option(metavar="I/N", help="Extract part I of N, counted from 0, as other processes extract the others."),
     ] = "0/1",
     clean: Annotated[
-        bool, typer.Option("--clean", help="Only remove the leftovers of killed or outdated extractions.")
+        bool, typer.Option("--clean", help="Only remove unfinished work of killed or outdated extractions.")
     ] = False,
 ) -> None:
-    """Run each frozen backbone once over all photographs and store the activations of its layers."""
+    """Run each frozen backbone once over all photographs and store the features of its layers."""
     paths = Paths.below(root, work=work)
     if NONE in (backbone or ()) and not clean:
         from stages.unused import unused_slot
@@ -106,7 +106,7 @@ def refine(
     params: ParamsFile = PARAMS,
     overrides: Overrides = None,
 ) -> None:
-    """Refine every photograph by `two_stage.refine`, as one more input of the decoder; nothing when it is none."""
+    """Refine every photograph by `two_stage.refine`, as a further input of the decoder; do nothing if it is none."""
     paths = Paths.below(root, work=work)
     if load_params(params, overrides or ()).two_stage.refine == NONE:
         from stages.unused import unused_first_stage
@@ -170,11 +170,11 @@ def compare(
             "experiments and the last commit.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Where leaderboard.md, leaderboard.csv and strip.png go.")] = WORK
+    out: Annotated[Path, typer.Option("--out", help="Folder of leaderboard.md, leaderboard.csv and strip.png.")] = WORK
     / "comparison",
     metric: Metric = "psnr",
 ) -> None:
-    """Print a leaderboard, with significance by photograph; save it, and a strip of the same photographs from each."""
+    """Print and save a leaderboard, with significance by photograph, and a strip of the same photographs from each."""
     from stages.compare import compare
 
     compare(experiments or [], out, metric)
@@ -189,11 +189,11 @@ def study(
     ] = False,
     overrides: Overrides = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Where the results go. Default: metrics/studies/NAME.")
+        Path | None, typer.Option("--out", help="Folder of the results. Default: metrics/studies/NAME.")
     ] = None,
     metric: Metric = "psnr",
 ) -> None:
-    """Run the experiments of STUDY that have no result yet, then write leaderboard, table and figures."""
+    """Run the experiments of STUDY that have no result yet, then write a leaderboard, a table and figures."""
     from stages.study import study
 
     study(file, jobs, dry_run, overrides or [], out, metric)
@@ -202,14 +202,14 @@ def study(
 @app.command()
 def reconstruct(
     images: Annotated[list[str], typer.Argument(metavar="IMAGE…", help="Photographs, folders, or quoted patterns.")],
-    out: Annotated[Path, typer.Option("--out", help="Where the pictures and scores.csv go.")] = WORK
+    out: Annotated[Path, typer.Option("--out", help="Folder of the pictures and scores.csv.")] = WORK
     / "reconstructions",
     model: Annotated[Path, typer.Option("--model", help="The trained decoder, written by train.")] = Path("models"),
     device: Device = "auto",
     params: ParamsFile = PARAMS,
     overrides: Overrides = None,
 ) -> None:
-    """Save each photograph beside its reconstruction, with its scores; cut and resized as in training."""
+    """Save each photograph, cropped and resized as in training, beside its reconstruction and scores."""
     settings = load_checked(params, overrides, loss=False)
     from stages.reconstruct import reconstruct
 
@@ -219,8 +219,8 @@ def reconstruct(
 @app.command()
 def check(params: ParamsFile = PARAMS, overrides: Overrides = None) -> None:
     """Validate params.yaml, down to every option of every decoder, fusion, loss and data set."""
-    # Written first: DVC deletes the file before this stage runs, and a refused params.yaml should leave the
-    # workspace as it was. That the check has not passed is told by the exit code and by dvc.lock.
+    # Written first, because DVC deletes the file before this stage runs, and a refused params.yaml should leave the
+    # workspace unchanged. The exit code and dvc.lock show that the check failed.
     write_whole(CHECKED, b"params.yaml is valid\n")
     settings = load_checked(params, overrides)
     from stages.check import check
@@ -241,7 +241,7 @@ def plan(
     params: ParamsFile = PARAMS,
     overrides: Overrides = None,
 ) -> None:
-    """Predict size and time of the feature stores, beside the free disk. Fails when they would not fit."""
+    """Predict size and time of the feature stores, and show the free disk; fail if they do not fit."""
     settings = load_checked(params, overrides)
     from stages.plan import plan
 
@@ -254,7 +254,7 @@ def inspect(
         Path, typer.Argument(metavar="PATH", help="features, one of its backbones, or one layer of it.")
     ] = Path("features"),
 ) -> None:
-    """Print what the feature stores below PATH hold: layers, types, weights, sizes, statistics, fingerprints."""
+    """Print layers, types, weights, sizes, statistics and fingerprints of the feature stores below PATH."""
     from stages.inspect import inspect
 
     inspect(path)
@@ -270,7 +270,7 @@ def verify(
         ),
     ] = None,
 ) -> None:
-    """Check every file of the feature stores below each PATH; list all damage, and fail if there is any."""
+    """Compare every file of the feature stores below each PATH with its checksum; list all damage, and fail on any."""
     from stages.verify import verify
 
     verify(paths)
@@ -280,19 +280,19 @@ def verify(
 def weights(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Fetch these: backbones of params.yaml, or lpips (AlexNet). Without: list all."),
+        typer.Argument(help="Backbones of params.yaml, or lpips (AlexNet), to download. Without: list all."),
     ] = None,
     to: Annotated[
-        Path | None, typer.Option("--to", metavar="DIR", help="Fetch what is missing and copy it to DIR.")
+        Path | None, typer.Option("--to", metavar="DIR", help="Download missing weights and copy all to DIR.")
     ] = None,
     source: Annotated[
         Path | None,
-        typer.Option("--from", metavar="DIR", help="Copy from DIR to where torchvision and timm look."),
+        typer.Option("--from", metavar="DIR", help="Copy from DIR into the caches of torchvision and timm."),
     ] = None,
     params: ParamsFile = PARAMS,
     overrides: Overrides = None,
 ) -> None:
-    """List weights of networks; fetch those named; or carry them: --to DIR with network, then --from DIR without."""
+    """List or download weights of networks, or carry them: --to DIR with network, then --from DIR without."""
     entries = load_params(params, overrides or ()).backbones
     if not (names or to or source):
         from stages.weights_listed import list_weights
@@ -309,7 +309,7 @@ def main() -> None:
         app()
     except PipelineError as error:
         sys.exit(f"error: {error}")
-    except OSError as error:  # a read-only folder, a full disk, a file where a folder belongs
+    except OSError as error:  # a read-only folder, a full disk, a file in place of a folder
         sys.exit(f"error: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
 
 

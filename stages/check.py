@@ -1,4 +1,4 @@
-"""check: all that is wrong with params.yaml, down to choices that do not go together. The first stage of the graph."""
+"""check: report every problem of params.yaml, including incompatible choices. The first stage of the graph."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +22,7 @@ from stages.proof import remember
 
 
 def check(settings: Params) -> None:
-    """Check the networks that are not chosen, too, and remember that all of `settings` is valid."""
+    """Check every network, chosen or not, and remember that all of `settings` is valid."""
     check_networks(settings)
     remember(settings)
     for note in missing_weights(settings):
@@ -30,7 +30,7 @@ def check(settings: Params) -> None:
 
 
 def check_choices(params: Params) -> None:
-    """All but the networks that are not chosen.
+    """Check everything except the networks that are not chosen.
 
     Raises:
         ParamsError, ShapeError, WeightsError: as the checks below.
@@ -41,7 +41,11 @@ def check_choices(params: Params) -> None:
 
 
 def check_options(params: Params) -> None:
-    """Hold the options of all decoders, fusions, refiners and data sets, and all loss terms, against their code."""
+    """Check the options of all decoders, fusions, refiners and data sets, and the names of all loss terms.
+
+    Raises:
+        ParamsError: all problems found, a line each.
+    """
     problems: list[str] = []
 
     def collect(section: str, registry: Registry[Any], entries: Mapping[str, Any]) -> None:
@@ -65,8 +69,8 @@ def check_options(params: Params) -> None:
 
 
 def check_dataset(params: Params) -> None:
-    """Raise ParamsError when the data set is known to hold what `prepare` would refuse after decoding all of it."""
-    whole = params.dataset_options.get("images") is None  # a subset may hold none
+    """Raise ParamsError if the data set is known to contain photographs that `prepare` would refuse."""
+    whole = params.dataset_options.get("images") is None  # a subset may contain none
     stops = params.prepare.non_rgb == "refuse" and params.prepare.on_bad_image == "stop"
     if DATASETS.get(params.dataset).holds_non_rgb and whole and stops:
         raise ParamsError(
@@ -77,11 +81,11 @@ def check_dataset(params: Params) -> None:
 
 
 def check_experiment(params: Params) -> None:
-    """Do the chosen networks, layers, decoder, fusion and refiner go together? Shapes need no weights.
+    """Check that the chosen networks, layers, decoder, fusion and refiner fit together; needs no weights.
 
     Raises:
-        ParamsError, ShapeError: two choices that exclude each other, both named. WeightsError: weights of a network are
-            missing.
+        ParamsError, ShapeError: two choices exclude each other; the message names both.
+        WeightsError: weights of a network are missing.
     """
     crop = ImageSize(params.prepare.crop, params.prepare.crop)
     shapes = {}
@@ -95,13 +99,13 @@ def check_experiment(params: Params) -> None:
     try:
         with torch.device("meta"):
             Inverter(Blueprint.of(params, shapes, crop))
-    except ShapeError as error:  # names shapes, and maybe the read-out under the decoder that was chosen
+    except ShapeError as error:  # may name the read-out instead of the chosen decoder
         sources = " + ".join(map(str, params.sources))
         raise ShapeError(f"{sources} and decoder = {params.decoder!r} do not go together: {error}") from None
 
 
 def check_networks(params: Params) -> None:
-    """Hold every network of params.yaml, chosen or not, against its library: model, layers, weights tag, crop size.
+    """Check every network of params.yaml, chosen or not, with its library: model, layers, weights tag, crop size.
 
     Raises:
         ParamsError: all problems found, a line each.
@@ -112,7 +116,7 @@ def check_networks(params: Params) -> None:
     for name, entry in params.backbones.items():
         try:
             check_backbone(name, entry, crop)
-        except (ShapeError, WeightsError) as error:  # of no concern to an experiment that does not use the network
+        except (ShapeError, WeightsError) as error:  # irrelevant if the experiment does not use the network
             problems += [str(error)] if name in chosen else []
         except ParamsError as error:
             problems.append(str(error))
@@ -121,9 +125,9 @@ def check_networks(params: Params) -> None:
 
 
 def missing_weights(params: Params) -> list[str]:
-    """A note for each chosen network whose published weights are not here yet; only `extract` needs them.
+    """A note for each chosen network whose published weights are not here yet.
 
-    No error: `extract` downloads them where there is network, and features may come from a remote.
+    This is no error: `extract` downloads them if there is a network, and features may come from a remote.
     """
     notes = []
     for name in sorted({source.backbone for source in params.sources}):

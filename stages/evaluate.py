@@ -1,4 +1,4 @@
-"""evaluate: the trained decoder scored on the test split, and what came out of it drawn."""
+"""evaluate: score the trained decoder on the test split, and write pictures and a report."""
 
 from pipeline.core.params import Params
 from pipeline.core.paths import Paths

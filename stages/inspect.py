@@ -1,4 +1,4 @@
-"""inspect: what a feature store holds and where it came from."""
+"""inspect: the content and origin of feature stores."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What every command does first: read params.yaml and validate it whole. torch is loaded late, where it must be."""
+"""Read params.yaml and validate all of it, the first step of every command; loads torch as late as possible."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,14 +12,16 @@ from stages.proof import proved
 
 
 def load_checked(path: Path, overrides: Iterable[str] | None, loss: bool = True) -> Params:
-    """Params whose every section is valid, chosen or not.
+    """Load params and check every section, chosen or not.
 
-    Names, types, ranges and missing weights of the loss come first and need no torch: they fail within a second. What
-    `check` has proved of equal params, with this code and these libraries, is not proved again.
-    `loss` is False for what computes none, and so needs no weights of it.
+    Names, types, ranges and missing weights of the loss come first and need no torch, so they fail within a second.
+    Checks that `check` has passed for equal params, with this code and these libraries, are skipped.
+
+    Args:
+        loss: False for a command that computes no loss and needs no weights for it.
 
     Raises:
-        ParamsError: all problems found, a line each. ShapeError: choices that do not go together.
+        ParamsError: all problems found, a line each. ShapeError: incompatible choices.
         WeightsError: weights of the loss, or of a network, are missing or damaged.
     """
     params = load_params(path, overrides or ())
@@ -35,11 +37,11 @@ def load_checked(path: Path, overrides: Iterable[str] | None, loss: bool = True)
 
 
 def check_loss(params: Params) -> None:
-    """Raise WeightsError when the chosen loss needs weights that are missing on this machine, or damaged."""
+    """Raise WeightsError if the chosen loss needs weights that are missing here, or damaged."""
     if not params.loss_terms.get("lpips"):
         return
     if reason := lpips_available():
         raise WeightsError(f"params.yaml: loss = {params.loss!r} cannot be computed here: {reason}")
     from pipeline.metrics.similarity import load_lpips  # which loads torch
 
-    load_lpips()  # whole: nothing but reading it tells a damaged file
+    load_lpips()  # only reading the whole file detects damage

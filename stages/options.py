@@ -1,4 +1,4 @@
-"""Options the commands share. They say *where*; *what* comes from params.yaml."""
+"""Options that commands share. They choose folders and devices; params.yaml describes the experiment."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +11,7 @@ Overrides = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto (CUDA when there is a GPU), cpu, cuda or cuda:N.")]
 Root = Annotated[
-    Path, typer.Option("--root", help="The folder that holds data/prepared, features, models, metrics and .work.")
+    Path, typer.Option("--root", help="The folder with data/prepared, features, models, metrics and .work.")
 ]
 ModelDir = Annotated[Path | None, typer.Option("--models", help="The fitted decoder. Default: models below --root.")]
 MetricsDir = Annotated[
@@ -19,7 +19,7 @@ MetricsDir = Annotated[
 ]
 WorkDir = Annotated[
     Path | None,
-    typer.Option("--work", help="Unfinished work, kept so that a killed run resumes. Default: .work below --root."),
+    typer.Option("--work", help="Unfinished work, from which a killed run resumes. Default: .work below --root."),
 ]
 
 PARAMS = Path("params.yaml")

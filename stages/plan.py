@@ -1,4 +1,4 @@
-"""plan: how much disk and time an extraction will take, before it takes any."""
+"""plan: predict disk and time of an extraction."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ from stages.tables import duration, size
 
 
 def plan(settings: Params, paths: Paths, device: str, names: Sequence[str] | None, timed: bool) -> None:
-    """Plan the backbones called `names`, or those of the experiment; `timed`: some batches are run to estimate."""
+    """Plan the backbones `names`, or those of the experiment; if `timed`, run some batches to estimate the time."""
     entries = chosen_backbones(settings, names)
     prepared, place = PreparedData.open(paths.data), choose_device(device)
     plans = [plan_backbone(name, settings, prepared, paths) for name in entries]

@@ -1,4 +1,4 @@
-"""prior: what photographs look like, for refinements that ask for the most probable one."""
+"""prior: fit the Gaussian prior of photographs, which the refiner `map` needs."""
 
 from pipeline.core.paths import Paths
 from pipeline.models.common.prior import fit_prior

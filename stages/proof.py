@@ -1,4 +1,4 @@
-"""What `check` has proved on this machine, for the stages that follow."""
+"""Record that `check` has passed on this machine, for later stages."""
 
 import hashlib
 from importlib.metadata import version
@@ -11,7 +11,7 @@ from stages.options import WORK
 
 
 def proved(params: Params) -> bool:
-    """Whether all checks of `params` have passed here, with this code and these libraries."""
+    """Whether all checks of `params` have passed here with this code and these libraries."""
     return _place(params).is_file()
 
 

@@ -1,4 +1,4 @@
-"""reconstruct: any photograph through the network and the trained decoder."""
+"""reconstruct: send any photograph through the network and the trained decoder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +27,6 @@ def _squashed(row: dict[str, Any]) -> str:
     if row["stretch"] < reconstruction.STRETCHED:
         return ""
     return (
-        f" (1:{row['stretch']:.1f} squashed into a square, as in training: far from the shapes that the "
-        "decoder knows; cut a square out of it to avoid that)"
+        f" (1:{row['stretch']:.1f} squashed into a square, as in training, which distorts shapes; crop it to a square "
+        "first to avoid that)"
     )

@@ -1,4 +1,4 @@
-"""refine: the first of two stages, every photograph refined through the known network."""
+"""refine: the first of two stages, which refines every photograph through the known network."""
 
 import typer
 

@@ -1,4 +1,4 @@
-"""study: many experiments from one file, through DVC's queue."""
+"""study: run many experiments from one file, through DVC's queue."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ from stages.tables import duration, size
 
 
 def study(file: Path, jobs: int | None, dry_run: bool, overrides: Sequence[str], out: Path | None, metric: str) -> None:
-    """Run what the study in `file` lacks and write its results, or with `dry_run` only show what it would take."""
+    """Run the missing experiments of the study in `file` and write its results; with `dry_run`, only estimate them."""
     loaded = load_study(file, PARAMS, overrides)
     wanted = checked(loaded)
     done = experiments.finished(wanted)
@@ -41,16 +41,16 @@ def study(file: Path, jobs: int | None, dry_run: bool, overrides: Sequence[str],
         typer.echo(write_results(present, wanted[present[0].name], output, metric, notes))
         typer.echo(f"figures: {output}")
     if failures:
-        logs = WORK / "studies" / loaded.name  # of the workers, which say why an experiment was not started
+        logs = WORK / "studies" / loaded.name  # of the workers, with the reason why an experiment was not started
         lines = "\n".join(f"  {each.name}: {each.reason} ({each.log or logs})" for each in failures)
         raise DataError(f"{counted(len(failures), 'experiment')} failed; the same command tries them again\n{lines}")
 
 
 def checked(study: Study) -> dict[str, Params]:
-    """The params of every configuration, validated whole.
+    """The params of every configuration, fully validated.
 
     Raises:
-        ParamsError: all problems found, a line each, with the first configuration that has it.
+        ParamsError: all problems found, a line each, with the first configuration of each.
     """
     wanted: dict[str, Params] = {}
     problems: dict[str, list[str]] = {}
@@ -66,11 +66,11 @@ def checked(study: Study) -> dict[str, Params]:
 
 
 def _require_absolute_root(params: Params) -> None:
-    """DVC's queue works in temporary folders, where a relative path of photographs leads nowhere."""
+    """Raise ParamsError for a relative root of photographs, which temporary folders of DVC's queue do not have."""
     root = params.dataset_options.get("root")
     if root is not None and not Path(root).is_absolute():
         raise ParamsError(
-            f"params.yaml: datasets.{params.dataset}.root = {root!r} is relative, and a study's experiments run in "
+            f"params.yaml: datasets.{params.dataset}.root = {root!r} is relative, but a study's experiments run in "
             f"temporary folders; add --set datasets.{params.dataset}.root={Path(root).absolute()}"
         )
 
@@ -80,7 +80,7 @@ def _named(names: list[str]) -> str:
 
 
 def run(study: Study, waiting: list[Configuration], jobs: int | None) -> list[Failure]:
-    """Compute `waiting`; returns what failed."""
+    """Compute `waiting`; return the failures."""
     cards = work.graphics_cards()
     count = work.check_jobs(jobs, cards)
     names = [each.name for each in waiting]
@@ -100,7 +100,7 @@ def show(study: Study, wanted: dict[str, Params], done: set[str], data: Path) ->
     prepared, device = PreparedData.open(data), choose_device()
     there = prepared.manifest["dataset"]
     if other := next((params.dataset for params in wanted.values() if params.dataset != there), None):
-        raise DataError(f"{data} holds {there}, and images of {other} cannot be counted there; prepare them first")
+        raise DataError(f"{data} holds {there}, not {other}, so its images cannot be counted; prepare {other} first")
     images = Images(**{split: prepared.manifest["images"][split] for split in ("train", "validation", "test")})
     rows, total = [], 0.0
     for each in study.configurations:

@@ -1,4 +1,4 @@
-"""summary: the scores of the last evaluation, and where to look next."""
+"""summary: print the scores of the last evaluation."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""train: the decoder fitted on the cached features."""
+"""train: fit the decoder on the cached features."""
 
 import typer
 

@@ -1,4 +1,4 @@
-"""What stands for the output of a stage that an experiment does not need: DVC wants one. Needs no torch."""
+"""Placeholders for outputs of stages that an experiment does not need, which DVC requires. Needs no torch."""
 
 import shutil
 
@@ -8,12 +8,12 @@ from pipeline.stores.manifest import REFINED_FOLDER
 
 
 def unused_slot(paths: Paths) -> None:
-    """In place of the features of a backbone called none."""
+    """Write the placeholder of an unused slot's features, those of the backbone `none`."""
     write_whole(paths.features / "none" / "none" / "unused", b"This slot of the ensemble holds no source.\n")
 
 
 def unused_first_stage(paths: Paths) -> None:
-    """In place of the refined photographs; an earlier first stage is removed, and nothing else there."""
+    """Write the placeholder of the refined photographs, and remove an earlier first stage."""
     for name in (LINEAR_FOLDER, REFINED_FOLDER):
         shutil.rmtree(paths.first_stage / name, ignore_errors=True)
     (paths.first_stage / LEARNED).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""verify: every byte of the feature stores read and compared with the checksums."""
+"""verify: read every byte of the feature stores and compare it with the checksums."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from pipeline.stores.opening import find_stores, open_store
 
 
 def verify(folders: Sequence[Path] | None) -> None:
-    """Raise StoreError, which lists all damage of the stores below `folders`, by default those of the project here."""
+    """Verify the stores below `folders`, by default those of this project. Raises StoreError with all damage found."""
     usual = Paths.below(Path())
     refined = usual.first_stage / REFINED_IMAGES
     folders = folders or [usual.features, *([refined] if refined.is_dir() else [])]
@@ -31,4 +31,4 @@ def verify(folders: Sequence[Path] | None) -> None:
                 advance(record.bytes // 10**6)
     if problems:
         raise StoreError("\n".join(problems))
-    typer.echo(f"{len(stores)} feature stores are whole")
+    typer.echo(f"{len(stores)} feature stores are intact")

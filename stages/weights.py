@@ -1,4 +1,4 @@
-"""weights: published weights fetched, or carried to a machine without network."""
+"""weights: download published weights, or carry them to a machine without network."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,14 +11,14 @@ from pipeline.experiments import transfer
 
 
 def weights(entries: Mapping[str, BackboneParams], names: Sequence[str], to: Path | None, source: Path | None) -> None:
-    """Copy the weights called `names` to the folder `to`, or from `source`, or fetch them."""
+    """Copy the weights of `names` to the folder `to`, or from the folder `source`, or download them."""
     if to is not None and source is not None:
-        raise ParamsError("weights: --to and --from are for two machines; give one of them")
+        raise ParamsError("weights: --to and --from are for two machines; give only one of them")
     if (to is not None or source is not None) and not names:
-        raise ParamsError("weights: say which, for example `python -m stages weights vgg16 lpips --to DIR`")
+        raise ParamsError("weights: names are missing; write, for example, `stages weights vgg16 lpips --to DIR`")
 
     written: list[Path] = []
-    fetched: list[str] = []  # what is newly where the libraries look
+    fetched: list[str] = []  # names whose weights are new in the libraries' caches
     if to is not None:
         written = transfer.export(names, entries, to)
     elif source is not None:
@@ -30,4 +30,4 @@ def weights(entries: Mapping[str, BackboneParams], names: Sequence[str], to: Pat
     for path in written:
         typer.echo(f"wrote {path}")
     if transfer.LPIPS in fetched:
-        typer.echo("scores that were written without LPIPS stay so until: dvc repro --force --single-item evaluate")
+        typer.echo("to add LPIPS to scores written without it, run: dvc repro --force --single-item evaluate")

@@ -1,4 +1,4 @@
-"""weights without names: what each entry asks for. Loads torch only where an entry has `weights: imagenet`."""
+"""weights without names: list the weights of each entry. Loads torch only if an entry has `weights: imagenet`."""
 
 from collections.abc import Mapping
 

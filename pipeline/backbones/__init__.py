@@ -1,3 +1,3 @@
-"""Frozen networks whose layers are inverted: one forward pass, every requested layer, honest weights, and the only
-normalisation. May import core.
+"""Frozen networks whose layers are inverted: one forward pass computes every requested layer; weights are checked and
+recorded; images are normalised here only. May import core.
 """

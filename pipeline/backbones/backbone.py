@@ -1,4 +1,4 @@
-"""A frozen network with its normalisation: RGB in, the features of all requested layers out, in one pass."""
+"""A frozen network with its normalisation: from RGB images to the features of all requested layers in one pass."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ LIBRARIES: dict[str, Library] = {"torchvision": Torchvision(), "timm": Timm()}
 
 
 class Backbone(FrozenNetwork):
-    """A frozen network and the layers that are wanted from it. `load_backbone` makes one.
+    """A frozen network with its requested layers, made by `load_backbone`.
 
-    Frozen means: no parameter requires a gradient, and it is always in evaluation mode, whatever `train()` is
-    called on it or on a module that holds it; so no batch-norm buffer ever moves. Gradients do flow to the images.
+    Frozen means that no parameter requires a gradient and that the network stays in evaluation mode, even if `train()`
+    is called on it or on a module that contains it, so no batch-norm buffer changes. Gradients flow to the images.
     """
 
     def __init__(self, name: str, spec: NetworkSpec, layers: tuple[str, ...], loaded: Loaded) -> None:
@@ -38,8 +38,8 @@ class Backbone(FrozenNetwork):
         self.weights, self.normalization = loaded.record, loaded.normalization
         self.normalize = Normalize(loaded.normalization)
         self.network = loaded.network.requires_grad_(False)
-        self._fitting: set[ImageSize] = set()  # image sizes already known to go through
-        self._end: int | None = None  # known with the first of them, like all that shapes tell
+        self._fitting: set[ImageSize] = set()  # image sizes that the network is known to accept
+        self._end: int | None = None  # depth at which a pass may end; set with the first image size
         self.train(False)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -74,24 +74,27 @@ class Backbone(FrozenNetwork):
         }
 
     def train(self, mode: bool = True) -> Self:
-        """Does nothing but stay in evaluation mode."""
+        """Stays in evaluation mode, whatever `mode` is."""
         return super().train(False)
 
 
 def load_backbone(
     name: str, entry: BackboneParams, device: torch.device, layers: Sequence[str] | None = None
 ) -> Backbone:
-    """The network of `backbones.<name>` with its weights, on `device`, ready to give `layers` (default: the entry's).
+    """Build the network of `backbones.<name>`, load its weights and move it to `device`.
+
+    Args:
+        layers: the layers that `forward` returns; None means those of the entry.
 
     Raises:
-        ParamsError: unknown network, layer or tag. WeightsError: weights that are missing or do not fit.
-        DeviceError: the GPU has no room for it.
+        ParamsError: unknown network, layer or tag. WeightsError: weights are missing or do not fit.
+        DeviceError: the GPU's memory does not suffice.
     """
     spec, library = _spec(name, entry)
     network = _outline(library, spec)
     asked = entry.layers if layers is None else layers
     wanted = check_layers(name, asked, network.layer_names, module_paths(network))
-    with torch.inference_mode(False):  # parameters made in inference mode could never carry a gradient to the images
+    with torch.inference_mode(False):  # parameters created in inference mode would pass no gradient to the images
         backbone = Backbone(name, spec, wanted, load_network(name, entry, library, spec.model))
         with enough_memory("free it, or use --device cpu"):
             return backbone.to(device)
@@ -100,7 +103,7 @@ def load_backbone(
 def feature_shapes(
     name: str, entry: BackboneParams, layers: Sequence[str], image: ImageSize
 ) -> dict[str, FeatureShape]:
-    """Shape of one row of each layer, from the architecture alone: no weights are read, nothing is computed.
+    """Shape of one row of each layer, from the architecture alone, without reading weights or computing features.
 
     Raises:
         ParamsError: unknown network or layer. ShapeError: the network cannot take images of this size.
@@ -110,11 +113,11 @@ def feature_shapes(
 
 
 def check_backbone(name: str, entry: BackboneParams, image: ImageSize) -> None:
-    """Everything about an entry that can be known without reading weights or using the network.
+    """Check everything about an entry that needs no weights and no internet.
 
     Raises:
         ParamsError: unknown network, layer or tag. ShapeError: the network cannot take images of this size.
-        WeightsError: none are published, the package is not installed, or the file named is not there.
+        WeightsError: none are published, the package is not installed, or the named file does not exist.
     """
     feature_shapes(name, entry, entry.layers, image)
     if entry.kind == "imagenet":
@@ -126,20 +129,20 @@ def check_backbone(name: str, entry: BackboneParams, image: ImageSize) -> None:
 
 
 def published_weights(name: str, entry: BackboneParams) -> Published:
-    """The downloadable weights that `weights: imagenet` stands for in this entry, whether or not it says so.
+    """The downloadable weights that `weights: imagenet` means for this entry, even if the entry has other weights.
 
     Raises:
         ParamsError: unknown network or tag. WeightsError: the library publishes none.
     """
-    spec, library = _named(name, entry)  # what is published is known without building the network
+    spec, library = _named(name, entry)  # published weights are known without building the network
     return library.published(name, spec.model, entry.tag)
 
 
 def package_of(name: str, entry: BackboneParams) -> Package:
-    """The package that `weights: package` stands for in this entry.
+    """The package that `weights: package` means for this entry.
 
     Raises:
-        ParamsError: unknown network. WeightsError: no package brings its weights.
+        ParamsError: unknown network. WeightsError: no package contains its weights.
     """
     return packaged(name, _named(name, entry)[0].model)
 
@@ -158,7 +161,7 @@ def _named(name: str, entry: BackboneParams) -> tuple[NetworkSpec, Library]:
 
 
 def _outline(library: Library, spec: NetworkSpec) -> Network:
-    """The network without memory for its numbers: its structure, to be asked before any weights are read."""
+    """The structure of the network on the meta device, without memory for its weights."""
     with torch.device("meta"):
         return library.build(spec.model).eval()
 
@@ -166,19 +169,19 @@ def _outline(library: Library, spec: NetworkSpec) -> Network:
 def _shapes(
     name: str, spec: NetworkSpec, layers: Sequence[str], image: ImageSize
 ) -> tuple[dict[str, FeatureShape], int | None]:
-    """Shape of each layer, and the depth at which the network may end: None where its last part is needed too."""
+    """Shape of each layer, and the depth at which a pass may end; None if the whole network must run."""
     network = _outline(LIBRARIES[spec.library], spec)
     paths = module_paths(network)
     wanted = check_layers(name, layers, network.layer_names, paths)
-    images = torch.empty(2, 3, image.height, image.width, device="meta")  # not 1, which too much would be
+    images = torch.empty(2, 3, image.height, image.width, device="meta")  # two, to recognise the batch dimension
     try:
         with torch.no_grad():
             end = _end(network, images, wanted)
             modules = not set(wanted) <= set(network.layer_names)
-            found = _layers(name, network, images, wanted, None if modules else end)  # counts calls to the very end
+            found = _layers(name, network, images, wanted, None if modules else end)  # counts calls of the whole pass
     except PipelineError:
         raise
-    except (AssertionError, RuntimeError, ValueError) as error:  # how the libraries refuse a size
+    except (AssertionError, RuntimeError, ValueError) as error:  # raised by the libraries for an impossible size
         raise ShapeError(
             f"{name} cannot take images of {image} pixels ({reason(error)}); change prepare.crop"
         ) from None
@@ -186,7 +189,7 @@ def _shapes(
 
 
 def _end(network: Network, images: Tensor, layers: Sequence[str]) -> int | None:
-    """The depth after which all `layers` have run; None: only the whole network runs them all, or none does."""
+    """The smallest depth at which all `layers` have run; None if no depth suffices and the whole network must run."""
     names, modules = network.layer_names, [layer for layer in layers if layer not in network.layer_names]
     first = max((names.index(layer) for layer in layers if layer in names), default=0)
     if not modules:
@@ -202,7 +205,7 @@ def _end(network: Network, images: Tensor, layers: Sequence[str]) -> int | None:
 
 
 def _layers(name: str, network: Network, images: Tensor, layers: Sequence[str], end: int | None) -> dict[str, Tensor]:
-    """Every one of `layers` (B, C, h, w) from one pass up to `end`, in their order."""
+    """Features of `layers`, in order, each (B, C, h, w), from one pass up to depth `end` (None: the whole network)."""
     names, modules = network.layer_names, [layer for layer in layers if layer not in network.layer_names]
     depths = sorted({names.index(layer) for layer in layers if layer in names} | {end or 0})
     with caught(network.model, modules) as outputs:

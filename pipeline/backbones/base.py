@@ -1,4 +1,4 @@
-"""What a library of networks, and a network of it, must offer to be a backbone."""
+"""The contracts of backbones: a library of networks, its networks, and the wrapper of a frozen network."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from pipeline.core.sources import FeatureShape, ImageSize
 
 
 class FrozenNetwork(nn.Module, ABC):
-    """The one wrapper of a frozen network: RGB (B, 3, H, W) in [0, 1] in, the features of one or several layers out.
+    """A frozen network that maps RGB images (B, 3, H, W) in [0, 1] to the features of one or several layers.
 
-    Whoever wants features, gradients of them or normalised images has them from here.
+    All features, and all gradients of features, are computed through this class.
     """
 
     name: str
@@ -28,14 +28,14 @@ class FrozenNetwork(nn.Module, ABC):
         """Features of every layer, each (B, C, h, w)."""
 
     def compute(self, images: Tensor, precision: str) -> dict[str, Tensor]:
-        """`forward` in fp32 (no TF32), bf16 or fp16; gradients flow to the images where they are wanted."""
+        """`forward` in fp32 (without TF32), bf16 or fp16; gradients flow to images that require them."""
         with computing_in(precision, images.device):
             found: dict[str, Tensor] = self(images)
         return found
 
     @abstractmethod
     def shapes(self, image: ImageSize) -> dict[str, FeatureShape]:
-        """Shape of each layer for images of this size, without computing anything."""
+        """Shape of each layer for images of this size, without computing features."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
@@ -47,8 +47,8 @@ class Network(nn.Module, ABC):
 
     Attributes:
         model: the library's module; its state dict has the library's own keys.
-        layer_names: the layers to choose from, shallow to deep.
-        head_keys: keys of the library's full state dict that belong to the head, which is not kept.
+        layer_names: the available layers, shallow to deep.
+        head_keys: keys of the library's full state dict that belong to the removed head.
     """
 
     model: nn.Module
@@ -59,8 +59,8 @@ class Network(nn.Module, ABC):
     def forward(self, images: Tensor, depths: Sequence[int], whole: bool = False) -> list[Tensor]:
         """Features at the positions `depths` (ascending) of `layer_names`, each (B, C, h, w), in one pass.
 
-        `images` are normalised, (B, 3, H, W). Nothing deeper than the last of `depths` is computed, unless the `whole`
-        network is to run, up to where its head was. No returned tensor is overwritten by what runs after it.
+        `images` are normalised, (B, 3, H, W). The pass ends at the last of `depths`, or, with `whole`, at the end of
+        the network without its head. Later layers do not overwrite a returned tensor.
         """
 
 
@@ -69,19 +69,19 @@ class Published:
     """Weights that a library offers for download."""
 
     label: str  # the library's own name for them
-    normalization: Normalization  # what they were trained with
+    normalization: Normalization  # of the images they were trained on
     file: CachedFile
 
 
 class Library(ABC):
-    """torchvision or timm: how its models are named, built and given published weights."""
+    """torchvision or timm: checks the names of its models, builds them, and loads their published weights."""
 
     @abstractmethod
     def check(self, name: str, model: str) -> None:
-        """Raise ParamsError, naming `backbones.<name>.model`, when `model` is not one of this library's."""
+        """Raise ParamsError, naming `backbones.<name>.model`, if this library has no such `model`."""
 
-    def check_maps(self, name: str, model: str) -> None:  # noqa: B027  (torchvision's families all do)
-        """Raise ParamsError when a model that passed `check` gives no feature maps. May build it, without numbers."""
+    def check_maps(self, name: str, model: str) -> None:  # noqa: B027  (all of torchvision's families have maps)
+        """Raise ParamsError if a model that passed `check` has no feature maps. May build it on the meta device."""
 
     @abstractmethod
     def build(self, model: str) -> Network:
@@ -89,7 +89,7 @@ class Library(ABC):
 
     @abstractmethod
     def published(self, name: str, model: str, tag: str | None) -> Published:
-        """The weights called `tag`, or the default ones, without touching network or disk.
+        """The weights with this `tag`, or the default ones (None), without using internet or disk.
 
         Raises:
             ParamsError: no such tag. WeightsError: the library publishes none for this model.
@@ -97,17 +97,17 @@ class Library(ABC):
 
     @abstractmethod
     def build_published(self, model: str, published: Published) -> Network:
-        """The network with those weights, read from the library's cache, where they must be."""
+        """The network with those weights, read from the library's cache, which must contain them."""
 
 
 def reason(error: BaseException) -> str:
-    """What a library said, in one line short enough for a sentence; the kind of error where it said nothing."""
+    """The message of a library's error on one line of at most 200 characters, or its class if it has none."""
     words = " ".join(str(error).split()) or type(error).__name__
     return words if len(words) <= 200 else words[:200] + "…"
 
 
 def drop_head(model: nn.Module, heads: Iterable[str]) -> frozenset[str]:
-    """Replace the modules called `heads` by nothing and return the keys that went: no feature depends on them."""
+    """Replace the modules `heads` by identities and return their keys, on which no feature depends."""
     before = set(model.state_dict())
     for head in heads:
         model.set_submodule(head, nn.Identity())

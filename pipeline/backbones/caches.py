@@ -1,8 +1,7 @@
-"""The download caches of torch and of the Hugging Face hub: what lies where, and how it is carried to another machine.
+"""The download caches of torch and of the Hugging Face hub: their files, and copying these to another machine.
 
-The libraries decide the places (`TORCH_HOME`, `HF_HOME`, `HF_HUB_CACHE`) and do the downloading; this module only
-knows their layouts, so that an error can name them and a folder of weights can be carried to a machine without
-network.
+The libraries choose the folders (`TORCH_HOME`, `HF_HOME`, `HF_HUB_CACHE`) and download. This module only
+knows their layouts, so that error messages can name files, and weights can be copied to a machine without network.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from timm.models import load_state_dict_from_hf
 from pipeline.core.errors import WeightsError
 
 REACH_SECONDS = 10.0
-SAFETENSORS = {  # beside a pickle of this name; timm reads this one where it is there, and offers no public list
+SAFETENSORS = {  # pickle → safetensors file that timm prefers to it; timm has no public list of these names
     "pytorch_model.bin": "model.safetensors",
     "open_clip_pytorch_model.bin": "open_clip_model.safetensors",
 }
@@ -35,7 +34,7 @@ class CachedFile(ABC):
     """A file of weights in a library's cache.
 
     Attributes:
-        name: the file, in words that also find it on the web.
+        name: the file, in words that can be searched for on the web.
     """
 
     name: str
@@ -52,7 +51,7 @@ class CachedFile(ABC):
 
     @abstractmethod
     def members(self, root: Path) -> list[PurePosixPath]:
-        """The files that make it up, relative to `root` (the cache, or a copy of it); empty when it is not there."""
+        """Its files, relative to `root` (the cache, or a copy of it); empty if it is missing."""
 
     @abstractmethod
     def fetch(self) -> None:
@@ -62,9 +61,9 @@ class CachedFile(ABC):
         return bool(self.members(self.root))
 
     def copy(self, source: Path, target: Path) -> list[Path]:
-        """Copy its files from the root `source` to the root `target`; what was written.
+        """Copy its files from the root `source` to the root `target`; return the written paths.
 
-        Links become files, so that the copy stands alone, and a file appears whole or not at all.
+        Links become files, so that the copy is self-contained; each file appears complete or not at all.
 
         Raises:
             WeightsError: `target` cannot be written.
@@ -76,7 +75,7 @@ class CachedFile(ABC):
 
 
 class TorchHubFile(CachedFile):
-    """A file that torch.hub keeps by the last part of its address, in `$TORCH_HOME/hub/checkpoints`."""
+    """A file in `$TORCH_HOME/hub/checkpoints`, named by torch.hub after the last part of its URL."""
 
     def __init__(self, url: str, name: str | None = None) -> None:
         self.url = url
@@ -99,12 +98,12 @@ class TorchHubFile(CachedFile):
         torch.hub.download_url_to_file(self.url, str(self.folder / self.name), self.hash_prefix())
 
     def hash_prefix(self) -> str | None:
-        """The first digits of the file's SHA-256, when its name ends in them as torch.hub's convention has it."""
+        """The first digits of the file's SHA-256 if its name ends in them, by torch.hub's convention; else None."""
         match = torch.hub.HASH_REGEX.search(self.name)
         return match.group(1) if match else None
 
     def as_published(self) -> bool:
-        """Whether the file in the cache is the published one, as far as its name can tell."""
+        """Whether the cached file has the hash in its name; True if the name has none."""
         with (self.folder / self.name).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         return digest.startswith(self.hash_prefix() or "")
@@ -137,7 +136,7 @@ class HubFile(CachedFile):
         names = (
             SAFETENSORS.get(asked, re.sub(r"\.bin$", ".safetensors", asked)),
             asked,
-        )  # those that timm reads, in turn
+        )  # the names that timm reads, in order
         found = [try_to_load_from_cache(self.repository, name, root, self.revision) for name in names]
         files = [PurePosixPath(Path(path).relative_to(root)) for path in dict.fromkeys(found) if isinstance(path, str)]
         commit_of = PurePosixPath(self._repository_folder, "refs", self.revision)  # none where the revision is a commit
@@ -145,15 +144,15 @@ class HubFile(CachedFile):
 
     def fetch(self) -> None:
         url = hf_hub_url(self.repository, self._filename, revision=self.revision)
-        # asked once first: the hub's own download tries ten times, for most of a minute, before it gives up
-        with suppress(EntryNotFoundError):  # the repository answers; timm knows the other names of its weights
+        # one request first, because the hub's own download tries ten times, for most of a minute, before it gives up
+        with suppress(EntryNotFoundError):  # the repository exists; timm knows the other names of its weights
             get_hf_file_metadata(url, timeout=REACH_SECONDS)
         load_state_dict_from_hf(self._asked, self._filename)
 
 
 @contextmanager
 def hub_offline() -> Iterator[None]:
-    """Inside, the hub's library reads its cache and asks no network: what is there needs none, and it may refuse."""
+    """Inside the block, the hub's library reads its cache only: cached files need no network, which may fail."""
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = True
     try:
@@ -169,7 +168,7 @@ def _copy_file(source: Path, target: Path) -> None:
         shutil.copyfile(source, unfinished)
         unfinished.replace(target)
     except OSError as error:
-        with suppress(OSError):  # it may be the folder that is not there
+        with suppress(OSError):  # the folder itself may be missing
             unfinished.unlink()
         raise WeightsError(
             f"{target} cannot be written ({error.strerror}); free the disk or choose another folder"

@@ -1,4 +1,4 @@
-"""Whether a state dict is that of a network: every key, every shape, every number."""
+"""Check that a state dict belongs to a network: every key, every shape, every number."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from torch import Tensor
 from pipeline.backbones.base import Network
 from pipeline.core.errors import WeightsError
 
-NAMED = 3  # problems spelled out; the rest are counted
+NAMED = 3  # problems listed in a message; the others are counted
 UNUSED = ("num_batches_tracked",)  # last parts of keys that no feature depends on: older torch did not write them
-REAL = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # 8-bit floats mean nothing without their scales
+REAL = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # 8-bit floats need scales, which are missing
 
 WHOLE = (torch.int64, torch.int32, torch.bool)  # of counters, positions and masks
 CODES = "is of type {}, which are not the weights but codes of them without their scale; save them as float32"
 
 
 def is_unused(key: str) -> bool:
-    """Whether no feature depends on this tensor: a file may lack it, and the network keeps its own."""
+    """Whether no feature depends on this tensor; a file may lack it, and the network keeps its own value."""
     return key.rpartition(".")[2] in UNUSED
 
 
 def check_state(network: Network, state: Mapping[str, Any], file: str) -> dict[str, Tensor]:
-    """The tensors of `state` that the network keeps, of the network's own types, if all are there, fit and are finite.
+    """The network's tensors from `state`, converted to its types, after a check that all exist, fit and are finite.
 
-    Tensors of the head may be there, in any shape, or not: a network fine-tuned on ten classes has the same trunk.
-    For tensors that no feature depends on (`UNUSED`) the network's own value is given, whatever the file says.
+    Tensors of the head are ignored, whatever their shape: a network fine-tuned on ten classes has the same trunk.
+    Tensors on which no feature depends (`UNUSED`) get the network's own value.
 
     Raises:
-        WeightsError: one sentence with the first few problems and the number of the others; if no key is the network's,
-            the file's own first keys beside those that are wanted.
+        WeightsError: the message lists the first few problems and the number of the others; if no key is the network's,
+            it shows the file's first keys beside the expected ones.
     """
     own = network.model.state_dict()
     problems = list(_problems(network, state))
@@ -48,7 +48,7 @@ def check_state(network: Network, state: Mapping[str, Any], file: str) -> dict[s
 
 
 def check_types(state: Mapping[str, Any], file: str) -> None:
-    """Raise WeightsError when `file`, whatever its keys are called, holds codes of weights without their scale."""
+    """Raise WeightsError if `file` holds integer or 8-bit codes of weights without their scale, under any key."""
     for key, tensor in state.items():
         if isinstance(tensor, Tensor) and tensor.dtype not in (*REAL, *WHOLE):
             kind = str(tensor.dtype).removeprefix("torch.")
@@ -56,12 +56,12 @@ def check_types(state: Mapping[str, Any], file: str) -> None:
 
 
 def fits(network: Network, state: Mapping[str, Any]) -> bool:
-    """Whether the keys of `state` are exactly the network's, with its head or without."""
+    """Whether the keys of `state` are exactly the network's, with or without its head."""
     return not any(_foreign_keys(network, state))
 
 
 def _foreign_keys(network: Network, state: Mapping[str, Any]) -> Iterator[str]:
-    """What is missing from `state` or too much in it."""
+    """Keys that are missing from `state`, and keys in it that the network does not have."""
     own = network.model.state_dict()
     yield from (key for key in own if key not in state and not is_unused(key))
     yield from (key for key in state if key not in own and key not in network.head_keys)
@@ -81,7 +81,7 @@ def _problems(network: Network, state: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _problem(key: str, found: Any, wanted: Tensor) -> str | None:
-    """What is wrong with one tensor: numbers that would load and mean something else, above all."""
+    """The problem of one tensor, or None. Above all, it finds numbers that would load but mean something else."""
     if not isinstance(found, Tensor):
         return f"is a {type(found).__name__}, not a tensor"
     if found.shape != wanted.shape:
@@ -104,7 +104,7 @@ def _problem(key: str, found: Any, wanted: Tensor) -> str | None:
 def _in_short(network: Network, state: Mapping[str, Any], problems: list[str]) -> str:
     if not set(state) & set(network.model.state_dict()):
         found, wanted = (_first(keys) for keys in (state, network.model.state_dict()))
-        return f"{len(problems)} keys do not fit: its first are {found}, those wanted begin {wanted}"
+        return f"{len(problems)} keys do not fit: its first keys are {found}, the network's are {wanted}"
     more = f", and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
     return "; ".join(problems[:NAMED]) + more
 

@@ -1,4 +1,4 @@
-"""Any module of a network as a layer: its output is caught while the network runs, and read as a feature map."""
+"""Any module of a network as a layer: its output is captured during the pass and read as a feature map."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from pipeline.core.sources import ImageSize
 
 
 def module_paths(network: Network) -> tuple[str, ...]:
-    """Every module's path, without those that stand where the head was: `features.7`, `blocks.3.attn`."""
+    """The path of every module except the removed head: `features.7`, `blocks.3.attn`."""
     heads = {key.rpartition(".")[0] for key in network.head_keys}
     return tuple(path for path, _ in network.model.named_modules(remove_duplicate=False) if path and path not in heads)
 
 
 @contextmanager
 def caught(model: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
-    """Inside, what the modules at `paths` return is kept, call by call.
+    """Inside the block, collect the outputs of the modules at `paths`, one for each call.
 
-    Tensors are copied: what follows may write into them, as an activation in place does.
+    Tensors are copied, because a later module, such as an in-place activation, may overwrite them.
     """
     outputs: dict[str, list[Any]] = {path: [] for path in paths}
 
@@ -42,13 +42,16 @@ def caught(model: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, list[An
 
 
 def read(name: str, path: str, calls: Sequence[Any], images: Tensor, model: nn.Module) -> Tensor:
-    """What the module at `path` returned for `images` (B, 3, H, W), as a map (B, C, h, w) of the image's proportions.
+    """The output of the module at `path` for `images` (B, 3, H, W), as a map (B, C, h, w) with the image's proportions.
 
-    Tokens (B, N, C) are laid on their grid, row by row, without those in front that the model declares; a vector (B, C)
-    is a map of 1×1.
+    Tokens (B, N, C), without the leading ones that the model declares, are arranged on their grid row by row. A vector
+    (B, C) becomes a map of 1×1.
+
+    Args:
+        calls: the outputs that `caught` collected.
 
     Raises:
-        ParamsError: the module was not called once, or returns something else.
+        ParamsError: the module did not run exactly once, or returned something else.
     """
     if len(calls) != 1:
         times = "does not run" if not calls else f"runs {len(calls)} times"
@@ -78,5 +81,5 @@ def _refused(name: str, path: str, why: str) -> ParamsError:
 
 
 def _proportional(height: int, width: int, image: ImageSize) -> bool:
-    """Whether a grid is the image's but for rounding: one step for both edges gives it, up or down to whole numbers."""
+    """Whether height × width has the image's proportions, up to rounding to whole numbers."""
     return abs(height * image.width - width * image.height) < max(image.height, image.width)

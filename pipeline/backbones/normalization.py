@@ -1,13 +1,11 @@
-"""The one place where images are normalised: the input of the backbone.
+"""Normalisation of images at the input of the backbone; no other place normalises them.
 
-Which numbers? A network must see what it was trained on, or its features are those of a badly exposed
-photograph. Published weights therefore bring their own mean and standard deviation: torchvision's are
-ImageNet's, while timm's `augreg` vision transformers were trained with 0.5 and 0.5, and DINOv2 and ConvNeXt
-with ImageNet's again; the numbers are taken from the library's record of the weights, never retyped here.
-Random weights were trained on nothing, so they get ImageNet's, which all tables of this field assume. Weights
-from a file get those of the published weights of the same network (most such files are fine-tunes of them),
-unless `mean` and `std` in params.yaml say otherwise. Both are part of `Backbone.describe()` and so of the
-fingerprint of every feature store.
+A network needs the normalisation it was trained with; with another, its features are those of a badly exposed
+photograph. Published weights bring their own mean and standard deviation: torchvision's use ImageNet's, timm's
+`augreg` vision transformers 0.5 and 0.5, DINOv2 and ConvNeXt ImageNet's. The numbers come from the library's record
+of the weights. Random weights use ImageNet's, as published tables do. Weights from a file use those of the same
+network's published weights (most such files are fine-tuned from them), unless `mean` and `std` in params.yaml say
+otherwise. Both are part of `Backbone.describe()` and therefore of the fingerprint of every feature store.
 """
 
 from __future__ import annotations

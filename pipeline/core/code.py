@@ -1,7 +1,7 @@
-"""Which files decide what a stage, or any module, computes: known here, and listed nowhere else.
+"""The files of code that a stage, or any module, runs. No other place lists them.
 
-The code dependencies in dvc.yaml are `dependencies` (a test holds them equal), and every `digest` of code, by which
-unfinished work and finished numbers know what made them, is taken over `files`.
+`dependencies` gives the code dependencies in dvc.yaml (a test asserts that they are equal). `digest` hashes `files`; it
+identifies the code behind unfinished work and finished numbers.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = "pipeline"
 STAGES = ("prepare", "prior", "extract", "refine", "train", "evaluate")
 DATASETS, DECODERS, FUSIONS = "pipeline.data.datasets", "pipeline.models.decoders", "pipeline.models.fusion"
-Chosen = Mapping[str, str | None]  # package of a registry → its one member that is used; None: none is
+Chosen = Mapping[str, str | None]  # package of a registry → the one member that is used, or None
 
-NO_DECODER: Chosen = {DECODERS: None, FUSIONS: None}  # the read-out is no member
+NO_DECODER: Chosen = {DECODERS: None, FUSIONS: None}  # the read-out is in neither package
 
 CHOSEN: Mapping[str, Chosen] = {  # by params.yaml, or by the stage itself
     "prepare": {DATASETS: "${dataset}"},
@@ -29,14 +29,18 @@ CHOSEN: Mapping[str, Chosen] = {  # by params.yaml, or by the stage itself
 
 
 def files(*modules: str, chosen: Chosen | None = None, library: Path = ROOT) -> tuple[Path, ...]:
-    """Every file of the library that `modules` run, sorted, relative to the root; their own among them.
+    """The files of the library that `modules` run, including their own.
 
-    Imports are followed, those inside functions too, those for type checking alone not. A module that holds a registry
-    runs its members: the `chosen` one where its package is named there, else all. Files without code are left out.
+    The function follows imports, also those inside functions, but not those under `TYPE_CHECKING`. A module that holds
+    a registry also runs the registry's members.
 
     Args:
         modules: dotted names, such as `pipeline.training.run` or `stages.train`.
+        chosen: for registries named here, only this member counts; for the others, all members.
         library: the root of another copy of the project.
+
+    Returns:
+        Sorted paths relative to the root, without files that contain no code.
     """
     waiting, seen = [*modules], dict[str, Path]()
     while waiting:
@@ -52,7 +56,7 @@ def files(*modules: str, chosen: Chosen | None = None, library: Path = ROOT) -> 
 
 
 def digest(*modules: str, chosen: Chosen | None = None, library: Path = ROOT) -> str:
-    """SHA-256 over the syntax trees of `files`, without docstrings: wording and layout do not count."""
+    """SHA-256 over the syntax trees of `files` without docstrings, so that comments and formatting do not count."""
     found = hashlib.sha256()
     for path in files(*modules, chosen=chosen, library=library):
         text = _canonical(library / path, (library / path).stat().st_mtime_ns)
@@ -61,10 +65,10 @@ def digest(*modules: str, chosen: Chosen | None = None, library: Path = ROOT) ->
 
 
 def dependencies(stage: str) -> tuple[str, ...]:
-    """The code dependencies of a stage in dvc.yaml: folders that it runs whole, and single files; sorted.
+    """The code dependencies of a stage in dvc.yaml, sorted: folders of which it runs every file, and single files.
 
-    Of a registry whose member params.yaml names, the dependency is that member's file. `core`, which everything stands
-    on, is one dependency, whatever a stage uses of it.
+    For a registry whose member params.yaml names, the dependency is that member's file. `core` is one dependency,
+    whichever part of it a stage uses.
     """
     chosen = CHOSEN.get(stage, {})
     always = _used(stage, dict.fromkeys(chosen))
@@ -82,7 +86,7 @@ def _used(stage: str, chosen: Chosen) -> set[Path]:
 
 
 def _whole(path: Path, used: set[Path]) -> Path:
-    """The largest folder around `path`, below the library, whose every file with code is used; else `path`."""
+    """The largest folder inside the library around `path` whose files with code are all used; else `path`."""
     best = path
     for folder in path.parents:
         if folder in (ROOT, ROOT / PACKAGE, ROOT / "stages"):
@@ -103,7 +107,7 @@ def _folder(package: str, library: Path) -> Path:
 
 @lru_cache(maxsize=1024)
 def _reached(path: Path, changed: int, library: Path, chosen: tuple[tuple[str, str | None], ...]) -> tuple[str, ...]:
-    """Modules that the file imports, and members of its registries. `changed`, the file's time, is for the cache."""
+    """Modules that the file imports, and members of its registries. `changed`, the file's time, keys the cache."""
     found: list[str] = []
     for node in _executed(ast.parse(path.read_bytes())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE:
@@ -116,7 +120,7 @@ def _reached(path: Path, changed: int, library: Path, chosen: tuple[tuple[str, s
 
 
 def _executed(tree: ast.AST) -> Iterator[ast.AST]:
-    """Every node but those that only a type checker sees."""
+    """Every node except those that only a type checker reads."""
     for node in ast.iter_child_nodes(tree):
         if not (isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"):
             yield node
@@ -125,7 +129,7 @@ def _executed(tree: ast.AST) -> Iterator[ast.AST]:
 
 @lru_cache(maxsize=1024)
 def _statements(path: Path, changed: int) -> int:
-    """How many statements the file has beside its docstring."""
+    """The number of statements in the file, without its docstring."""
     return sum(not _is_text(node) for node in ast.parse(path.read_bytes()).body)
 
 

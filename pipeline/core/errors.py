@@ -1,7 +1,7 @@
 """Errors a user can cause. Each message is one sentence: the value, the rule, the remedy.
 
-Each is also the builtin error that fits, for programs that call the library. Where the library itself catches a
-builtin around code that may raise one of these, it lets these pass.
+Each class also subclasses the builtin error that fits, for programs that call the library. Where the library itself
+catches a builtin error, it lets these pass.
 """
 
 
@@ -34,19 +34,19 @@ class CheckpointError(PipelineError, ValueError):
 
 
 class TrainingError(PipelineError, ArithmeticError):
-    """Training cannot go on: a loss that is not finite."""
+    """Training cannot continue: the loss is not finite."""
 
 
 class LockedError(PipelineError, BlockingIOError):
-    """Another process is doing the same work at this moment."""
+    """Another process is doing the same work now."""
 
 
 class DeviceError(PipelineError, RuntimeError):
-    """The device that was asked for is not there, or its memory does not suffice."""
+    """The requested device does not exist, or its memory does not suffice."""
 
 
-# no error, and nothing to hide: train, the score table, the report and leaderboards say it
+# not an error: train, the score table, the report and leaderboards show it
 NOTHING_GAINED = (
-    "Training gained nothing: no epoch came up to the linear start in validation, and these are its scores. Lower "
-    "protocols.*.learning_rate, give more photographs or views, or choose decoder: linear."
+    "Training gained nothing: no epoch was better than the linear start in validation, so the start was kept and these "
+    "are its scores. Lower protocols.*.learning_rate, give more photographs or views, or choose decoder: linear."
 )

@@ -1,7 +1,7 @@
 """Files that appear whole or not at all: written under a temporary name, then renamed.
 
-What is there is replaced, never edited: outputs may be hard links into DVC's cache, and writing through such a
-link would change what the cache holds.
+Existing files are replaced, never edited: an output may be a hard link into DVC's cache, and writing through the link
+would change the cached file.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ PART = ".part"  # ending of a file that is still being written; hidden by a lead
 
 
 def printable(path: Path | str) -> str:
-    """`path` as text that any file or terminal takes: bytes of a name that are not UTF-8 are spelt out (`\\xe9`)."""
+    """`path` as text for any file or terminal: bytes of a name that are not UTF-8 are escaped (`\\xe9`)."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def existing(path: Path) -> Path:
-    """`path`, or the nearest folder above it that is there."""
+    """`path`, or the nearest parent folder that exists."""
     path = path.absolute()
     while not path.exists():
         path = path.parent
@@ -28,12 +28,12 @@ def existing(path: Path) -> Path:
 
 
 def can_rename(source: Path, target: Path) -> bool:
-    """Whether the two, which need not exist yet, are on one file system: renaming works within one only."""
+    """Whether both paths, which need not exist yet, are on one file system, as renaming requires."""
     return existing(source).stat().st_dev == existing(target).stat().st_dev
 
 
 def part_path(path: Path) -> Path:
-    """The temporary name that `path` is written under."""
+    """The temporary name under which `path` is written."""
     return path.with_name(f".{path.name}{PART}")
 
 

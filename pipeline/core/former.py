@@ -1,7 +1,7 @@
-"""Values that options had in code, before params.yaml had to give them.
+"""Defaults that options had in earlier versions, before params.yaml had to state them.
 
-Models and refined images that were saved then may not record such an option. Nothing else takes a value from here:
-for a key that params.yaml lacks, it is the advice in the error.
+Models and refined images saved by those versions may not record such an option. For a key that params.yaml lacks, the
+error message suggests the value from here; no computation uses it.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ FORMER: Mapping[str, Mapping[str, Any]] = {  # section of params.yaml → its op
 
 
 def recorded(section: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options in the record of a saved model or store, with those that it does not state as they were then."""
+    """The recorded options of a saved model or store; options that the record lacks get their former defaults."""
     return {**FORMER.get(section, {}), **options}
 
 
 def recorded_first_stage(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What a saved first stage says of itself, in the form of `pipeline.loading.inputs.first_stage_facts`."""
+    """The record of a saved first stage, in the form of `pipeline.loading.inputs.first_stage_facts`."""
     sections = {"options": f"refiners.{facts.get('refiner')}", "start": "decoders.linear"}
     return {key: recorded(sections[key], value) if key in sections else value for key, value in facts.items()}

@@ -1,4 +1,4 @@
-"""One process at a time at the same work: locks on a file's bytes, which end with the process that holds them."""
+"""Locks that admit one process to a piece of work: POSIX locks on a file's bytes, released when the process ends."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ LOCK = "lock"  # the file, in the folder that it guards
 
 @contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
-    """Hold the work folder `path`, made if need be, until the block ends or the process does, however it dies.
+    """Lock the work folder `path` until the block or the process ends, even if the process is killed.
 
-    The block may remove the folder. `what` completes "another process is … in <path>".
+    The folder is created if it does not exist; the block may remove it.
+
+    Args:
+        what: completes the message "another process is … in <path>".
 
     Raises:
         LockedError: another process holds it.
@@ -30,10 +33,9 @@ def locked(path: Path, what: str) -> Iterator[None]:
 
 
 def try_lock(file: IO[bytes], start: int = 0, length: int = 0) -> bool:
-    """Whether `length` bytes from `start` (0: all that follow) are this process's now, and no other's.
+    """Try to lock `length` bytes from `start` (length 0: to the end); return whether this process now holds the lock.
 
-    POSIX locks on ranges of bytes: ranges that overlap exclude each other, and all end when the process does or
-    closes the file.
+    POSIX locks on overlapping ranges of bytes exclude each other. They end when the process ends or closes the file.
     """
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)

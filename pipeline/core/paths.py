@@ -1,12 +1,12 @@
-"""Where a run reads and writes."""
+"""The folders that a run reads and writes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-LINEAR_FOLDER = "linear"  # folder of the read-out that a decoder started from, itself a saved model
-LEARNED = "refiner.safetensors"  # in two stages: what the first one learned
+LINEAR_FOLDER = "linear"  # folder of the read-out from which the decoder started, itself a saved model
+LEARNED = "refiner.safetensors"  # in two stages: the tensors that the first stage learned
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Paths:
 
     @classmethod
     def below(cls, root: Path, **elsewhere: Path | None) -> Paths:
-        """The folders of the project in `root`, but for those given in `elsewhere`."""
+        """The folders of the project in `root`; `elsewhere` replaces single ones, by field name."""
         usual = {
             "data": root / "data/prepared",
             "prior": root / "data/prior",
@@ -37,5 +37,5 @@ class Paths:
 
     @property
     def curves(self) -> Path:
-        """A row for each epoch of the training."""
+        """The CSV file with one row for each epoch of the training."""
         return self.metrics / "training.csv"

@@ -1,4 +1,4 @@
-"""Reading ahead: the one generator of it."""
+"""Prefetching: the one generator for it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ R = TypeVar("R")
 
 
 def prefetch(items: Iterable[T], make: Callable[[T], R], threads: int, ahead: int) -> Generator[R, None, None]:
-    """Yield `make(item)` for each item, in order, made in `threads` threads while the caller is at an earlier one.
+    """Yield `make(item)` for each item, in order, computed in `threads` threads while the caller uses earlier results.
 
-    At most `ahead` exist or are being made, the one that the caller has among them. Items are drawn in the caller's
-    thread. An error of `make` is raised here, in turn; a caller that stops waits only for what has been begun.
+    At most `ahead` results exist or are being computed, including the one that the caller uses. Items are taken from
+    the iterable in the caller's thread. An error of `make` is raised in the result's turn. A caller that stops early
+    waits only for computations that have started.
     """
     coming, pending = iter(items), deque[Future[R]]()
     with ThreadPoolExecutor(threads, thread_name_prefix="prefetch") as pool:

@@ -24,7 +24,7 @@ class _RateColumn(ProgressColumn):
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """`1 photograph`, `0 photographs`, `1,600 photographs`; `plural` where it is not the noun with an s."""
+    """`1 photograph`, `0 photographs`, `1,600 photographs`; pass `plural` if it is not the noun with an s."""
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 

@@ -1,4 +1,4 @@
-"""The one registry idiom: a family of implementations, looked up by the name params.yaml uses."""
+"""Registries: families of implementations, looked up by their names in params.yaml."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """Named implementations of one contract.
 
-    With `package`, every module of that package is one implementation and the file's name is
-    its registered name; a module is imported when it is first asked for, so listing names is cheap.
+    With `package`, every module of that package is one implementation, registered under the file's name. A module is
+    imported when it is first requested, so listing names is cheap.
     """
 
     def __init__(self, kind: str, package: str | None = None) -> None:
@@ -25,7 +25,7 @@ class Registry(Generic[T]):
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator: make `name` stand for the decorated object. A name can be taken once."""
+        """Decorator that registers the decorated object under `name`. Raises ValueError if the name is taken."""
 
         def add(entry: T) -> T:
             if name in self._entries:
@@ -40,7 +40,7 @@ class Registry(Generic[T]):
         return tuple(sorted({*self._entries, *self._module_names()}))
 
     def get(self, name: str) -> T:
-        """The implementation called `name`.
+        """The implementation registered under `name`.
 
         Raises:
             ParamsError: no such name; the message lists the legal ones.

@@ -1,4 +1,4 @@
-"""The machine a run happens on: seeds, device, precision, and the record of both."""
+"""Seeds, device and precision of a run, and the record of the machine it ran on."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def seed_everything(seed: int) -> None:
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """`auto` is CUDA when there is a GPU, else the CPU; any other name is used as it is or refused.
+    """`auto` is CUDA if there is a GPU, else the CPU; `cpu`, `cuda` and `cuda:N` choose explicitly.
 
     Raises:
-        DeviceError: an unknown name, or a GPU was demanded and there is none.
+        DeviceError: the name is unknown, or this machine has no such GPU.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -63,9 +63,9 @@ def choose_device(name: str = "auto") -> torch.device:
 
 @contextmanager
 def computing_in(precision: str, device: torch.device) -> Iterator[None]:
-    """Inside, torch computes in `precision`: fp32 (no TF32, whatever is around it), or bf16 and fp16 by autocast.
+    """Inside the block, torch computes in `precision`: fp32 (always without TF32), or bf16 or fp16 by autocast.
 
-    The one place that makes an autocast context; the decoder's own, in training, is Fabric's.
+    No other place creates an autocast context, except Fabric, which trains the decoder.
     """
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
@@ -78,15 +78,15 @@ def computing_in(precision: str, device: torch.device) -> Iterator[None]:
 
 
 def memory_ran_out(error: RuntimeError) -> bool:
-    """Whether torch says so: by its own error, or in the words of a library that found no memory for its workspace."""
-    if isinstance(error, DeviceError):  # which quotes those words
+    """Whether `error` means out of memory: torch's own error, or a library that found no memory for its workspace."""
+    if isinstance(error, DeviceError):  # its message quotes the library's
         return False
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _NO_WORKSPACE)
 
 
 @contextmanager
 def enough_memory(remedy: str) -> Iterator[None]:
-    """Raises DeviceError, with the `remedy`, where the GPU's memory runs out inside."""
+    """Raises DeviceError with the `remedy` when the GPU's memory runs out inside the block."""
     try:
         yield
     except RuntimeError as error:
@@ -96,9 +96,9 @@ def enough_memory(remedy: str) -> Iterator[None]:
 
 
 def source_commit(library: Path = LIBRARY) -> str | None:
-    """The last Git commit that changed the library, with " and edits" after it when files differ from that commit.
+    """The last Git commit that changed the library, followed by " and edits" when files differ from that commit.
 
-    Not HEAD: an unrelated commit (of results, of docs) changes no number, and DVC would see another output.
+    HEAD would not do: an unrelated commit (of results or docs) changes no number, but would change the output for DVC.
     None outside a repository.
     """
     commit = _git(library, "log", "-1", "--format=%H", "--", ".")
@@ -108,14 +108,14 @@ def source_commit(library: Path = LIBRARY) -> str | None:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    """What Git prints, "" where there is no Git or no repository."""
+    """Git's output, or "" without Git or outside a repository."""
     if shutil.which("git") is None:
         return ""
     return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True).stdout.strip()
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """Where numbers come from: library versions, Python, device."""
+    """The origin of numbers: versions of Python and libraries, device, threads."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "python": ".".join(map(str, sys.version_info[:3])),

@@ -1,4 +1,4 @@
-"""One section of params.yaml as a frozen, typed object, and the wording of what is wrong with it."""
+"""One section of params.yaml as a frozen, typed object, and the error messages about its values."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.core.errors import ParamsError
 from pipeline.core.former import FORMER
+
+NONE = "none"  # in params.yaml, the name of no backbone, layer, fusion or refiner
+LINEAR = "linear"  # the decoder that is the read-out; warm starts and floors need it
 
 Names = Annotated[tuple[str, ...], Field(strict=False)]  # YAML has lists, not tuples
 Count = Annotated[int, Field(ge=1)]
@@ -27,7 +30,10 @@ S = TypeVar("S", bound=Section)
 
 
 def parse_section(schema: type[S], values: Any, where: str = "") -> S:
-    """Build `schema` from plain YAML values; `where` is the section's dotted path in params.yaml.
+    """Build `schema` from plain YAML values.
+
+    Args:
+        where: the section's dotted path in params.yaml, for the messages.
 
     Raises:
         ParamsError: one line for each problem: the key, its value, the rule, the fix.
@@ -40,15 +46,15 @@ def parse_section(schema: type[S], values: Any, where: str = "") -> S:
 
 
 def unknown_name(key: str, value: str, legal: Iterable[str]) -> str:
-    """The sentence for a name that nothing is registered under."""
+    """The error message for an unregistered name."""
     names = sorted(legal)
     return f"params.yaml: {key} = {value!r} is unknown{did_you_mean(value, names)}; choose one of: {', '.join(names)}"
 
 
 def did_you_mean(value: str, names: Iterable[str]) -> str:
-    """` (did you mean 'x'?)`, or nothing when no name begins with `value` or is close to it.
+    """` (did you mean 'x'?)`, or "" when no name begins with `value` or is close to it.
 
-    Names that begin with what was typed come first, the closest of them: it is more often cut short than misspelt.
+    Names that begin with `value` come first, because users shorten names more often than they misspell them.
     """
     known = list(names)
     begun = [name for name in known if value and name.startswith(value)]
@@ -102,7 +108,7 @@ def _rule(problem: Mapping[str, Any]) -> str:
 
 
 def _fields_at(schema: Any, location: Iterable[str]) -> Iterable[str]:
-    """Keys that the section at `location` below `schema` understands."""
+    """The keys of the section at `location` below `schema`."""
     for part in location:
         if _is_section(schema) and part in schema.model_fields:
             schema = schema.model_fields[part].annotation

@@ -1,4 +1,4 @@
-"""What is inverted: layers of backbones, the shapes of their features, and what an inverter takes of each."""
+"""Sources (layers of backbones), the shapes of their features, and the inputs of an inverter."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Source:
 
     @classmethod
     def parse(cls, text: str) -> Source:
-        """`Source.parse("vgg16.block1")`. Raises ParamsError when it is not `backbone.layer`."""
+        """Parse `backbone.layer`, such as `vgg16.block1`. Raises ParamsError for any other form."""
         backbone, dot, layer = text.partition(".")
         if not (backbone and dot and layer):
             raise ParamsError(f"source '{text}' is not of the form backbone.layer, for example vgg16.block1")
@@ -64,11 +64,11 @@ class ImageSize:
 
 @dataclass  # not frozen: in mixed precision Fabric sets the fields of a copy
 class Inputs(Generic[T]):
-    """Everything that an inverter takes, one of a kind for each: stores, shapes, batches of tensors.
+    """The inputs of an inverter, as stores, shapes or batches of tensors.
 
-    features: one for each source, in the inverter's order. image: for the refined image of two stages, or None.
+    features: one for each source, in the inverter's order. image: that of the refined image in two stages, else None.
 
-    Iteration gives the features and then the image: the order of a saved model's parts.
+    Iteration yields the features, then the image: the order of a saved model's parts.
     """
 
     features: tuple[T, ...]
@@ -80,7 +80,7 @@ class Inputs(Generic[T]):
             yield self.image
 
     def map(self, change: Callable[..., S], *others: Iterable[Any]) -> Inputs[S]:
-        """`change` of each; further arguments are from `others`, which have as many elements."""
+        """Apply `change` to each input; its further arguments come from `others`, one element for each input."""
         changed = [change(*each) for each in zip(self, *others, strict=True)]
         count = len(self.features)
         return Inputs(tuple(changed[:count]), *changed[count:])
@@ -89,5 +89,5 @@ class Inputs(Generic[T]):
         return self.map(lambda each: each.to(device))
 
     def at(self: Inputs[Tensor], rows: Any) -> Inputs[Tensor]:
-        """The rows that an index, a slice or a tensor of indices selects."""
+        """The rows selected by an index, a slice or a tensor of indices."""
         return self.map(lambda each: each[rows])

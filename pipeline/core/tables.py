@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from tabulate import DataRow, TableFormat, tabulate
 
 _ROW = DataRow("| ", " | ", " |")
-_MARKDOWN = TableFormat(  # cells as wide as their text, so that a cell that changes changes its own row alone
+_MARKDOWN = TableFormat(  # no padding, so that a changed cell changes only its own row
     lineabove=None,
     linebelowheader=lambda widths, _: "|" + "---|" * len(widths),
     linebetweenrows=None,
@@ -20,11 +20,11 @@ _MARKDOWN = TableFormat(  # cells as wide as their text, so that a cell that cha
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table of these cells, without a newline at its end."""
+    """A Markdown table of these cells, without a final newline."""
     return tabulate([*rows], header, _MARKDOWN, stralign=None, disable_numparse=True)
 
 
 def text_table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
-    """Columns as wide as their widest cell; the first `left` are aligned to the left, numbers to the right."""
+    """Columns as wide as their widest cell: the first `left` aligned to the left, the others to the right."""
     aligned = ["left"] * left + ["right"] * (len(header) - left)
     return tabulate([header, *rows], tablefmt="plain", colalign=aligned, disable_numparse=True)

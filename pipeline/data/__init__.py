@@ -1,3 +1,3 @@
-"""Where photographs come from (`datasets`, one file each) and how they become prepared ones (`preparation`). May
-import core and stores.
+"""Data sets of photographs (`datasets`, one file each) and their preparation (`preparation`). May import core and
+stores.
 """

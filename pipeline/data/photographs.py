@@ -1,4 +1,4 @@
-"""Photographs straight from their files, cut as the test split is: for what is not prepared first."""
+"""Photographs read directly from files, cropped like the test split, without `prepare`."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from pipeline.stores.encoding import rgb
 
 
 def open_photographs(paths: Sequence[Path], rules: PrepareParams) -> Tensor:
-    """Photographs as images (N, 3, crop, crop) float32 RGB in [0, 1], resized and cut by `rules` as the test split is.
+    """Photographs, resized and cropped by `rules` like the test split: (N, 3, crop, crop) float32 RGB in [0, 1].
 
     Raises:
-        DataError: files that cannot be used, all of them, each with the reason; or no files at all.
+        DataError: no files were given, or some cannot be used; the message lists these with their reasons.
     """
     if not paths:
-        raise DataError("no photographs were given; a pattern that matches nothing gives none")
+        raise DataError("no photographs were given; check that the pattern matches a file")
     images = list(decode_files(paths, rules, ahead=len(paths)))
     bad = [f"\n  {printable(path)}: {image.reason}" for path, image in zip(paths, images, strict=True) if image.reason]
     if bad:
         total = counted(len(images), "photograph")
-        raise DataError(f"{len(bad)} of {total} cannot be used; give others:{''.join(bad)}")
+        raise DataError(f"{len(bad)} of {total} cannot be used; repair or leave out these:{''.join(bad)}")
     return centre_crops(images, rules)
 
 
 def decode_files(paths: Sequence[Path], rules: PrepareParams, ahead: int) -> Iterator[Decoded]:
-    """Each file's one image, or the reason why there is none, in order; threads decode `ahead` of what is taken."""
+    """Yield each file's image, or the reason why there is none, in order; threads decode up to `ahead` files early."""
     photographs = [Photograph(path.name, path, printable(path), None, path.name) for path in paths]
     return prefetch(photographs, lambda photograph: decode(photograph, rules), os.cpu_count() or 1, ahead=ahead)
 
 
 def centre_crops(images: Sequence[Decoded], rules: PrepareParams) -> Tensor:
-    """Good images → (N, 3, crop, crop) float32 RGB in [0, 1]."""
+    """The centre crops of decoded images: (N, 3, crop, crop) float32 RGB in [0, 1]."""
     inside = slice((rules.size - rules.crop) // 2, (rules.size - rules.crop) // 2 + rules.crop)
     return rgb(torch.from_numpy(np.stack([image.pixels[0, inside, inside] for image in images])))

@@ -1,4 +1,4 @@
-"""A feature store as a torch Dataset, for whatever is trained outside of this pipeline."""
+"""A feature store as a torch Dataset, for training outside this pipeline."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pipeline.stores.prepared import PreparedData, Split
 
 
 class FeatureRows(Dataset[tuple[Tensor, Tensor]]):
-    """The rows of a split: features (C, H, W) float32, and the crop (3, crop, crop) RGB in [0, 1] that gave them.
+    """The rows of a split: features (C, H, W) float32, and their crop (3, crop, crop) RGB in [0, 1].
 
-    Worker processes of any start method may read it. A DataLoader's batch is one read of the store.
+    Worker processes of any start method can use it. Each batch of a DataLoader is one read of the store.
 
     Raises:
         StoreError: the store was made from other prepared data.
@@ -27,7 +27,7 @@ class FeatureRows(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(self, store: FeatureStore, data: PreparedData, split: Split) -> None:
         if store.data_fingerprint != data.fingerprint:
-            raise StoreError(f"{store.path} is stale: it is not of {data.root}; {remedy(store.path)}")
+            raise StoreError(f"{store.path} is stale: it was not made from {data.root}; {remedy(store.path)}")
         self.store, self.data, self.rows = store, data, data.rows(split)
 
     def __len__(self) -> int:

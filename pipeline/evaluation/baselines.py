@@ -1,7 +1,7 @@
-"""What a score is worth: images that need no decoder at all, scored beside it.
+"""Baselines that need no decoder, scored beside it.
 
-Floors need less than the features (the mean colour; a thumbnail as small as the feature grid). The ceiling is
-what a standard codec does with the feature's bytes.
+Floors use less than the features (the mean colour; a thumbnail as small as the feature grid). The ceiling is a
+standard codec with as many bytes as the features.
 """
 
 from __future__ import annotations
@@ -35,21 +35,23 @@ def flat(targets: Tensor, colour: Tensor) -> Tensor:
 
 
 def thumbnail(targets: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Bicubic (antialiased) down to `grid` and up again: (B, 3, H, W) → the same, clamped to [0, 1].
+    """Shrink (B, 3, H, W) to `grid` and enlarge it again, bicubic and antialiased, clamped to [0, 1].
 
-    With `antialias` both ways torch's kernel is Keys' (a = −0.5), as in Pillow and MATLAB; without it, another.
+    Only with `antialias` is torch's kernel Keys' (a = −0.5), as in Pillow and MATLAB.
     """
     small = F.interpolate(targets, grid, mode="bicubic", antialias=True)
     return F.interpolate(small, targets.shape[-2:], mode="bicubic", antialias=True).clamp(0, 1)
 
 
 def jpeg(crops: NDArray[np.uint8], budget: int, workers: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Each image (B, H, W, 3) through the best JPEG of at most `budget` bytes (4:4:4, optimised tables).
+    """Encode each image (B, H, W, 3) as the best JPEG of at most `budget` bytes (4:4:4, optimised tables); decode it.
 
-    Returns the decoded images and the bytes of each. Where even quality 1 is larger, quality 1 is used; where
-    quality 100 is smaller, that: the bytes say so.
+    The quality is 1 even if that takes more bytes, and at most 100 even if that takes fewer.
+
+    Returns:
+        The decoded images, and the bytes of each.
     """
-    with ThreadPoolExecutor(workers) as pool:  # shares out one batch, and reads nothing ahead
+    with ThreadPoolExecutor(workers) as pool:  # divides one batch among threads
         files = list(pool.map(lambda crop: _largest_jpeg(crop, budget), crops))
         decoded = np.stack(list(pool.map(lambda file: np.asarray(Image.open(io.BytesIO(file))), files)))
     return decoded, np.array([len(file) for file in files])
@@ -62,7 +64,7 @@ def _largest_jpeg(crop: NDArray[np.uint8], budget: int) -> bytes:
     if len(best) <= budget:
         return best
     best = _encode(image, low)
-    while high - low > 1:  # size grows with quality, all but monotonically
+    while high - low > 1:  # size grows with quality, almost monotonically
         middle = (low + high) // 2
         file = _encode(image, middle)
         if len(file) <= budget:

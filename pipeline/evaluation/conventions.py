@@ -1,4 +1,4 @@
-"""When scores may be compared: what they mean, and whether they are of the same pixels."""
+"""Conventions of scores, and whether two scores may be compared."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ CONVENTIONS = {
     "low, high": "95 % percentile cluster bootstrap of the mean, seeded: photographs drawn, each with all its images",
     "mean_colour": "every pixel the mean colour of the training images",
     "bicubic": "antialiased bicubic down to the largest feature grid, bicubic up",
-    "linear": "the closed-form decoder on the same features",  # other words: other scores
+    "linear": "the closed-form decoder on the same features",  # changing a word makes older scores incomparable
     "jpeg": "Pillow JPEG 4:4:4, optimised tables, the highest quality that fits the bytes of the stored features",
     "consistency": "features of the reconstruction against the stored ones: cosine; norm of the difference over norm",
     "survives": "1 - energy of the error / energy of the image, by octave, Hann window",
 }
-COMPARABLE = ("conventions", "test_images", "test_pixels", "lpips_weights")  # what two scores must share to be compared
+COMPARABLE = ("conventions", "test_images", "test_pixels", "lpips_weights")  # keys of protocol.json that must be equal
 
 
 def identity(protocol: Mapping[str, Any]) -> int:
-    """A number that is equal when scores may be compared: `dvc metrics diff` shows it when they may not."""
+    """A number that is equal if scores may be compared; otherwise `dvc metrics diff` shows a difference."""
     shared = json.dumps({key: protocol[key] for key in COMPARABLE}, sort_keys=True)
     return int(hashlib.sha256(shared.encode()).hexdigest()[:7], 16)
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """For each reason why scores under two protocols cannot be compared, its name, and what differs."""
+    """The reasons why scores under two protocols cannot be compared: each key with its difference."""
     return [
         f"{key} ({_contrast(first.get(key), second.get(key))})"
         for key in COMPARABLE
@@ -40,7 +40,7 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str
 
 
 def _contrast(first: Any, second: Any) -> str:
-    """Both values; of two tables, whose beginnings would look alike, the entries that are not the same."""
+    """Both values; for two tables, the keys of the entries that differ."""
     if isinstance(first, Mapping) and isinstance(second, Mapping):
         keys = [key for key in dict.fromkeys((*first, *second)) if first.get(key) != second.get(key)]
         return "not the same: " + "; ".join(keys)

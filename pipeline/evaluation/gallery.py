@@ -57,10 +57,13 @@ def write_gallery(
     scores: NDArray[np.float64],
     output: Path,
 ) -> list[str]:
-    """Write plots/images/{best,median,worst,channels}.png and reconstructions/; returns the samples' image names.
+    """Write plots/images/{best,median,worst,channels}.png and reconstructions/.
 
-    `rows` are the test rows, `scores` their PSNR. The samples are spread evenly over the split, so that they are
-    the same photographs whatever the decoder.
+    Args:
+        rows, scores: the test rows and their PSNR in dB.
+
+    Returns:
+        The image names of reconstructions/, spread evenly over the split: the same ones for every decoder.
     """
     chosen = extremes(scores, settings.strips)
     samples = spread(len(rows), settings.reconstructions)
@@ -124,7 +127,7 @@ def _strips(shown: Sequence[Shown]) -> Picture:
 
 
 def _channels(inverter: Inverter, shown: Shown) -> Picture:
-    """The photograph, and the liveliest channels of each source in rows."""
+    """The photograph, and rows of the channels with the largest variance of each source."""
     rows: list[list[Picture]] = [[enlarged(to_picture(shown.target)), enlarged(to_picture(shown.prediction))]]
     captions = [[shown.name, f"{shown.psnr:.2f} dB"]]
     for source, features in zip(inverter.inputs, shown.inputs, strict=True):

@@ -1,4 +1,4 @@
-"""Pictures made of pixels: tiles with captions, written so that equal content gives equal bytes."""
+"""Pictures of tiles with captions, written so that equal content gives equal bytes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipeline.metrics.similarity import ssim_map
 
 ERROR_GAIN = 5
 MARGIN, CAPTION = 6, 20  # pixels
-EDGE = 224  # pixels; smaller images are shown enlarged by a whole factor, up to this
+EDGE = 224  # pixels; smaller images are enlarged by a whole factor up to this edge
 BAR = 12  # pixels; width of a colour scale
 
 Picture = NDArray[np.uint8]  # (H, W, 3)
@@ -40,7 +40,7 @@ def error_picture(prediction: Tensor, target: Tensor) -> Picture:
 def similarity_picture(similarity: Tensor, height: int, width: int) -> Picture:
     """A local SSIM map (3, h, w) of the valid region as colours: yellow is 1, dark blue 0 or less.
 
-    The border that the window cannot reach repeats its nearest value, so the tile is as large as the image.
+    The border outside the valid region repeats the nearest value, so the tile is as large as the image.
     """
     mean = similarity.float().mean(0)[None, None]  # (1, 1, h, w)
     top, left = (height - mean.shape[-2]) // 2, (width - mean.shape[-1]) // 2
@@ -62,13 +62,13 @@ def comparison_tiles(prediction: Tensor, target: Tensor) -> list[Picture]:
 
 
 def enlarged(picture: Picture, edge: int = EDGE) -> Picture:
-    """As large as a whole factor makes it with no edge above `edge`: pixels are repeated, none is invented."""
+    """Enlarge by the largest whole factor that leaves no edge above `edge`, by repeating pixels."""
     factor = max(1, edge // max(picture.shape[:2]))
     return picture.repeat(factor, 0).repeat(factor, 1)
 
 
 def with_scale(picture: Picture, labels: Sequence[str]) -> Picture:
-    """A picture of `coloured` values, and at its right the colours from 1 (top) to 0 beside evenly spaced `labels`."""
+    """Add, to the right of a picture of `coloured` values, a colour scale from 1 (top) to 0 with `labels`."""
     height, width = picture.shape[:2]
     text = max(int(_font().getlength(label)) for label in labels) + 1
     canvas = Image.new("RGB", (width + MARGIN + BAR + 3 + text, height), "white")
@@ -87,9 +87,12 @@ def coloured(values: NDArray[np.floating], name: str = "cividis") -> Picture:
 
 
 def channel_pictures(features: Tensor, count: int, edge: int) -> tuple[list[int], list[Picture]]:
-    """The `count` channels of (C, h, w) that vary most, strongest first, each stretched to its own range.
+    """Pictures of the `count` channels of (C, h, w) with the largest variance, each stretched to its own range.
 
-    Enlarged to about `edge` pixels by repeating pixels, so that the feature grid can be seen.
+    Pixels are repeated up to about `edge` pixels, so that the feature grid is visible.
+
+    Returns:
+        The channels' numbers, the largest variance first, and their pictures.
     """
     spread = features.float().flatten(1).std(dim=1)
     chosen = spread.argsort(descending=True, stable=True)[:count].tolist()
@@ -104,9 +107,9 @@ def channel_pictures(features: Tensor, count: int, edge: int) -> tuple[list[int]
 
 
 def sheet(rows: Sequence[Sequence[Picture]], captions: Sequence[Sequence[str]]) -> Picture:
-    """Rows of tiles on white, each under its whole caption: lines wider than the tile go on below.
+    """Rows of tiles on white, each below its caption, which is wrapped to the tile's width and never shortened.
 
-    Every row may have its own tile sizes.
+    Rows may have different tile sizes.
     """
     strips = [_strip(tiles, texts) for tiles, texts in zip(rows, captions, strict=True)]
     width = max(strip.shape[1] for strip in strips)
@@ -115,12 +118,13 @@ def sheet(rows: Sequence[Sequence[Picture]], captions: Sequence[Sequence[str]]) 
 
 
 def require_folder(path: Path, option: str = "--out") -> None:
-    """Refuse, before any work, a place for pictures that is no folder and cannot become one.
+    """Check, before any work, that `path` is a folder or can become one.
 
-    `option` is what the user named it by.
+    Args:
+        option: the command-line option that gave the path, for the message.
 
     Raises:
-        DataError: a file is in the way.
+        DataError: the path, or a parent, is a file.
     """
     for place in (path, *path.parents):
         if place.is_dir():
@@ -152,16 +156,16 @@ def _strip(tiles: Sequence[Picture], texts: Sequence[str]) -> Picture:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """`text` in lines of at most `width` pixels, broken after a space, `/`, `_` or `-` where there is one.
+    """Wrap `text` to lines of at most `width` pixels, if possible after a space, `/`, `_` or `-`.
 
-    Nothing is cut: a shortened name may be that of two images.
+    Nothing is cut off, because two images may share a shortened name.
     """
     lines: list[str] = []
     line = ""
     for part in re.findall(r"[^\s/_-]*[\s/_-]?", text):
         if _font().getlength((line + part).rstrip()) > width and line:
             lines, line = [*lines, line.rstrip()], ""
-        for letter in part:  # one by one: a part may be wider than a line
+        for letter in part:  # one by one, because a part may be wider than a line
             if line and _font().getlength((line + letter).rstrip()) > width:
                 lines, line = [*lines, line], ""
             line += letter
@@ -170,5 +174,5 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 @lru_cache(maxsize=1)
 def _font() -> ImageFont.FreeTypeFont:
-    """The font that comes with matplotlib: the same everywhere, and it knows file names in most scripts."""
+    """matplotlib's font, which is the same everywhere and has the letters of most scripts."""
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", 12)

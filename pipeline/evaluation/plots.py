@@ -1,4 +1,4 @@
-"""Figures drawn from the files that train and evaluate write, as SVG text: equal files give equal text."""
+"""Figures as SVG text, drawn from the files of `train` and `evaluate`; equal files give equal text."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "pipeline",  # else ids of clip paths are random
+    "svg.hashsalt": "pipeline",  # without it, ids of clip paths are random
     "svg.fonttype": "path",  # the same letters on every machine
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
 DECODER, REFERENCE, SECOND = "#3b6ea5", "#888888", "#c2552d"
-NOTE = "#444444"  # of small letters: 9:1 against white
-REFERENCES = (  # where it stands in metrics.json, label, colour, dashes
+NOTE = "#444444"  # colour of small letters, contrast 9:1 on white
+REFERENCES = (  # group and key in metrics.json, label, colour, dashes
     ("floors", "mean_colour", "mean colour", "#7a7a7a", ":"),
     ("floors", "bicubic", "bicubic thumbnail", "#c2552d", "--"),
     ("floors", "linear", "linear, closed form", "#2e7d32", "-."),

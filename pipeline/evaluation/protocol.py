@@ -1,4 +1,4 @@
-"""How scores were made: conventions, data, weights, versions."""
+"""The record of how scores were computed: conventions, data, weights, versions."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ def describe(
     pixels: str,
     device: torch.device,
 ) -> dict[str, Any]:
-    """The content of protocol.json: what the numbers mean, and what they were made of.
+    """The content of protocol.json.
 
-    `photographs` names what each test image shows, `pixels` is the SHA-256 of the test images' pixels in order.
+    Args:
+        photographs: the photograph of each test image.
+        pixels: SHA-256 of the test images' pixels, in order.
     """
     stores = subject.stores
     return {

@@ -1,4 +1,4 @@
-"""The files that numbers are written to. Rounded, so that equal runs give equal bytes."""
+"""Write numbers to files, rounded so that equal runs give equal bytes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from pipeline.evaluation.subject import WEIGHT, Subject
 from pipeline.metrics.scores import summarise
 from pipeline.metrics.table import all_metrics
 
-DIGITS = 6  # significant digits of every number: a little less than float32 holds
+DIGITS = 6  # significant digits of every number, slightly fewer than float32 has
 FLOORS = ("mean_colour", "bicubic", "linear", "first_stage")
 CONSISTENCY = ("cosine", "relative_error")
-TINY = 1e-10  # -100 dB: an octave without energy, or without error, still gets a number
-BARS = {"psnr": 1.0, "ssim": 0.02}  # width of a histogram's bars: fixed, so that experiments overlay
+TINY = 1e-10  # -100 dB, so that an octave without energy or error has a finite value
+BARS = {"psnr": 1.0, "ssim": 0.02}  # width of a histogram's bars, fixed so that histograms can be overlaid
 
 
 def summary(
@@ -36,9 +36,11 @@ def summary(
     crop: int,
     refinement: Refinement | None = None,
 ) -> dict[str, Any]:
-    """The content of metrics.json: numbers only, at most three levels deep, null where a metric is not computed.
+    """The content of metrics.json: numbers at most three levels deep, null for a metric that was not computed.
 
-    `photographs` names what each test image shows.
+    Args:
+        photographs: the photograph of each test image.
+        crop: edge of the images, pixels.
     """
     jpeg_bytes = float(columns["jpeg_bytes"].mean())
     weights = {name.removeprefix(WEIGHT): float(v.mean()) for name, v in columns.items() if name.startswith(WEIGHT)}
@@ -69,12 +71,12 @@ def write_tables(
 ) -> None:
     """per_image.csv, and the data of the plots."""
     if refinement is not None:
-        for metric in ("psnr", "ssim"):  # not a number for those that were left out
+        for metric in ("psnr", "ssim"):  # NaN for images that were not refined
             column = np.full(len(image_ids), np.nan)
             column[refinement.positions] = refinement.columns[metric]
             columns = columns | {f"refined_{metric}": column}
         mean, every = trajectory_tables(refinement, image_ids)
-        write_csv(output / "plots" / "images" / "refinement.csv", mean)  # dvc plots shows all of this folder
+        write_csv(output / "plots" / "images" / "refinement.csv", mean)  # dvc plots shows this folder
         write_csv(output / "plots" / "refinement_per_image.csv", every)
         save_png(refinement.figure, output / "plots" / "images" / "refined.png")
     write_csv(output / "per_image.csv", {"image": image_ids, "photograph": photographs, **columns})
@@ -85,7 +87,7 @@ def write_tables(
 
 
 def octave_table(energies: Energies) -> dict[str, Any]:
-    """For each octave, coarse to fine: the share of the image's energy that survives (at least 0), and its SNR."""
+    """For each octave, coarse to fine: the surviving fraction of the image's energy (at least 0), and its SNR in dB."""
     share = energies.error / np.maximum(energies.image, TINY)
     return {
         "octave": [octave.name for octave in octaves(energies.edge)],
@@ -95,7 +97,7 @@ def octave_table(energies: Energies) -> dict[str, Any]:
 
 
 def histogram(values: NDArray[np.float64], width: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Centres and counts of bars on a grid that starts at 0, with one empty bar at either end."""
+    """Centres and counts of bars of `width` on a grid from 0, with one empty bar at each end."""
     bars = np.floor(values / width).astype(np.int64)
     first = bars.min() - 1
     counts = np.bincount(bars - first, minlength=bars.max() - first + 2)
@@ -114,14 +116,14 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def rounded(values: Any) -> Any:
-    """Every float in nested dicts to `DIGITS` significant digits."""
+    """Round every float in nested dicts to `DIGITS` significant digits."""
     if isinstance(values, dict):
         return {key: rounded(value) for key, value in values.items()}
     return float(f"{values:.{DIGITS}g}") if isinstance(values, float) else values
 
 
 def _scores(params: Params, columns: Columns, photographs: Sequence[str]) -> dict[str, dict[str, float] | None]:
-    """Mean, spread and interval of every metric, null where it is not computed."""
+    """Mean, spread and interval of every metric; null if it was not computed."""
     names = list(all_metrics())
     own = {name: columns[name] for name in names if name in columns}
     spread = summarise(own, photographs, params.evaluate.bootstrap, params.seed)
@@ -129,7 +131,7 @@ def _scores(params: Params, columns: Columns, photographs: Sequence[str]) -> dic
 
 
 def _refined(params: Params, refinement: Refinement, photographs: Sequence[str]) -> dict[str, Any]:
-    """Scores of the refined images, `gain` in dB over the decoder's own of the same photographs."""
+    """Scores of the refined images; `gain` is in dB over the decoder's images of the same photographs."""
     columns = refinement.columns
     means = {name: float(columns[name].mean()) for name in ("gain", *CONSISTENCY)}
     own = [photographs[position] for position in refinement.positions]

@@ -1,4 +1,4 @@
-"""What the layer holds: the decoder's images of the test split, refined through the known network."""
+"""Refinement of the decoder's test images through the known network: a lower bound on what the layer holds."""
 
 from __future__ import annotations
 
@@ -31,10 +31,14 @@ from pipeline.stores.prepared import PreparedData
 
 @dataclass(frozen=True)
 class Refinement:
-    """Scores of refined test images, and how they came about.
+    """Scores of refined test images, and their course.
 
-    positions: (n,) of the refined among all test images. columns: metrics and agreement of features, (n,) each.
-    psnr, feature_error: (n, evaluations), after each evaluation of the network. warning: of the validation images.
+    Attributes:
+        positions: (n,) of the refined images among all test images.
+        columns: metrics and agreement of features, (n,) each.
+        psnr, feature_error: (n, evaluations), after each evaluation of the network.
+        figure: original, decoder, refined and error of some images.
+        warning: from the validation images, or None.
     """
 
     positions: NDArray[np.int64]
@@ -48,12 +52,12 @@ class Refinement:
 def learned_refiner(
     params: Params, data: PreparedData, cached: CachedFeatures, subject: Subject, models: Path
 ) -> Refiner:
-    """The refiner that `evaluate.refine` names, which has seen training and validation images.
+    """The refiner that `evaluate.refine` names, after it has learned from training and validation images.
 
     Raises:
         DataError: the image prior in `models`, which `map` needs, is missing or of other data.
     """
-    assert subject.networks is not None, "open_subject insists on the network where images are to be refined"
+    assert subject.networks is not None, "open_subject requires the network if images are to be refined"
     settings, (source,) = params.evaluate, subject.inverter.sources
     layer = subject.networks.known_layer(source, ImageSize(data.crop, data.crop))
     refiner = build_refiner(settings.refine, params.refiner_options(settings.refine), layer, settings.refine_budget)
@@ -70,7 +74,7 @@ def refine(
     subject: Subject,
     rows: NDArray[np.int64],
 ) -> Refinement:
-    """Refine, by a refiner that has learned, `evaluate.refine_images` of the test `rows`, spread evenly over them."""
+    """Refine `evaluate.refine_images` of the test `rows`, spread evenly, by a refiner that has learned."""
     settings = params.evaluate
     held_out = data.rows("validation")
     batches = cached.batches(batched(held_out[spread(len(held_out), VALIDATION_IMAGES)], settings.batch_size))
@@ -110,7 +114,7 @@ def refine(
 
 
 def describe(params: Params, refinement: Refinement) -> dict[str, Any]:
-    """For protocol.json: how the images were refined."""
+    """The settings of the refinement, for protocol.json."""
     name = params.evaluate.refine
     return {
         "refiner": name,
@@ -122,7 +126,7 @@ def describe(params: Params, refinement: Refinement) -> dict[str, Any]:
 
 
 def trajectory_tables(refinement: Refinement, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Means over the images for each evaluation; and all of them, one line for an image and an evaluation."""
+    """Two tables: means over the images for each evaluation, and a row for each image and evaluation."""
     images, evaluations = refinement.psnr.shape
     number = np.arange(1, evaluations + 1)
     mean = {"psnr": refinement.psnr.mean(0), "feature_error": refinement.feature_error.mean(0)}

@@ -1,4 +1,4 @@
-"""What a person reads: the score table, and metrics/report.html, one file that opens from disk without a network."""
+"""The score table, and metrics/report.html: one file that opens from disk without a network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.core.progress import counted
 from pipeline.core.tables import text_table
 from pipeline.evaluation import plots
 
-ROWS = (  # label, where it stands in metrics.json
+ROWS = (  # label, keys in metrics.json
     ("this decoder", ()),
     ("what the layer holds", ("refined",)),
     ("its first stage, refined", ("floors", "first_stage")),
@@ -26,8 +26,8 @@ ROWS = (  # label, where it stands in metrics.json
     ("mean colour", ("floors", "mean_colour")),
     ("JPEG, equal bytes", ("ceilings", "jpeg")),
 )
-ELSEWHERE = "is in DVC's cache; to have it here, run: dvc pull (or dvc repro)"
-ENOUGH = 0.9  # of the bytes it may take: the JPEG that comes next in quality would not have fitted
+ELSEWHERE = "is in DVC's cache; to fetch it, run: dvc pull (or dvc repro)"
+ENOUGH = 0.9  # fraction of its byte budget above which a JPEG counts as limited by the budget
 HEADER = ("", "PSNR dB", "SSIM", "LPIPS")
 STRIPS = (
     ("best", "Best reconstructions"),
@@ -106,8 +106,8 @@ def read_protocol(metrics: Path) -> dict[str, Any]:
 def score_table(metrics: Path) -> str:
     """PSNR, SSIM and LPIPS of the evaluation in `metrics`, beside floors and ceilings, as aligned text.
 
-    The scores are in Git, what they are of is in DVC's cache: a fresh clone shows the first and says where the
-    other is.
+    Scores are in Git, protocol.json in DVC's cache. In a fresh clone, the text shows the scores and the command that
+    fetches the protocol.
     """
     scores = read_scores(metrics)
     lines = [text_table(HEADER, score_rows(scores))]
@@ -122,7 +122,7 @@ def score_table(metrics: Path) -> str:
 
 
 def title(protocol: Mapping[str, Any]) -> str:
-    """What was scored, with the weights of the networks: `vgg16.block1 → linear · random weights (seed 0)`."""
+    """The scored experiment: `vgg16.block1 → linear · random weights (seed 0) · sample`."""
     blueprint, each = protocol["model"]["blueprint"], _weights_of_sources(protocol)
     same = len(set(each.values())) == 1
     sources = " + ".join(each) if same else " + ".join(f"{name} [{text}]" for name, text in each.items())
@@ -133,7 +133,7 @@ def title(protocol: Mapping[str, Any]) -> str:
 
 
 def weights(protocol: Mapping[str, Any]) -> str:
-    """Whose features these are, once for all sources that agree: `random weights (seed 0)`."""
+    """The distinct weights of the sources' networks: `random weights (seed 0)`."""
     return ", ".join(dict.fromkeys(_weights_of_sources(protocol).values()))
 
 
@@ -145,7 +145,7 @@ def _weights_of_sources(protocol: Mapping[str, Any]) -> dict[str, str]:
 
 
 def score_rows(scores: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
-    """The table's rows as text: the decoder with its 95 % interval, then what it is to be held against."""
+    """The table's rows as text: the decoder with its 95 % interval, then refinement, floors and ceiling."""
     for label, path in ROWS:
         entry = scores
         for key in path:
@@ -155,12 +155,12 @@ def score_rows(scores: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]
 
 
 def write_report(metrics: Path) -> None:
-    """Write report.html into `metrics` from the files that train and evaluate left there.
+    """Write report.html into `metrics` from the files of `train` and `evaluate` there.
 
-    Everything is inside the one file: no script, no link, no font, no picture from elsewhere.
+    The file is self-contained, without scripts and links.
 
     Raises:
-        DataError: evaluate's files are not there.
+        DataError: a file of `evaluate` is missing.
     """
     scores, protocol = read_scores(metrics), read_protocol(metrics)
     plotted, images = metrics / "plots", metrics / "plots" / "images"
@@ -194,7 +194,7 @@ def _warnings(protocol: Mapping[str, Any]) -> list[str]:
 
 
 def is_linear_start(scores: Mapping[str, Any]) -> bool:
-    """Whether no epoch came up to the linear start: what was scored is that."""
+    """Whether no epoch was better than the linear start, so that the scores are those of the start."""
     return scores.get("decoder", {}).get("best_epoch") == 0
 
 
@@ -227,7 +227,7 @@ def _notes(scores: Mapping[str, Any], protocol: Mapping[str, Any]) -> Iterator[s
 
 
 def _why_less(scores: Mapping[str, Any]) -> str:
-    """Why a JPEG that may take as many bytes as the features takes clearly fewer."""
+    """The reason why the JPEG takes clearly fewer bytes than the features, or ""."""
     features, jpeg = scores["features"]["bits_per_pixel"], scores["ceilings"]["jpeg"]["bits_per_pixel"]
     return ": at quality 100, its best, a JPEG has no use for more" if jpeg < ENOUGH * features else ""
 

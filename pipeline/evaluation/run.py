@@ -1,4 +1,4 @@
-"""The evaluation, start to end: metrics.json, protocol.json, per_image.csv, the data of the plots, the pictures."""
+"""The evaluation from start to end: metrics.json, protocol.json, per_image.csv, the data of the plots, pictures."""
 
 from __future__ import annotations
 
@@ -31,19 +31,23 @@ from pipeline.stores.prepared import PreparedData
 
 METRICS = "metrics.json"
 OWN_FOLDERS = ("plots", "reconstructions")  # below the output; nothing else is written there
-COLOUR_IMAGES = 1000  # training images behind the mean colour: more would not move it
+COLOUR_IMAGES = 1000  # training images behind the mean colour; more would not change it
 
 
 def evaluate(params: Params, data: PreparedData, paths: Paths, device: torch.device) -> dict[str, Any]:
-    """Score the model in `paths.models` on the test split of `data`; writes all to `paths.metrics`, metrics.json last.
+    """Score the model in `paths.models` on the test split of `data`; write to `paths.metrics`, metrics.json last.
 
-    Returns the content of metrics.json. Apart from a few numbers an image, memory does not grow with the split.
+    Memory grows by only a few numbers for each image.
+
+    Returns:
+        The content of metrics.json.
 
     Raises:
-        CheckpointError: no model there, or one that was trained on other features. StoreError: features missing,
-        stale, or made by other weights. DataError: no test images, reconstructions that look like BGR, no prior where
-        one is needed, or `paths.metrics` is a file. WeightsError: images are to be refined, and the network's weights
-        are not here.
+        CheckpointError: the model is missing, or was trained on other features.
+        StoreError: features are missing, stale, or made with other weights.
+        DataError: there are no test images, reconstructions look like BGR, a needed prior is missing, or
+            `paths.metrics` is a file.
+        WeightsError: images are to be refined, and the network's weights are missing here.
     """
     output = paths.metrics
     seed_everything(params.seed)
@@ -55,13 +59,13 @@ def evaluate(params: Params, data: PreparedData, paths: Paths, device: torch.dev
     tally = Tally(_references(data, subject), len(rows), subject.perceptual)
     with CachedFeatures(data, subject.stores, device, resident="never") as cached:
         refiner = None
-        if params.evaluate.refine != NONE:  # before the scores: it may lack what it needs
+        if params.evaluate.refine != NONE:  # before the scores, because learning may fail
             refiner = learned_refiner(params, data, cached, subject, paths.models)
         pixels = _score(subject, tally, data, cached, rows, params.evaluate.batch_size)
         columns = tally.columns()
         refinement = None if refiner is None else refine(refiner, params, data, cached, subject, rows)
-        # no picture or curve of an earlier run stays, nor its scores beside new pictures should this run be killed;
-        # removed, never overwritten: they may be links into DVC's cache
+        # remove earlier pictures and curves, and first the scores, so that a kill leaves no old scores beside new
+        # pictures; files are removed, never overwritten, because they may be links into DVC's cache
         (output / METRICS).unlink(missing_ok=True)
         for name in OWN_FOLDERS:
             if (output / name).is_dir():

@@ -1,4 +1,4 @@
-"""Scores of a stream of batches, beside those of their floors and ceilings; nothing image-sized is kept."""
+"""Scores of a stream of batches, beside those of their floors and ceilings; no image is kept in memory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pipeline.evaluation.spectrum import octave_energy
 from pipeline.metrics.scores import capped_psnr, check_eight_bit, score, ssim
 from pipeline.metrics.similarity import Lpips
 
-SWAP_MARGIN = 3.0  # dB that swapping red and blue may gain by chance; more means that something is BGR
+SWAP_MARGIN = 3.0  # dB that swapping red and blue may gain by chance; a larger gain means BGR
 
 Columns = dict[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
 class References:
-    """What the baselines of a test split need: the training images' colour, the feature grid, the bytes of a row."""
+    """Inputs of the baselines: the training images' mean colour, the feature grid, the bytes of one row."""
 
     colour: Tensor  # (3,)
     grid: tuple[int, int]
@@ -43,8 +43,8 @@ class Energies:
 class Tally:
     """Columns of per-image numbers, and energies by octave, over all batches so far.
 
-    Room for all `images` is taken at once: many small tensors, kept alive between large ones that come and go,
-    would tear the heap into pieces and grow the process by gigabytes.
+    Memory for all `images` is allocated at once: many small tensors between short-lived large ones would fragment the
+    heap and grow the process by gigabytes.
     """
 
     def __init__(self, references: References, images: int, perceptual: Lpips | None = None) -> None:
@@ -63,9 +63,11 @@ class Tally:
         further_baselines: Mapping[str, Tensor] | None = None,
         further_columns: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Score one batch (B, 3, H, W) and its baselines.
+        """Score one batch of images (B, 3, H, W) and its baselines.
 
-        `crops` are the targets as 8-bit (B, H, W, 3); `further_columns` are per-image numbers (B,).
+        Args:
+            crops: the targets as 8-bit (B, H, W, 3).
+            further_baselines: images (B, 3, H, W) to score, by name. further_columns: per-image numbers (B,), by name.
 
         Raises:
             ValueError: predictions or targets break the metric contract (range, dtype, not 8-bit targets).

@@ -1,4 +1,4 @@
-"""Which frequencies survive: energy of an image, and of its error, by octave."""
+"""Energy of an image, and of its error, by octave of spatial frequency."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Octave:
 
 
 def octaves(edge: int) -> tuple[Octave, ...]:
-    """Octaves from about four cycles over an image `edge` pixels wide up; the last reaches into the corners (0.707)."""
+    """Octaves for an image `edge` pixels wide, from about four cycles per image up to the corners (0.707)."""
     count = max(1, int(math.log2(edge / 4)))
     highs = [0.5 / 2**k for k in reversed(range(count))]
     return tuple(Octave(high / 2, high if high < 0.5 else math.sqrt(0.5)) for high in highs)
@@ -45,7 +45,7 @@ def octave_energy(images: Tensor) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _plan(height: int, width: int, device: str) -> tuple[Tensor, Tensor]:
-    """The window (H, W), and which frequency belongs to which octave (H·W, octaves) as 0 and 1."""
+    """The window (H, W), and the membership of frequencies in octaves, (H·W, octaves), as 0 and 1."""
     rows, columns = (torch.hann_window(n, periodic=False, device=device) for n in (height, width))
     vertical = torch.fft.fftfreq(height, device=device)[:, None]
     horizontal = torch.fft.fftfreq(width, device=device)[None, :]

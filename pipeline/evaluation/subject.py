@@ -1,4 +1,4 @@
-"""What is scored, and what is needed to score it: opened and checked against each other before any work."""
+"""The inverter to score with its features and networks, opened and checked against each other before any work."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from pipeline.stores.base import FeatureStore
 from pipeline.stores.prepared import PreparedData
 
 WEIGHT = "weight_of_"  # column of a source's learned weight in the fusion
-FIRST_STAGE = "first_stage"  # the refined image that a decoder of two stages starts from
+FIRST_STAGE = "first_stage"  # the refined image that a decoder of two stages receives
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A trained inverter, its features, and the networks of the metrics that have one.
+    """A trained inverter, its features, and the networks that metrics need.
 
-    `missing` says for each metric that cannot be computed here why; it is null in metrics.json.
+    `missing` gives the reason for each metric that cannot be computed here, which is null in metrics.json.
     """
 
     inverter: Inverter
@@ -44,7 +44,7 @@ class Subject:
     missing: Mapping[str, str]
 
     def further_columns(self, inputs: Inputs[Tensor], predictions: Tensor) -> dict[str, Tensor]:
-        """Per-image numbers that need more than the images: agreement of the features, learned source weights."""
+        """Per-image numbers that need networks or features: agreement of the features, learned source weights."""
         columns = {} if self.networks is None else self.compare(predictions, inputs)
         fusion = self.inverter.fusion
         weights = None if fusion is None else fusion.source_weights(self.inverter.standardised(inputs))
@@ -54,33 +54,33 @@ class Subject:
         return columns
 
     def compare(self, images: Tensor, inputs: Inputs[Tensor]) -> dict[str, Tensor]:
-        """Agreement of the features of `images` with those among the inverter's inputs."""
-        assert self.networks is not None, "open_subject insists on the network where images are to be refined"
+        """Agreement of the features of `images` with those in the inverter's inputs."""
+        assert self.networks is not None, "open_subject requires the network if images are to be refined"
         return consistency(self.networks(images), inputs.features)
 
     def floors(self, inputs: Inputs[Tensor]) -> dict[str, Tensor]:
-        """Images (B, 3, H, W) that need less than the decoder: the read-out's; in two stages, those of the first."""
+        """Floors that depend on the features, (B, 3, H, W) each: the read-out, and in two stages the first stage."""
         images = {} if self.readout is None else {LINEAR: self.readout(Inputs(inputs.features))}
         return images | ({} if inputs.image is None else {FIRST_STAGE: inputs.image.clamp(0, 1)})
 
     @property
     def feature_bytes(self) -> int:
-        """Bytes of one image's features as stored, before any compression; int8 brings two scales a channel."""
+        """Bytes of one image's stored features before compression, including int8's two scales per channel."""
         return sum(store.layout.row_bytes for store in self.stores.features)
 
     @property
     def rounding(self) -> float | None:
-        """The error of the stored types over the deviation of their layers, the largest of the sources'."""
+        """The largest rounding error of a source over its layer's deviation; None if one was not measured."""
         shares = [store.manifest.rounding_share for store in self.stores.features]
         known = [share for share in shares if share is not None]
         return max(known) if len(known) == len(shares) else None
 
 
 def open_subject(params: Params, data: PreparedData, paths: Paths, device: torch.device) -> Subject:
-    """Load the model in `paths.models` and the stores of its inputs, made of `data`.
+    """Load the model in `paths.models` and the stores of its inputs, made from `data`.
 
     Raises:
-        CheckpointError: no model, or one of other sources than `params` names, or trained on other features.
+        CheckpointError: the model is missing, of other sources than `params` names, or trained on other features.
         StoreError: a store is missing or damaged, or was made with other parameters, weights or data.
         WeightsError: images are to be refined, and the network's weights are missing here.
     """
@@ -96,7 +96,7 @@ def open_subject(params: Params, data: PreparedData, paths: Paths, device: torch
     perceptual = None
     if lpips_available() is None:
         perceptual = load_lpips().to(device)
-    else:  # in words that are the same on every machine: protocol.json's hash is in dvc.lock
+    else:  # in words that are the same on every machine, because protocol.json's hash is in dvc.lock
         reason = f"AlexNet's {ALEXNET_FILE} is not in torchvision's cache; run `python -m stages weights lpips`"
         missing["lpips"] = reason
     return Subject(
@@ -123,7 +123,7 @@ def _check_sources(params: Params, inverter: Inverter, models: Path) -> None:
 
 
 def _readout(models: Path, description: Mapping[str, Any], device: torch.device) -> Inverter | None:
-    """The read-out beside the model, unless another training left it there."""
+    """The read-out beside the model, or None if it is missing or of another training."""
     if not (models / LINEAR_FOLDER / DESCRIPTION).is_file():
         return None
     beside = load_model(models / LINEAR_FOLDER)[1]

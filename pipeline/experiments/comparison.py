@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from pipeline.core.errors import NOTHING_GAINED, DataError
 from pipeline.core.files import whole_file, write_whole
@@ -20,68 +17,22 @@ from pipeline.core.progress import counted
 from pipeline.core.tables import markdown_table
 from pipeline.evaluation.conventions import differences
 from pipeline.evaluation.pictures import Picture, enlarged, require_folder, save_png, sheet
-from pipeline.evaluation.report import is_linear_start, read_protocol, read_scores, title, weights
+from pipeline.evaluation.report import is_linear_start, title, weights
+from pipeline.experiments.found import Experiment, read_all, read_named
 from pipeline.metrics.scores import bootstrap_means
 from pipeline.metrics.table import METRICS, all_metrics
 
-METRICS_FOLDER = "metrics"
-WORKSPACE, COMMITTED = "workspace", "HEAD"  # DVC calls the files as they are now `workspace`
 STRIP = "strip.png"
-NEEDED = ("metrics.json", "protocol.json", "per_image.csv", "reconstructions")
-LINEAR_START = " (= linear start)"  # no epoch of its training came up to that
+LINEAR_START = " (= linear start)"  # marks a training without an epoch better than its start
 RESAMPLES, SEED = 10_000, 0
-FEW = 30  # photographs: with fewer, resampling them says too little of how others would differ
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """One evaluation: its files, read."""
-
-    name: str
-    metrics: dict[str, Any]
-    protocol: dict[str, Any]
-    per_image: pd.DataFrame  # indexed by image id
-    pictures: Path
-
-    @classmethod
-    def read(cls, name: str, folder: Path) -> Experiment:
-        """Raises DataError: evaluate has not written into `folder`, or not all of it is here."""
-        metrics = read_scores(folder)
-        absent = [each for each in NEEDED if not (folder / each).exists()]
-        if absent:
-            raise DataError(
-                f"{folder} lacks {', '.join(absent)}; fetch what DVC has cached of it (dvc pull, or dvc repro), or "
-                "evaluate again: python -m stages evaluate"
-            )
-        protocol = read_protocol(folder)
-        return cls(
-            name,
-            metrics,
-            protocol,
-            pd.read_csv(folder / "per_image.csv", index_col="image", converters={"image": str, "photograph": str}),
-            folder / "reconstructions",
-        )
-
-    @property
-    def photographs(self) -> list[str]:
-        """What each image shows. Raises DataError: per_image.csv is of a version that did not write it."""
-        if "photograph" not in self.per_image:
-            raise DataError(
-                f"per_image.csv of {self.name} has no column photograph, and leads are tested by resampling "
-                "photographs; evaluate it again: python -m stages evaluate"
-            )
-        return self.per_image["photograph"].tolist()
-
-    def picture(self, image: str, kind: Literal["original", "reconstruction"]) -> Picture:
-        number = self.protocol["reconstructions"].index(image)
-        return np.asarray(Image.open(self.pictures / f"{number:02}_{kind}.png"))
+FEW = 30  # photographs; with fewer, the bootstrap is inaccurate
 
 
 @dataclass(frozen=True)
 class Lead:
-    """By how much an experiment is better than another on the same images: mean, 95 % interval, two-sided p.
+    """The lead of an experiment over another on the same images: mean, 95 % interval, two-sided p.
 
-    `photographs` is how many these images show.
+    `photographs` is the number of photographs of these images.
     """
 
     mean: float
@@ -98,35 +49,24 @@ class Lead:
 Caption = Callable[[Experiment, str], str]  # takes an experiment and the id of an image
 
 
-@contextmanager
-def opened(names: Sequence[str]) -> Iterator[list[Experiment]]:
-    """The experiments called `names`: folders with metrics, DVC experiments, or Git revisions.
-
-    Raises:
-        DataError: no such thing, or it holds no evaluation.
-    """
-    with tempfile.TemporaryDirectory() as temporary:
-        yield _named(names, Path(temporary))
-
-
 def compare(names: Sequence[str], output: Path, metric: str = "psnr") -> str:
     """Write leaderboard.md, leaderboard.csv and strip.png into `output`; returns the leaderboard as Markdown.
 
-    Without `names`: of the workspace, all DVC experiments and the last commit, and a sentence for each of these that
-    cannot be read here.
+    Rows are sorted by the mean of `metric`, the best first; each has its lead over the next one on the same
+    photographs. Experiments with another protocol than the first are named, but never tested against the others. There
+    is no strip if the experiments saved no photograph in common.
 
-    Best first by the mean of `metric`; each line says by how much it leads the next one, on the same photographs.
-    Experiments of another protocol than the first are named, and never tested against the others. No strip where
-    the experiments saved no photograph in common.
+    Args:
+        names: of the experiments; empty for the workspace, all DVC experiments and the last commit, with a sentence for
+            each of these that cannot be read here.
 
     Raises:
-        DataError: an experiment cannot be found or was not scored by `metric`, or its per_image.csv names no
-            photographs.
+        DataError: an experiment cannot be found, has no `metric`, or its per_image.csv names no photographs.
     """
     require_folder(output)
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
-        experiments, left_out = (_named(names, place), []) if names else _everything(place)
+        experiments, left_out = (read_named(names, place), []) if names else read_all(place)
         table = leaderboard(experiments, metric)
         notes = [*lead_notes(table), *gain_notes(experiments), *protocol_notes(experiments), *left_out]
         with whole_file(output / "leaderboard.csv") as part:
@@ -154,36 +94,37 @@ def leaderboard(experiments: Sequence[Experiment], metric: str) -> pd.DataFrame:
 
 
 def lead(first: Experiment, second: Experiment, metric: str) -> Lead | None:
-    """Paired cluster bootstrap over the photographs both were scored on; None when their protocols differ.
+    """Paired cluster bootstrap over the photographs of both experiments; None if their protocols differ.
 
-    Raises DataError: per_image.csv names no photographs.
+    Raises:
+        DataError: per_image.csv names no photographs.
     """
     if differences(first.protocol, second.protocol):
         return None
     sign = 1 if METRICS.get(metric).higher_is_better else -1
-    # equal protocols mean equal pixels in equal order, whatever the files are called
+    # equal protocols mean equal pixels in equal order, even if files have other names
     gains = sign * (first.per_image[metric].to_numpy() - second.per_image[metric].to_numpy())
     photographs = first.photographs
     means = bootstrap_means(gains[:, None], photographs, RESAMPLES, SEED)[:, 0]
     low, high = np.quantile(means, (0.025, 0.975))
     count = len(set(photographs))
-    smallest = 2.0 ** (1 - count)  # of a sign test's two-sided p: resampling ever so often proves no more than that
+    smallest = 2.0 ** (1 - count)  # p of a two-sided sign test; more resamples cannot prove more
     p = min(1.0, max(smallest, 2 * min(float((means <= 0).mean()), float((means >= 0).mean()))))
     return Lead(float(gains.mean()), float(low), float(high), p, count)
 
 
 def lead_notes(table: pd.DataFrame) -> Iterator[str]:
-    """A sentence where leads were tested on few photographs."""
+    """A sentence if leads were tested on few photographs."""
     for photographs in table["lead_photographs"].dropna().astype(int).unique():
         if photographs < FEW:
             yield (
                 f"Intervals and p resample the {counted(photographs, 'test photograph')}, each with all its images; "
-                f"with fewer than {FEW} they are rough, and rather too sure."
+                f"with fewer than {FEW} the intervals tend to be too narrow and p too small."
             )
 
 
 def gain_notes(experiments: Sequence[Experiment]) -> Iterator[str]:
-    """A sentence where an experiment's training gained nothing."""
+    """A sentence if the training of an experiment gained nothing."""
     names = [each.name for each in experiments if is_linear_start(each.metrics)]
     if names:
         yield f"{', '.join(names)}: {NOTHING_GAINED}"
@@ -213,11 +154,16 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def strip(experiments: Sequence[Experiment], caption: Caption | None = None, about: str = "") -> Picture | None:
-    """The photographs that all experiments saved, a row each: original, then every experiment's reconstruction.
+    """A row for each photograph that all experiments saved: original, then every experiment's reconstruction.
 
-    `caption` words what stands over a reconstruction: PSNR, the experiment's name and its weights by default. What is
-    `about` all of them stands under the photograph's name.
-    Experiments of another protocol than the first are left out; None when there is no common photograph.
+    Experiments with another protocol than the first are left out.
+
+    Args:
+        caption: the text over a reconstruction; by default PSNR, the experiment's name and its weights.
+        about: a text under the photograph's name.
+
+    Returns:
+        None if no photograph is common to the experiments.
     """
     alike = [each for each in experiments if not differences(experiments[0].protocol, each.protocol)]
     common = [
@@ -259,87 +205,3 @@ def _row(rank: int, experiment: Experiment, following: Experiment | None, metric
         "lead_p": None if ahead is None else ahead.p,
         "lead_photographs": None if ahead is None else ahead.photographs,
     }
-
-
-def _named(names: Sequence[str], temporary: Path) -> list[Experiment]:
-    return [Experiment.read(name, _place(name, temporary / str(number))) for number, name in enumerate(names)]
-
-
-def _everything(temporary: Path) -> tuple[list[Experiment], list[str]]:
-    """What can be compared here, and a sentence for each that cannot; equal scores are one, under all their names."""
-    found: dict[str, Experiment] = {}  # by what was scored and how
-    left_out: list[str] = []
-    revisions = [(WORKSPACE, WORKSPACE), *_experiments(), (COMMITTED, COMMITTED)]
-    for number, (name, revision) in enumerate(revisions):
-        try:
-            experiment = Experiment.read(name, _place(revision, temporary / str(number)))
-            assert experiment.photographs
-        except DataError as error:
-            left_out.append(f"{name} is left out: {error}.")
-            continue
-        content = json.dumps([experiment.metrics, experiment.protocol], sort_keys=True)
-        same = found.get(content)
-        found[content] = experiment if same is None else replace(same, name=f"{same.name}, {name}")
-    if not found:
-        raise DataError("\n".join(["there is nothing to compare yet; run dvc repro, or name folders", *left_out]))
-    return list(found.values()), left_out
-
-
-def _experiments() -> list[tuple[str, str]]:
-    """Names and revisions of all DVC experiments of this project, whatever commit they started from."""
-    from dvc.exceptions import NotDvcRepoError
-    from dvc.repo import Repo
-    from dvc.scm import NoSCMError
-
-    try:
-        with Repo() as repo:
-            listed = [pair for pairs in repo.experiments.ls(all_commits=True).values() for pair in pairs]
-    except (NoSCMError, NotDvcRepoError):
-        raise DataError(
-            f"DVC experiments cannot be looked up because {Path.cwd()} is in no Git repository with DVC; name folders "
-            "with metrics.json, or run compare inside the project"
-        ) from None
-    names = [name for name, _ in listed]
-    return [(name if names.count(name) == 1 else f"{name} ({revision[:7]})", revision) for name, revision in listed]
-
-
-def _place(name: str, temporary: Path) -> Path:
-    """The folder that holds the metrics of `name`; those of a revision are fetched into `temporary`."""
-    folder = Path() if name == WORKSPACE else Path(name)
-    for place in (folder, folder / METRICS_FOLDER):
-        if (place / "metrics.json").is_file():
-            return place
-    if name == WORKSPACE:
-        return folder / METRICS_FOLDER
-    _fetch(name, temporary)
-    return temporary
-
-
-def _fetch(revision: str, target: Path) -> None:
-    """Metrics of a DVC experiment or Git revision of this project, from Git and DVC's cache."""
-    from dvc.api import DVCFileSystem  # slow to import, and not needed for folders
-    from dvc.exceptions import DvcException, NotDvcRepoError
-    from dvc.repo import Repo
-    from dvc.scm import NoSCMError, RevError, resolve_rev
-
-    try:
-        with Repo() as repo:
-            commit = resolve_rev(repo.scm, revision)
-            files = DVCFileSystem(repo.root_dir, rev=commit)
-            for name in NEEDED:
-                target.mkdir(parents=True, exist_ok=True)
-                files.get(f"{METRICS_FOLDER}/{name}", str(target / name), recursive=name == "reconstructions")
-    except (NoSCMError, NotDvcRepoError):
-        raise DataError(
-            f"'{revision}' is no folder with metrics.json, and experiments and revisions cannot be looked up because "
-            f"{Path.cwd()} is in no Git repository with DVC; name a folder, or run compare inside the project"
-        ) from None
-    except RevError:
-        raise DataError(
-            f"'{revision}' is no folder with metrics.json, no DVC experiment and no Git revision; see: dvc exp list"
-        ) from None
-    except (DvcException, FileNotFoundError) as error:
-        raise DataError(
-            f"the evaluation of '{revision}' cannot be read ({error}); {METRICS_FOLDER}/protocol.json and "
-            "reconstructions are in DVC's cache: run dvc pull --all-commits, or dvc repro on that revision"
-        ) from None

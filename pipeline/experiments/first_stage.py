@@ -1,8 +1,7 @@
-"""The first of two stages: every photograph, refined from its features, becomes one more input of a decoder.
+"""The first of two stages: every photograph is refined from its features, as a further input of a decoder.
 
-Refining is an extraction: a network in, a store out, resumable and checked like any other. Only that the network's
-layer is an image, the one that the refiner makes of the features. These are computed again, and rounded as in their
-store.
+Refining is an extraction, resumable and checked like any other. The frozen network has the refiner attached, and its
+one layer is the refined image. The features are computed again and rounded as in their store.
 """
 
 from __future__ import annotations
@@ -43,18 +42,20 @@ from pipeline.stores.encoding import decode, encode
 from pipeline.stores.prepared import PreparedData
 from pipeline.training.readout import load_readout, readout_state, readout_summary, solve_readout
 
-SHARD_MEGABYTES = 8  # some minutes of work: what a kill can cost
+SHARD_MEGABYTES = 8  # some minutes of work, the most that a kill can cost
 
 
 def refine_photographs(params: Params, data: PreparedData, paths: Paths, device: torch.device) -> str | None:
-    """Refine every view of `data` by `two_stage.refine`, from the image of the read-out.
+    """Refine every view of `data` by `two_stage.refine`, starting from the image of the read-out.
 
-    `paths.first_stage` gets the store of the refined images, that decoder, and what the refiner learned: with them any
-    other photograph can be treated alike. A run that was killed continues. Returns a warning when refining brings
-    validation images nearer in their features and farther from the photographs.
+    `paths.first_stage` gets the store of the refined images, the read-out, and the refiner's state, with which any
+    other photograph can be refined in the same way. A killed run continues.
+
+    Returns:
+        A warning if refining lowers the PSNR of validation images while their feature error falls; else None.
 
     Raises:
-        StoreError: the features are missing, stale or damaged, or were made by other weights than params.yaml names.
+        StoreError: the features are missing, stale or damaged, or were made with other weights than params.yaml names.
         DataError: the image prior, which `map` needs, is missing or of other data.
         WeightsError: the network's weights are missing here.
     """
@@ -75,7 +76,7 @@ def refine_photographs(params: Params, data: PreparedData, paths: Paths, device:
             lambda batch: (stage.start_of(*batch.inputs.features), stage.steps(*batch.inputs.features)),
         )
     network = RefinedLayer(networks, stage, facts)
-    settings = params.extract.model_copy(update={"precision": "fp32"})  # of the images; the network keeps its own
+    settings = params.extract.model_copy(update={"precision": "fp32"})  # of the images, not of the network
     kept = params.store.model_copy(update={"shard_megabytes": SHARD_MEGABYTES})
     extract(network, data, paths.first_stage / REFINED_IMAGES.parent, kept, settings, device, paths.work)
     write_whole(paths.first_stage / LEARNED, save(stage.refiner.state()))
@@ -92,7 +93,7 @@ def refine_photographs(params: Params, data: PreparedData, paths: Paths, device:
 
 
 def build_first_stage(facts: Mapping[str, Any], networks: Networks, crop: int) -> Refiner:
-    """The refiner that `facts` (`pipeline.loading.inputs.first_stage_facts`) describe; it has learned nothing yet."""
+    """The refiner that `facts` (`pipeline.loading.inputs.first_stage_facts`) describe, before it has learned."""
     (source,) = networks.sources
     layer = networks.known_layer(source, ImageSize(crop, crop))
     return build_refiner(facts["refiner"], recorded_first_stage(facts)["options"], layer, facts["budget"])
@@ -108,20 +109,20 @@ def load_first_stage(
     try:
         refiner.load_state({name: tensor.to(device) for name, tensor in load_file(path).items()})
     except FileNotFoundError:
-        raise CheckpointError(f"{path}, what the first stage learned, is missing; {remedy}") from None
+        raise CheckpointError(f"{path}, the refiner's state, is missing; {remedy}") from None
     except (SafetensorError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{path}, what the first stage learned, is damaged ({error}); {remedy}") from None
+        raise CheckpointError(f"{path}, the refiner's state, is damaged ({error}); {remedy}") from None
     return FirstStage(start, refiner, facts["dtype"])
 
 
 class FirstStage:
-    """Features to a refined image: rounded as the store does, the read-out's image, then the refiner."""
+    """From features to a refined image: rounding as in the store, the read-out, then the refiner."""
 
     def __init__(self, start: Inverter, refiner: Refiner, dtype: str) -> None:
         self.start, self.refiner, self.dtype = start, refiner, dtype
 
     def steps(self, features: Float[Tensor, "b c h w"]) -> Iterator[Step]:
-        """One for each evaluation. `features` are no tensors of inference mode: a refiner may differentiate."""
+        """One step for each evaluation. `features` must not be inference tensors, because a refiner differentiates."""
         features = self._rounded(features)
         with torch.no_grad():
             start = self.start(Inputs((features,)))
@@ -133,7 +134,7 @@ class FirstStage:
         return self.start(Inputs((self._rounded(features),)))
 
     def __call__(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 y x"]:
-        """RGB in [0, 1], the last step's."""
+        """The image of the last step, RGB in [0, 1]."""
         (last,) = deque(self.steps(features), maxlen=1)
         return last.images.detach()
 
@@ -142,7 +143,7 @@ class FirstStage:
 
 
 class RefinedLayer(FrozenNetwork):
-    """A frozen network with the first stage behind it, and an image for its one layer."""
+    """A frozen network followed by the first stage, whose one layer is the refined image."""
 
     def __init__(self, networks: Networks, stage: FirstStage, description: Mapping[str, Any]) -> None:
         super().__init__()
@@ -152,9 +153,9 @@ class RefinedLayer(FrozenNetwork):
         self._stage, self._description = stage, description
 
     def forward(self, images: Float[Tensor, "b 3 y x"]) -> dict[str, Tensor]:
-        """RGB in [0, 1] → the image that the first stage makes of their features."""
+        """RGB in [0, 1] → the refined image of its features."""
         with torch.inference_mode(False):  # the refiner differentiates
-            images = images.clone()  # what was made in inference mode cannot be differentiated
+            images = images.clone()  # inference tensors cannot be differentiated
             with torch.no_grad():
                 features = self._stage.refiner.layer(images)
             return {REFINED_IMAGES.name: self._stage(features)}
@@ -169,7 +170,7 @@ class RefinedLayer(FrozenNetwork):
 def _fitted_readout(
     params: Params, data: PreparedData, store: FeatureStore, cached: CachedFeatures
 ) -> tuple[Inverter, dict[str, Any]]:
-    """The read-out of one store, fitted, and how."""
+    """The fitted read-out of one store, and the summary of its solution."""
     shapes, image = {store.source: store.shape}, ImageSize(data.crop, data.crop)
     one_stage = params.two_stage.model_copy(update={"refine": NONE})
     alone = params.model_copy(update={"decoder": LINEAR, "two_stage": one_stage})

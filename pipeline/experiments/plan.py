@@ -1,4 +1,4 @@
-"""Before anything is written: how large the stores will be, and how long the backbone will need."""
+"""Predict the size of the stores and the time of the backbone, before anything is written."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TIMED = 3  # batches; the first one is not counted
 
 @dataclass(frozen=True)
 class BackbonePlan:
-    """The stores of one backbone, or of the refined images: their layouts, and whether each is there already."""
+    """The stores of one backbone, or of the refined images: their layouts, and whether all exist already."""
 
     name: str
     layouts: Mapping[str, Layout]
@@ -33,15 +33,15 @@ class BackbonePlan:
 
     @property
     def bytes(self) -> int:
-        """Disk space still to be taken."""
+        """Bytes that remain to be written."""
         return 0 if self.present else sum(layout.expected_bytes for layout in self.layouts.values())
 
 
 def plan_backbone(name: str, params: Params, data: PreparedData, paths: Paths) -> BackbonePlan:
-    """What extracting backbone `name` will write. No weights are needed.
+    """The stores that extracting backbone `name` will write; needs no weights.
 
     Raises:
-        ParamsError: an unknown layer. ShapeError: crops of a size that the network cannot take.
+        ParamsError: an unknown layer. ShapeError: the network cannot take crops of this size.
     """
     entry = params.backbone_params(name)
     shapes = feature_shapes(name, entry, entry.layers, ImageSize(data.crop, data.crop))
@@ -51,14 +51,14 @@ def plan_backbone(name: str, params: Params, data: PreparedData, paths: Paths) -
 
 
 def plan_first_stage(params: Params, data: PreparedData, paths: Paths) -> BackbonePlan:
-    """What refining every photograph of `data` for a decoder of two stages will write."""
+    """The store that refining every photograph of `data` will write."""
     shapes = {REFINED_IMAGES.name: FeatureShape(3, data.crop, data.crop)}
     present = _opens(lambda: open_inputs(paths, params.sources, params, data, verify="never"))
     return BackbonePlan(str(REFINED_IMAGES.parent), layouts(shapes, len(data), params.store, params.extract), present)
 
 
 def estimate_seconds(name: str, params: Params, data: PreparedData, device: torch.device) -> float:
-    """Time for all rows on this machine, from a few batches. Random weights are as fast as any."""
+    """Time for all rows on this machine, from a few batches; with random weights, which are as fast as others."""
     # tag, mean and std belong to trained weights
     untrained = {"weights": "random", "seed": 0, "tag": None, "mean": None, "std": None}
     entry: BackboneParams = params.backbone_params(name).model_copy(update=untrained)

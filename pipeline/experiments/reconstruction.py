@@ -1,4 +1,4 @@
-"""Any photograph through a frozen network and a trained decoder, and back as a picture with its scores."""
+"""Reconstruct any photograph through a frozen network and a trained decoder, as a picture with its scores."""
 
 from __future__ import annotations
 
@@ -32,27 +32,29 @@ from pipeline.models.common.inverter import Inverter, load_inverter
 from pipeline.refinement.networks import Networks, network_title, same_network
 from pipeline.stores.encoding import as_stored
 
-STRETCHED = 2.0  # longer over shorter edge, from which squashing into a square is worth a word
+STRETCHED = 2.0  # longer over shorter edge from which the output mentions the squashing
 SCORES, RECONSTRUCTION = "scores.csv", "_reconstruction"
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A trained decoder, the frozen networks it was trained behind, how its photographs were cut, and LPIPS.
+    """A trained decoder with its frozen networks, the rules of cropping, and LPIPS.
 
-    `stored` are the types that the features of its sources were stored as: here they are rounded like that, too. In
-    two stages `first_stage` makes the refined image of the features that the decoder works on.
+    Attributes:
+        stored: the stored type of each source's features, to which features are rounded here too.
+        perceptual: None without AlexNet's weights.
+        first_stage: in two stages, computes the refined image from the features; else None.
     """
 
     inverter: Inverter
     networks: Networks
     rules: PrepareParams
     stored: tuple[str, ...]
-    perceptual: Lpips | None  # None without AlexNet's weights
+    perceptual: Lpips | None
     first_stage: FirstStage | None
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """(B, 3, crop, crop) RGB in [0, 1] → the same, seen through the inverted layers."""
+        """Images (B, 3, crop, crop), RGB in [0, 1] → their reconstructions from the inverted layers."""
         pairs = zip(self.networks(images), self.stored, strict=True)
         features = tuple(as_stored(each, dtype) for each, dtype in pairs)
         image = None if self.first_stage is None else self.first_stage(*features)
@@ -62,25 +64,28 @@ class Encoder:
 
 @dataclass
 class Result:
-    """Scores of the photographs that could be used, and the others with the reason."""
+    """Scores of the good photographs, and the bad ones with the reason.
 
-    scores: list[dict[str, Any]] = field(
-        default_factory=list
-    )  # file, picture, stretch (longer over shorter edge where squashed, else 1), metrics
-    bad: list[tuple[Path, str]] = field(default_factory=list)  # file, reason
+    Attributes:
+        scores: file, picture, stretch (longer over shorter edge if squashed, else 1) and metrics of each.
+        bad: file and reason of each.
+    """
+
+    scores: list[dict[str, Any]] = field(default_factory=list)
+    bad: list[tuple[Path, str]] = field(default_factory=list)
 
 
 def reconstruct(inputs: Sequence[str], models: Path, params: Params, output: Path, device: torch.device) -> Result:
-    """Reconstruct every photograph that `inputs` (files, folders, patterns) name.
+    """Reconstruct every photograph of `inputs` (files, folders, patterns).
 
-    `output` gets, for each, `<name>.png` (original, reconstruction, error, local SSIM) and
-    `<name>_reconstruction.png`, and one scores.csv. Good photographs are finished whatever the others are, and no
-    photograph of `inputs` is replaced by a picture of it.
+    For each, `output` gets `<name>.png` (original, reconstruction, error, local SSIM) and
+    `<name>_reconstruction.png`, and one scores.csv for all. Good photographs are finished even if others are bad, and
+    no picture overwrites a photograph of `inputs`.
 
     Raises:
-        DataError: nothing to read, `output` is a file, no photograph that can be used, or bad files (all are listed)
-            unless prepare.on_bad_image is skip.
-        CheckpointError: no model, or one made with other weights than params.yaml gives.
+        DataError: there is no photograph, none is good, `output` is a file, or, unless prepare.on_bad_image is skip,
+            some are bad (all are listed).
+        CheckpointError: the model is missing, or made with other weights than params.yaml gives.
     """
     require_folder(output)
     photographs = find_photographs(inputs)
@@ -96,7 +101,7 @@ def reconstruct(inputs: Sequence[str], models: Path, params: Params, output: Pat
                 part = slice(start, start + size)
                 _reconstruct_batch(photographs[part], names[part], list(islice(decoded, size)), encoder, output, result)
                 advance(len(photographs[part]))
-    finally:  # whatever stops the rest, the pictures that are there have their scores
+    finally:  # after an error too, finished pictures have their scores
         if result.scores:
             with whole_file(output / SCORES) as table:
                 pd.DataFrame(result.scores).to_csv(table, index=False, float_format="%.6g", lineterminator="\n")
@@ -106,13 +111,13 @@ def reconstruct(inputs: Sequence[str], models: Path, params: Params, output: Pat
 
 
 def find_photographs(inputs: Sequence[str]) -> list[Path]:
-    """Files as they are, folders with all photographs below them, patterns (`*`, `**`, `?`) with what they match.
+    """The photographs of files, folders (all photographs below them) and patterns (`*`, `**`, `?`).
 
     Raises:
-        DataError: something names no file at all.
+        DataError: an input names no file.
     """
     found: dict[Path, None] = {}
-    for text in map(os.path.expanduser, inputs):  # a quoted ~ comes here as it was typed
+    for text in map(os.path.expanduser, inputs):  # the shell does not expand a quoted ~
         path = Path(text)
         if path.is_dir():
             found |= dict.fromkeys(photograph.path for photograph in photographs_in(path, path, text))
@@ -129,11 +134,11 @@ def find_photographs(inputs: Sequence[str]) -> list[Path]:
 
 
 def load_encoder(models: Path, params: Params, device: torch.device) -> Encoder:
-    """The decoder in `models`, and the networks that params.yaml describes, proved to be those of its training.
+    """Load the decoder in `models` and its networks, which must be those of its training.
 
     Raises:
-        CheckpointError: no model there, or one that does not say how its features were stored, or the networks have
-        other weights now. WeightsError: they are missing.
+        CheckpointError: the model is missing, does not record how its features were stored, or its networks have other
+            weights now. WeightsError: weights are missing.
     """
     inverter = load_inverter(models, device)
     description = load_model(models)[1]
@@ -144,7 +149,7 @@ def load_encoder(models: Path, params: Params, device: torch.device) -> Encoder:
             )
     if "stored" not in description:
         raise CheckpointError(
-            f"{models} is of an older version, which did not say how features were stored; train again"
+            f"{models} was saved by an older version, which did not record how features were stored; train again"
         )
     stored = [description["stored"][str(source)] for source in inverter.sources]
     networks = Networks(params, inverter.sources, [each["precision"] for each in stored], device)
@@ -160,7 +165,7 @@ def load_encoder(models: Path, params: Params, device: torch.device) -> Encoder:
     first_stage = None
     if inverter.blueprint.two_stage:
         first_stage = load_first_stage(description["first_stage"], networks, models, geometry["crop"], device)
-    # a model without the key was trained by a version that read every profile as sRGB
+    # a model without the key was trained by a version that ignored colour profiles
     profile = {"colour_profile": description["prepare"].get("colour_profile", "ignore")}
     rules = params.prepare.model_copy(update=geometry | profile)
     return Encoder(inverter, networks, rules, tuple(each["dtype"] for each in stored), perceptual, first_stage)
@@ -195,7 +200,7 @@ def _reconstruct_batch(
 
 
 def _free_names(paths: Sequence[Path], output: Path) -> list[str]:
-    """File names without their endings, numbered where a picture would get another's name or replace a photograph."""
+    """File names without endings, numbered if two pictures would share a name or one would replace a photograph."""
     taken = {path.resolve() for path in paths}
     names = []
     for path in paths:
@@ -215,7 +220,7 @@ def _pictures(output: Path, name: str) -> set[Path]:
 def _bad_files(result: Result, total: int, output: Path) -> str:
     lines = "".join(f"\n  {printable(path)}: {reason}" for path, reason in result.bad)
     if not result.scores:  # skipping them would leave nothing
-        return f"{total} of {counted(total, 'photograph')} cannot be used; give others, or repair these:{lines}"
+        return f"{total} of {counted(total, 'photograph')} cannot be used; repair these, or give others:{lines}"
     return (
         f"{len(result.bad)} of {total} photographs cannot be used (the other {len(result.scores)} are in {output}); "
         f"repair or leave them out, or --set prepare.on_bad_image=skip:{lines}"

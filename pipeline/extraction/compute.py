@@ -1,4 +1,4 @@
-"""Rows → encoded features on the CPU: reading ahead, the forward pass, and what to do when memory runs out."""
+"""From rows to encoded features: prefetched crops, the forward pass, and smaller batches when memory runs out."""
 
 from __future__ import annotations
 
@@ -18,18 +18,21 @@ from pipeline.extraction.job import Job
 from pipeline.extraction.link import Link
 from pipeline.stores.encoding import Encoded, check_range, decode, encode, rgb, row_major
 
-READ_AHEAD = 3  # batches of crops, the one in use among them
-FORGET = 256 << 20  # bytes of crops after which the mapped photographs behind them are let go
-MEASURED_EVERY = 8  # rows: all of a store's would take a few percent of the time of a fast network
+READ_AHEAD = 3  # batches of crops, including the one in use
+FORGET = 256 << 20  # bytes of crops after which the mapped photographs are unmapped
+MEASURED_EVERY = 8  # rows; measuring every row would take a few percent of the time of a fast network
 
 Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class LayerPiece:
-    """Encoded rows of one layer on the CPU; per row and channel their mean and the squares about it, (n, C) float64.
+    """Encoded rows of one layer on the CPU.
 
-    `errors`: the sum of squared errors of the stored values, (measured rows, C) float64.
+    Attributes:
+        values, scales: as in `Encoded`.
+        mean, squares: (n, C) float64, per row and channel the mean and the sum of squared distances from it.
+        errors: (measured rows, C) float64, sums of squared errors of the stored values.
     """
 
     values: Tensor
@@ -45,7 +48,7 @@ class Piece:
 
     rows: Rows
     layers: dict[str, LayerPiece]
-    copied: torch.Event | None  # CUDA: the layers are valid once this has happened
+    copied: torch.Event | None  # CUDA: the layers are valid after this event
 
     def wait(self) -> None:
         if self.copied is not None:
@@ -55,23 +58,23 @@ class Piece:
 class Computer:
     """The backbone of a job on its device."""
 
-    _pool: ThreadPoolExecutor  # while `pieces` runs: shares out the rows of one batch, and reads nothing ahead
+    _pool: ThreadPoolExecutor  # exists while `pieces` runs, to divide the rows of one batch among threads
 
     def __init__(self, job: Job) -> None:
         self._job, self._device = job, job.device
         self._cuda = job.device.type == "cuda"
-        # channels-last is what crops of images are anyway, and twice as fast in convolutions on CPU and GPU
+        # channels-last: the layout of image crops, and twice as fast in convolutions on CPU and GPU
         with enough_memory("free it, or use --device cpu"):
             self._backbone = job.backbone.to(device=job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._link = Link(job.device)
         self._limit = job.batch_size  # rows in one pass; halved when the device runs out of memory
-        self._read = 0  # bytes of crops since photographs were last let go
+        self._read = 0  # bytes of crops since photographs were last unmapped
 
     def pieces(self, batches: Sequence[Rows]) -> Iterator[Piece]:
-        """The features of each batch: in one piece, or in several once the device has run out of memory.
+        """The features of each batch, in one piece, or in several after the device has run out of memory.
 
         Raises:
-            StoreError: features that cannot be stored, or no memory for a single image.
+            StoreError: the features cannot be stored, or memory does not suffice for a single image.
         """
         with ThreadPoolExecutor(torch.get_num_threads()) as self._pool:
             crops = prefetch(batches, self._load, threads=1, ahead=READ_AHEAD)
@@ -79,7 +82,7 @@ class Computer:
                 yield from self._split(rows, pixels)
 
     def _load(self, rows: Rows) -> Tensor:
-        """The pixels of a batch, (B, H, W, 3) uint8, on their way to the device."""
+        """The pixels of a batch, (B, H, W, 3) uint8, whose upload to the device has started."""
         crop = self._job.data.crop
         pixels = torch.empty((len(rows), crop, crop, 3), dtype=torch.uint8, pin_memory=self._cuda)
         self._job.data.crops(rows, pixels.numpy())
@@ -109,13 +112,13 @@ class Computer:
         self._limit = -(-tried // 2)
 
     def _attempt(self, rows: Rows, pixels: Tensor) -> Piece | RuntimeError:
-        """Features of `rows`, or what was said when the device's memory did not suffice."""
+        """Features of `rows`, or the error if the device's memory did not suffice."""
         try:
             return self._forward(rows, pixels)
         except RuntimeError as error:
             if not memory_ran_out(error):
                 raise
-            refused = error.with_traceback(None)  # which would hold what the failed pass does
+            refused = error.with_traceback(None)  # the traceback would keep the failed pass in memory
         if self._cuda:
             torch.cuda.empty_cache()
         return refused
@@ -143,7 +146,7 @@ class Computer:
 
 
 def measured(rows: Rows) -> Rows:
-    """Positions among `rows` of those on which the error of the stored type is measured, by row number alone."""
+    """Positions in `rows` where the error of the stored type is measured; they depend on row numbers alone."""
     return np.flatnonzero(rows % MEASURED_EVERY == 0)
 
 
@@ -157,10 +160,10 @@ def _errors(features: Tensor, encoded: Encoded, dtype: str, rows: Rows) -> Tenso
 def row_moments(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean, and sum of squared distances from it, per row and channel of (B, C, H, W): both (B, C) float64.
 
-    The sums are those of distances from one of the features, so that their error does not grow with the offset; all in
-    float64, where the square of no float32 number is infinite or zero.
+    The sums are over distances from one of the features, so that their error does not grow with the offset. In float64
+    the square of a float32 number neither overflows nor vanishes.
     """
-    # on the CPU image by image, so that the distances never leave the processor's cache
+    # on the CPU image by image, so that the distances stay in the processor's cache
     parts = features.split(1) if features.device.type == "cpu" else (features,)
     shift, total, square = (torch.cat(each) for each in zip(*map(_shifted_sums, parts), strict=True))
     elements = features[0, 0].numel()

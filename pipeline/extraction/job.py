@@ -1,4 +1,4 @@
-"""What an extraction computes: layouts, fingerprints and the order of rows. Nothing here touches a device."""
+"""The plan of an extraction: layouts, fingerprints and the order of rows. This module computes nothing on a device."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from pipeline.stores.prepared import PreparedData
 def layouts(
     shapes: Mapping[str, FeatureShape], rows: int, store: StoreParams, settings: ExtractParams
 ) -> dict[str, Layout]:
-    """How the layers of one backbone will lie on disk.
+    """The layout on disk of each layer of one backbone.
 
-    A shard holds the same rows in every layer, the number that fills `store.shard_megabytes` in the largest one:
-    layers are computed together, so anything else would lose work, or need memory, when a run is killed.
+    A shard holds the same rows in every layer, as many as fill `store.shard_megabytes` in the largest layer. Layers
+    are computed together, so with unequal shards a killed run would lose more work, or a run would need more memory.
     """
     largest = max(value_bytes(shape, store.dtype) for shape in shapes.values())
     per_shard = min(rows, shard_rows(largest, store.shard_megabytes, settings.cpu_batch_size))
@@ -34,7 +34,7 @@ def layouts(
 
 
 def batch_size(layout: Layout, settings: ExtractParams, device: torch.device) -> int:
-    """Images that go through the network in one pass, as long as there is memory; never more than a shard holds."""
+    """Images in one pass of the network while memory suffices; at most the rows of a shard."""
     found = settings.batch_size is None and device.type == "cuda"
     return layout.shard_rows if found else settings.cpu_batch_size
 
@@ -47,7 +47,7 @@ def store_facts(
     settings: ExtractParams,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Everything that determines the numbers of a store; its digest is the store's fingerprint."""
+    """The facts that determine the numbers of a store; their digest is the store's fingerprint."""
     network = backbone.describe()
     return {
         "backbone": network,
@@ -65,8 +65,8 @@ def store_facts(
 class Job:
     """One extraction. Rows are computed in fixed batches that never cross a shard.
 
-    So on one machine a resumed run, or one of several processes, computes exactly the bits that an undisturbed one
-    would. Batches of another size, other threads and other processors give them but for rounding.
+    So on one machine, a resumed run, or one of several processes, computes the same bits as an uninterrupted run.
+    Another batch size, thread count or processor changes them by rounding.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Job:
         self.format = store.format
         self.training = np.zeros(len(data), bool)
         self.training[data.rows("train")] = True
-        self._any_layout = next(iter(self.layouts.values()))  # rows and shards are those of all
+        self._any_layout = next(iter(self.layouts.values()))  # all have the same rows and shards
         self.batch_size = batch_size(self._any_layout, settings, device)
 
     @property

@@ -1,4 +1,4 @@
-"""Copies between the CPU and the device of a computation, beside its kernels."""
+"""Copies between the CPU and a device, concurrent with its kernels."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 class Link:
-    """To and from a GPU, each way on a stream of its own; on the CPU nothing is copied.
+    """Uploads to and downloads from a GPU, each on a stream of its own; on the CPU nothing is copied.
 
-    A batch's photographs go up while an earlier batch is computed, and its features come down while the next one is.
-    One stream for both ways would not do: photographs would wait behind the features of an earlier batch.
+    A batch's photographs are uploaded while an earlier batch is computed, and its features are downloaded while the
+    next batch is. With one stream for both, photographs would wait behind the features of an earlier batch.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -20,17 +20,17 @@ class Link:
         self._down = torch.cuda.Stream(device) if cuda else None
 
     def upload(self, values: Tensor) -> Tensor:
-        """Start to bring `values`, in pinned memory, to the device; `arrived` says when they may be used."""
+        """Start to copy `values`, in pinned memory, to the device; use them after `arrived`."""
         if self._up is None:
             return values
         try:
             with torch.cuda.stream(self._up):
                 return values.to(self._device, non_blocking=True)
-        except torch.OutOfMemoryError:  # an earlier batch fills the device: `arrived` tries again after it
+        except torch.OutOfMemoryError:  # an earlier batch fills the device; `arrived` tries again after it
             return values
 
     def arrived(self, values: Tensor) -> Tensor:
-        """What `upload` gave, or a part of it, for all that the current stream does from now on."""
+        """The result of `upload`, or a part of it, ready for the current stream."""
         if self._up is None:
             return values
         if not values.is_cuda:
@@ -41,10 +41,10 @@ class Link:
         return values
 
     def download(self, values: Tensor) -> Tensor:
-        """`values`, as the current stream leaves them, in pinned memory: valid after the event of `downloaded`."""
+        """Copy `values`, as computed by the current stream, to pinned memory; valid after the event of `downloaded`."""
         if self._down is None:
             return values
-        # torch keeps pinned memory for the next batch, so this allocates nothing after the first few
+        # torch reuses pinned memory, so after the first few batches this allocates nothing
         arriving = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
         self._down.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._down):
@@ -53,5 +53,5 @@ class Link:
         return arriving
 
     def downloaded(self) -> torch.Event | None:
-        """Happens when all that was asked for so far has come down. None: it is there already."""
+        """The event after which all downloads so far are complete; None on the CPU, where they are at once."""
         return None if self._down is None else self._down.record_event()

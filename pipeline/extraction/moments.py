@@ -1,4 +1,4 @@
-"""Mean and standard deviation of every channel, gathered shard by shard."""
+"""Mean, standard deviation and rounding error of every channel, accumulated shard by shard."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 class Moments:
     """Count of elements, and per channel (C,) float64 their mean and the sum of squared distances from it.
 
-    Merged as by Chan, Golub & LeVeque (1983): the error does not grow with a channel's offset. Kept for each shard and
-    merged in order of shards, so that the result does not depend on which run, or which of several processes, computed
+    They are merged as by Chan, Golub & LeVeque (1983), so the error does not grow with a channel's offset. Each shard
+    has its own, and they are merged in order of shards, so the result does not depend on which run or process computed
     a shard.
     """
 
@@ -28,7 +28,7 @@ class Moments:
         return cls(0, np.zeros(channels), np.zeros(channels))
 
     def add(self, elements: int, means: NDArray[np.float64], squares: NDArray[np.float64]) -> None:
-        """Add n rows of `elements` a channel, each with its own mean and squares, both (n, C)."""
+        """Add n rows with `elements` elements per channel, given each row's mean and squares, both (n, C)."""
         if len(means):
             centre = means.mean(axis=0)
             between = elements * np.square(means - centre).sum(axis=0)
@@ -54,7 +54,7 @@ class Moments:
 
     @property
     def std(self) -> NDArray[np.float64]:
-        """Population standard deviation; zero, or the rounding of a mean, for a channel that never changes."""
+        """Population standard deviation; for a constant channel zero, up to the rounding of its mean."""
         return np.sqrt(self.squares / max(self.count, 1))
 
     def plain(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class Moments:
 
 @dataclass
 class Rounding:
-    """What a stored type costs: count of elements measured, and per channel (C,) float64 their squared errors."""
+    """The rounding error of a stored type: count of measured elements, and per channel (C,) float64 squared errors."""
 
     count: int
     squares: NDArray[np.float64]
@@ -77,7 +77,7 @@ class Rounding:
         return cls(0, np.zeros(channels))
 
     def add(self, count: int, squares: NDArray[np.float64]) -> None:
-        """Add `count` elements a channel with squared errors (C,)."""
+        """Add `count` elements per channel, with squared errors (C,)."""
         self.count += count
         self.squares = self.squares + squares
 

@@ -1,4 +1,4 @@
-"""Extraction from start to finish: what is missing is computed and written at the same time, then put in place."""
+"""Extraction from start to finish: missing shards are computed and written concurrently, then put in place."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pipeline.stores.manifest import Manifest
 from pipeline.stores.opening import open_store
 from pipeline.stores.prepared import PreparedData
 
-NUMBERS = ("pipeline.extraction.compute", "pipeline.extraction.moments")  # the modules that make them
+NUMBERS = ("pipeline.extraction.compute", "pipeline.extraction.moments")  # modules that compute stored numbers
 QUEUED = 2  # pieces computed ahead of the writer
 
 
@@ -39,16 +39,20 @@ def extract(
     work: Path,
     part: tuple[int, int] = (0, 1),
 ) -> bool:
-    """Make `output` (features/<backbone>) hold a store for each of the backbone's layers, over all rows of `data`.
+    """Write a store for each of the backbone's layers, over all rows of `data`, to `output` (features/<backbone>).
 
-    What an earlier, killed run of the same extraction finished is used. Several processes may share the work:
-    part (i, n) is the i-th of n equal ranges of shards, and whichever process ends last puts the stores in place.
+    Shards that a killed run of the same extraction finished are kept.
+
+    Args:
+        work: folder of unfinished work, on the file system of `output`.
+        part: (i, n) for the i-th of n equal ranges of shards. Several processes may share the work; the one that ends
+            last puts the stores in place.
 
     Returns:
-        Whether `output` is complete; False when other parts are still missing.
+        Whether `output` is complete; False while other parts are missing.
 
     Raises:
-        StoreError: it does not fit the disk, another process extracts the same, or features cannot be stored.
+        StoreError: the disk does not suffice, another process extracts the same, or features cannot be stored.
     """
     job = Job(backbone, data, store, settings, device)
     space = Workspace(work, backbone.name, {**job.facts, "code": _code(backbone)})
@@ -67,16 +71,16 @@ def extract(
 
 
 def _code(backbone: FrozenNetwork) -> str:
-    """What decides a feature's numbers: work finished before it was edited is not used.
+    """A digest of the code that determines features, so that unfinished work of other code is not used.
 
-    It names the unfinished work alone. A finished store is DVC's to make again when the code has changed, and its
-    fingerprint stays the same through edits that change no number.
+    It is not part of a store's fingerprint, which thus survives edits that change no number; DVC recomputes finished
+    stores when the code changes.
     """
     return digest(*NUMBERS, type(backbone).__module__, chosen=NO_DECODER)
 
 
 def require_space(needed: int, what: str, work: Path) -> None:
-    """Raises StoreError when `needed` bytes do not fit the disk of `work`."""
+    """Raise StoreError if `needed` bytes for `what` do not fit the disk of `work`."""
     free = free_bytes(work)
     if needed > free:
         raise StoreError(
@@ -90,7 +94,7 @@ def _compute(job: Job, space: Workspace, shards: list[int], done: int) -> None:
     sink, pending = Sink(job, space), deque[Future[None]]()
     with (
         progress(f"extract {job.backbone.name}", total=done + job.count(shards), done=done) as advance,
-        # writing behind, not reading ahead: when computing fails, what was computed before is still written
+        # not `prefetch`: when computing fails, pieces computed before are still written
         ThreadPoolExecutor(1, thread_name_prefix="shards") as writer,
     ):
         try:
@@ -102,7 +106,7 @@ def _compute(job: Job, space: Workspace, shards: list[int], done: int) -> None:
             while pending:
                 pending.popleft().result()
         finally:
-            writer.shutdown(wait=True)  # what has been computed is still written
+            writer.shutdown(wait=True)  # writes the pieces computed so far
             sink.close()
 
 
@@ -116,16 +120,16 @@ def _is_current(output: Path, job: Job) -> bool:
             store = open_store(output / layer, verify="never")
             if store.manifest.facts != facts or any(store.damage()):
                 return False
-        except StoreError:  # no manifest, or a damaged one: its remedy is this extraction
+        except StoreError:  # no manifest or a damaged one; this extraction replaces the store
             return False
     return True
 
 
 def _publish(job: Job, space: Workspace, output: Path) -> bool:
-    """Write the manifests and put the stores in place, if every shard is there."""
+    """Write the manifests and put the stores in place, if every shard is finished. Returns whether they are."""
     records = [record for shard in range(job.shards) if (record := space.finished(shard)) is not None]
     if len(records) < job.shards:
-        current = _is_current(output, job)  # another part may just have put them there
+        current = _is_current(output, job)  # another process may just have put them in place
         if current:
             space.discard()
         return current

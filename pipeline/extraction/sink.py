@@ -1,4 +1,4 @@
-"""Pieces → shards of every layer, in the writer's thread."""
+"""Write pieces of features to the shards of every layer, in the writer's thread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.stores.format import FORMATS, ShardWriter
 
 
 class Sink:
-    """Appends pieces, which come in order of rows, to the shard that holds them."""
+    """Appends pieces, which arrive in order of rows, to their shards."""
 
     def __init__(self, job: Job, space: Workspace) -> None:
         self._job, self._space = job, space
@@ -22,9 +22,9 @@ class Sink:
         self._failed = False
 
     def add(self, piece: Piece) -> None:
-        """Write a piece; the one that ends a shard gives its files their names and notes that it is finished.
+        """Write a piece; the last piece of a shard renames the shard's files and records it as finished.
 
-        After an error nothing more is written: what was queued behind it would land in the wrong place.
+        After an error nothing more is written, because later pieces would go to the wrong rows.
         """
         if self._failed:
             return
@@ -41,7 +41,7 @@ class Sink:
         self._failed = False
 
     def close(self) -> None:
-        """Forget what is unfinished."""
+        """Discard the unfinished shard."""
         for writer in self._writers.values():
             writer.abort()
         self._writers = {}

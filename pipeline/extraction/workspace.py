@@ -1,6 +1,6 @@
-"""Unfinished extractions: `.work/extract/<backbone>-<fingerprint>/`, until the last shard is there.
+"""Unfinished extractions: `.work/extract/<backbone>-<fingerprint>/`, until the last shard is finished.
 
-lock                 locked byte by byte: the numbers of the shards that a process is working on
+lock                 byte n is locked by the process that works on shard n
 done/00012.json      written when shard 12 of every layer is finished: files, checksums, moments
 <backbone>/<layer>/  the stores; renamed to features/<backbone> when complete
 """
@@ -24,12 +24,12 @@ from pipeline.stores.files import FileRecord, record_of
 from pipeline.stores.manifest import fingerprint
 
 AREA = "extract"  # below the work directory
-PUBLISH = 1 << 40  # the byte of the lock file that stands for renaming the store into place
+PUBLISH = 1 << 40  # byte of the lock file, locked while the store is renamed into place
 
 
 @dataclass(frozen=True)
 class LayerShard:
-    """What is known about a finished shard of one layer: its files, its training rows' moments, what its type costs."""
+    """The record of a finished shard of one layer: its files, moments of its training rows, and rounding errors."""
 
     files: dict[str, FileRecord]
     moments: Moments
@@ -50,7 +50,7 @@ class Workspace:
 
     @contextmanager
     def lock(self, shards: range) -> Iterator[None]:
-        """Hold `shards` for this process until the block ends or the process does, however it dies.
+        """Lock `shards` until the block or the process ends, even if the process is killed.
 
         Raises:
             StoreError: another process is working on one of them.
@@ -66,14 +66,14 @@ class Workspace:
 
     @contextmanager
     def publishing(self) -> Iterator[None]:
-        """Wait until no other process is renaming this store into place."""
+        """Lock the renaming of this store into place; waits while another process holds the lock."""
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / LOCK).open("a+b") as file:
             fcntl.lockf(file, fcntl.LOCK_EX, 1, PUBLISH)
             yield
 
     def finished(self, shard: int) -> dict[str, LayerShard] | None:
-        """What was noted about a shard, by layer; None when it was not finished."""
+        """The record of a shard, by layer; None if it is not finished."""
         path = self._record(shard)
         if not path.is_file():
             return None
@@ -87,7 +87,7 @@ class Workspace:
         }
 
     def intact(self, shard: int) -> bool:
-        """Whether a shard was finished and its files still have their checksums (a power cut may say no)."""
+        """Whether a shard is finished and its files have their checksums, which a power cut may have damaged."""
         record = self.finished(shard)
         return record is not None and all(
             (self.layer(layer) / name).is_file() and record_of(self.layer(layer) / name) == file
@@ -96,7 +96,7 @@ class Workspace:
         )
 
     def finish(self, shard: int, record: Mapping[str, LayerShard]) -> None:
-        """Note that shard number `shard` of every layer lies under its final name."""
+        """Record that shard number `shard` of every layer has its final name."""
         content = {
             layer: {
                 "files": {name: vars(file) for name, file in entry.files.items()},
@@ -108,17 +108,17 @@ class Workspace:
         write_whole(self._record(shard), json.dumps(content).encode())
 
     def publish(self, output: Path) -> None:
-        """Make the finished stores `output` in one step, in place of what is there, and forget the workspace."""
+        """Rename the finished stores to `output` in one step, replacing it, and remove the workspace."""
         output.parent.mkdir(parents=True, exist_ok=True)
         replaced = self.path / "replaced"
-        shutil.rmtree(replaced, ignore_errors=True)  # of a run killed while it did this
+        shutil.rmtree(replaced, ignore_errors=True)  # left by a run that was killed here
         if output.exists():
             os.rename(output, replaced)
         os.rename(self.stores, output)
-        shutil.rmtree(self.path, ignore_errors=True)  # another part may be looking in at this moment
+        shutil.rmtree(self.path, ignore_errors=True)  # another process may be opening its lock there now
 
     def discard(self) -> None:
-        """Remove what is here of a store that is in place, unless a process is writing it."""
+        """Remove the workspace of a store that is in place, unless a process is working in it."""
         if self.path.is_dir():
             _remove_unused(self.path)
 
@@ -127,7 +127,7 @@ class Workspace:
 
 
 def clean(work: Path, backbones: tuple[str, ...] = ()) -> list[Path]:
-    """Remove unfinished extractions (of `backbones`, or all) that no process is working on; what was removed."""
+    """Remove unfinished extractions (of `backbones`, or all) on which no process works; return their folders."""
     removed = []
     for path in sorted((work / AREA).glob("*-*")):
         if backbones and path.name.rpartition("-")[0] not in backbones:
@@ -143,21 +143,21 @@ def leftovers(work: Path, backbone: str) -> list[Path]:
 
 
 def check_same_file_system(work: Path, output: Path) -> None:
-    """Raises StoreError when a finished store could not be renamed from `work` to `output`."""
+    """Raise StoreError if a finished store cannot be renamed from `work` to `output`."""
     if not can_rename(work, output):
         raise StoreError(
-            f"{work} and {output} are on different file systems, and a finished store is moved between them in one "
-            f"step; pass --work a directory on the file system of {output}"
+            f"{work} and {output} are on different file systems, but a finished store must be moved between them in "
+            f"one step; pass --work a directory on the file system of {output}"
         )
 
 
 def free_bytes(path: Path) -> int:
-    """Bytes that may still be written to the file system of `path`, which need not exist yet."""
+    """Free bytes on the file system of `path`, which need not exist yet."""
     return shutil.disk_usage(existing(path)).free
 
 
 def _remove_unused(path: Path) -> bool:
-    """Whether no process was computing or publishing in the workspace `path`, so that it is gone now."""
+    """Remove the workspace `path` unless a process computes or publishes in it; return whether it was removed."""
     with (path / LOCK).open("a+b") as file:
         unused = try_lock(file, 0, PUBLISH + 1)
         if unused:

@@ -1,3 +1,3 @@
-"""Batches of features and target crops, read ahead: loader, its slots, sampler, and the stores of an experiment. May
-import core and stores.
+"""Batches of features and target crops, prefetched: the loader, its buffers, the sampler, and the stores of an
+experiment. May import core and stores.
 """

@@ -1,4 +1,4 @@
-"""The stores of an experiment, opened: those that params.yaml and the prepared data ask for, or none."""
+"""Open the stores of an experiment, checked against params.yaml and the prepared data."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def open_features(
     """Open `root`/<backbone>/<layer> of each source.
 
     Raises:
-        StoreError: a store is missing, unfinished or damaged, or was made with other parameters or other data;
-            the message says which.
+        StoreError: a store is missing, unfinished or damaged, or was made with other parameters or other data; the
+            message names the difference.
     """
     stores = []
     for source in sources:
@@ -36,8 +36,7 @@ def open_features(
         asked = {"imagenet": entry.tag, "path": Path(entry.weights).name}.get(found["kind"])
         if asked is not None and not _called(asked, **found):
             raise StoreError(
-                f"{store.path} is stale: its weights are {found['detail']}, not those called {asked}; "
-                f"{remedy(store.path)}"
+                f"{store.path} is stale: its weights are {found['detail']}, not {asked}; {remedy(store.path)}"
             )
         stores.append(store)
     return tuple(stores)
@@ -50,10 +49,10 @@ def open_inputs(
     data: PreparedData,
     verify: Verify = "lazy",
 ) -> Inputs[FeatureStore]:
-    """The stores of all that the inverter takes: of its sources and, in two stages, the refined images.
+    """Open the stores of all inputs of the inverter: those of its sources and, in two stages, the refined images.
 
     Raises:
-        StoreError: as `open_features`, or the first stage is another one or not whole.
+        StoreError: as `open_features`, or the refined images are missing, incomplete, or of another first stage.
     """
     stores = open_features(paths.features, sources, params, data, verify)
     if params.two_stage.refine == NONE:
@@ -65,13 +64,13 @@ def open_inputs(
     expected = first_stage_facts(params, store)
     found = recorded_first_stage(images.manifest.facts["backbone"].get("refined", {}))
     if found != expected:
-        denied = differences({"refined": expected}, {"refined": found}) or ["it was refined with further options"]
+        denied = differences({"refined": expected}, {"refined": found}) or ["it was refined with more options"]
         raise StoreError(f"{images.path} is stale: {'; '.join(denied)}; {remedy(images.path)}")
     return Inputs((store,), images)
 
 
 def first_stage_facts(params: Params, store: FeatureStore) -> dict[str, Any]:
-    """What determines the refined images of one source, as plain values."""
+    """The facts that determine the refined images of one source, as plain values."""
     chosen = params.two_stage
     return {
         "source": str(store.source),
@@ -79,18 +78,18 @@ def first_stage_facts(params: Params, store: FeatureStore) -> dict[str, Any]:
         "refiner": chosen.refine,
         "options": params.refiner_options(chosen.refine),
         "budget": chosen.budget,
-        "start": params.linear_options,  # options of the read-out that it starts from
+        "start": params.linear_options,  # options of the read-out from which refining starts
         "dtype": store.dtype,
     }
 
 
 def expected_facts(source: Source, params: Params, data: PreparedData) -> dict[str, Any]:
-    """What params.yaml and the prepared data say about a store, without looking at the network."""
+    """The facts of a store that follow from params.yaml and the prepared data, without loading the network."""
     entry, store = params.backbone_params(source.backbone), params.store
     weights: dict[str, str] = {"kind": entry.kind}
     if entry.kind == "random":
         weights["detail"] = f"seed {entry.seed}"
-    described = entry.model_dump(include={"library", "model"}, exclude_none=True)  # what its name does not say
+    described = entry.model_dump(include={"library", "model"}, exclude_none=True)  # only where the entry has them
     return {
         "backbone": {"name": source.backbone, "weights": weights} | described,
         "layer": source.layer,
@@ -101,7 +100,7 @@ def expected_facts(source: Source, params: Params, data: PreparedData) -> dict[s
 
 
 def _called(asked: str, kind: str, detail: str, **_: str) -> bool:
-    """Whether weights are those of the tag or file `asked`: in brackets may follow what was found or taken off."""
+    """Whether recorded weights are those of the tag or file `asked`; the record may add a remark in brackets."""
     if kind == "imagenet":  # `V2` of `Network_Weights.V2` and of `Network_Weights.V2 (altered file)`
         return detail.partition(" ")[0].partition(".")[2] == asked
     return detail == asked or (detail.startswith(f"{asked} (") and detail.endswith(")"))

@@ -1,8 +1,8 @@
-"""Batches for training and evaluation: cached features and the crops they came from, always ready in time.
+"""Batches for training and evaluation: cached features with their target crops, prefetched.
 
 Threads of this process read ahead into buffers that are allocated once (pinned for CUDA); worker processes would
-spend their time moving arrays between processes. What fits is read once and stays on the device: a batch is then
-one `index_select`. Features keep their stored type until they are on the device.
+spend their time moving arrays between processes. Features that fit in memory are read once and stay on the device: a
+batch is then one `index_select`. Features keep their stored type until they are on the device.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from pipeline.stores.manifest import remedy
 from pipeline.stores.prepared import PreparedData
 
 Resident = Literal["auto", "never", "always"]
-ROOM = 0.5  # share of the free memory that resident features may take
+ROOM = 0.5  # fraction of the free memory that resident features may take
 LOADED_AT_ONCE = 64 << 20  # bytes of features in one batch while they are loaded
-MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container, where there is one
+MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")  # exists in a container
 MEMORY_USED = Path("/sys/fs/cgroup/memory.current")
 MEMORY_STAT = Path("/sys/fs/cgroup/memory.stat")
 
 
 class Example(Protocol):
-    """A batch of what an inverter takes, with the images that it came from: (B, 3, H, W) RGB in [0, 1]."""
+    """A batch of an inverter's inputs, with the target images (B, 3, H, W), RGB in [0, 1]."""
 
     @property
     def inputs(self) -> Inputs[Tensor]: ...
@@ -59,16 +59,16 @@ class Batch:
 
 
 class CachedFeatures:
-    """What an inverter takes, with the targets: row by row the same views.
+    """The inputs of an inverter and their targets; equal row numbers are the same view.
 
     Args:
-        resident: `always` keeps everything on the device, `never` reads every batch from disk, `auto` keeps what
-            takes at most half of the free memory.
+        resident: `always` keeps everything on the device, `never` reads every batch from disk, `auto` keeps everything
+            if it takes at most half of the free memory.
         threads: batches read at the same time. ahead: batches kept ready beyond the one in use.
 
     Attributes:
         resident: whether everything is on the device.
-        waited: seconds that callers of `batches` spent inside it: reading that was not done ahead, and decoding.
+        waited: seconds that callers of `batches` waited for it: reading that was not done ahead, and decoding.
 
     Raises:
         StoreError: a store was made from other prepared data, is damaged, or `resident: always` does not fit.
@@ -99,13 +99,13 @@ class CachedFeatures:
             self._kept = self._load()
 
     def batches(self, plan: Iterable[Rows]) -> Iterator[Batch]:
-        """The batches whose row numbers `plan` gives, in its order. One iteration at a time.
+        """Yield a batch for each array of row numbers in `plan`, in order. Only one iteration may run at a time.
 
         Raises:
             StoreError, DataError: a shard is damaged. IndexError: there is no such row.
         """
         plan, kept = map(self._checked, plan), self._kept
-        # on the CPU even rows in memory are gathered ahead, in the ring's threads
+        # on the CPU, rows in memory are gathered ahead too, in the ring's threads
         made = self._read_ahead(plan) if kept is None or self.device.type == "cpu" else self._selected(kept, plan)
         while True:
             start = time.perf_counter()
@@ -117,14 +117,14 @@ class CachedFeatures:
 
     @property
     def exceeds_memory(self) -> bool:
-        """Whether the machine's memory cannot hold the files: then `sampler.windowed_plan` reads long runs.
+        """Whether the files exceed the machine's memory; then `sampler.windowed_plan` reads long runs.
 
-        Of the whole memory, not of what is free now: the order of training must not change while it runs.
+        The total memory decides, not the free memory, because the order of training must not change while it runs.
         """
         return self._row_bytes() * len(self.data) > memory_size()
 
     def close(self) -> None:
-        """Let go of the memory. The next batches come from disk."""
+        """Free the memory. Later batches are read from disk."""
         self._kept, self._slots = None, new_slots(len(self._slots), self.stores, self.data.crop, self.device)
 
     def __enter__(self) -> Self:
@@ -179,7 +179,7 @@ class CachedFeatures:
             first, last = int(slot.rows[0]), int(slot.rows[-1])
             kept.map(lambda t, a=first, b=last: t[a : b + 1]).copy_(slot.stored())  # type: ignore[misc]
             slot.release()
-        self._slots = new_slots(len(self._slots), self.stores, self.data.crop, self.device)  # loading's are larger
+        self._slots = new_slots(len(self._slots), self.stores, self.data.crop, self.device)  # smaller than for loading
         return kept
 
     def _row_bytes(self) -> int:
@@ -187,20 +187,20 @@ class CachedFeatures:
 
 
 def memory_size() -> int:
-    """Bytes of main memory that this machine, or the container's limit, has."""
+    """Bytes of main memory of this machine, or of the container's limit if that is lower."""
     size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit = MEMORY_LIMIT.read_text().strip() if MEMORY_LIMIT.is_file() else "max"
     return size if limit == "max" else min(size, int(limit))
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be had on `device`: of the GPU, or of main memory within a container's limit."""
+    """Free bytes on `device`: of the GPU, or of main memory within a container's limit."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free: int = psutil.virtual_memory().available
     if MEMORY_LIMIT.is_file() and (limit := MEMORY_LIMIT.read_text().strip()) != "max":
         stat = dict(line.split() for line in MEMORY_STAT.read_text().splitlines()) if MEMORY_STAT.is_file() else {}
-        page_cache = int(stat.get("inactive_file", 0))  # files not read of late: the kernel gives them up when asked
+        page_cache = int(stat.get("inactive_file", 0))  # the kernel frees these cached files on demand
         free = min(free, int(limit) - int(MEMORY_USED.read_text()) + page_cache)
     return free
 

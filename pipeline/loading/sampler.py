@@ -1,4 +1,4 @@
-"""Which rows make an epoch or a pass: portions of row numbers, and the batches of the two splits for training."""
+"""Samplers: the row numbers of an epoch or a pass, and the batches of the training and validation splits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.loading.slots import Rows
 from pipeline.stores.base import FeatureStore
 from pipeline.stores.prepared import PreparedData
 
-READ_BATCH = 16  # rows read at a time: no hyper-parameter
+READ_BATCH = 16  # rows read at a time; not a hyper-parameter
 WINDOW = 8  # shards shuffled together where features exceed memory: 1 GB at the default shard size
 
 
@@ -21,15 +21,15 @@ def batched(rows: Rows, size: int) -> Iterator[Rows]:
 
 
 def spread(total: int, count: int) -> list[int]:
-    """At most `count` positions, evenly over `total`, first and last among them."""
+    """At most `count` positions, spread evenly over `range(total)`, including the first and the last."""
     return sorted(set(np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()))
 
 
 def windows(rows: Rows, shard_rows: int, shards: int, generator: np.random.Generator) -> list[Rows]:
-    """`rows` (n,) shuffled so that a disk reads long runs: for stores larger than memory.
+    """Shuffle `rows` (n,) in windows, so that a store larger than memory is read in long runs.
 
-    The shards are put in random order, and the rows of each `shards` successive shards of that order, a window, are
-    shuffled among themselves. While a window is in use, its shards are all that memory must hold.
+    The shards are put in random order. A window is `shards` successive shards of that order; its rows are shuffled
+    among themselves. Memory must hold the shards of one window only.
     """
     shard_of = rows // shard_rows
     order = generator.permutation(np.unique(shard_of))
@@ -42,8 +42,8 @@ def windowed_plan(
 ) -> Iterator[Rows]:
     """A plan for `CachedFeatures.batches`: an epoch over `rows` (n,), shuffled within windows of `shards` shards.
 
-    While a window is in use, the disk already reads the next one from end to end. What does not fill a batch goes
-    into the next window's first, so that an epoch has as many batches as one without windows.
+    While a window is in use, the disk already reads the next one sequentially. Rows that do not fill a batch go into
+    the next window's first batch, so an epoch has as many batches as without windows.
     """
     shard_rows = max(store.layout.shard_rows for store in stores)
     coming, left = windows(rows, shard_rows, shards, generator), rows[:0]
@@ -59,7 +59,7 @@ def windowed_plan(
 
 
 class SplitFeed:
-    """Batches of the training and validation splits, in an order that depends on seed and epoch alone."""
+    """Batches of the training and validation splits, in an order that depends only on seed and epoch."""
 
     def __init__(self, data: PreparedData, cached: CachedFeatures, batch_size: int, seed: int) -> None:
         self.data, self.cached, self.batch_size, self.seed = data, cached, batch_size, seed

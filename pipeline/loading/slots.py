@@ -1,4 +1,4 @@
-"""A ring of slots: a few buffers that are allocated once, read into ahead and used again and again."""
+"""A ring of slots: a few buffers that are allocated once, filled ahead of their use, and reused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Stored:
-    """Rows as they are stored, in memory.
+    """Rows in memory, in their stored types.
 
     values: for each store (B, C, H, W) of its stored type. scales: (B, 2, C) float32 for int8, else None.
     pixels: (B, crop, crop, 3) uint8.
@@ -59,7 +59,7 @@ class Stored:
         return type(self)(tuple(change(values) for values in self.values), scales, change(self.pixels))
 
     def copy_(self, other: Stored) -> None:
-        """Take over the contents of `other`, without waiting for a GPU."""
+        """Copy the contents of `other`, without waiting for a GPU."""
         for mine, theirs in zip(self.tensors(), other.tensors(), strict=True):
             mine.copy_(theirs, non_blocking=True)
 
@@ -76,7 +76,7 @@ class Slot:
     rows: Rows = field(default_factory=lambda: np.empty(0, np.int64))
 
     def reserve(self, rows: Rows) -> Stored:
-        """Host memory for exactly these rows; allocated anew only when there are more than ever before."""
+        """Host memory for exactly these rows; reallocated only when there are more of them than ever before."""
         if self.host is None or len(self.host) < len(rows):
             self.host, self.device = self.new(len(rows))
             self.release()  # kernels that were queued on this memory under its earlier owner go first
@@ -84,7 +84,7 @@ class Slot:
         return self.host.map(lambda t: t[: len(rows)])
 
     def upload(self) -> None:
-        """Bring the host's rows to the GPU on a stream of their own, once the slot's last use has ended there."""
+        """Copy the host's rows to the GPU on the slot's own stream, after the slot's last use there has ended."""
         if self.stream is None or self.consumed is None or self.host is None or self.device is None:
             return
         count = len(self.rows)
@@ -100,7 +100,7 @@ class Slot:
         return self.device.map(lambda t: t[: len(self.rows)])
 
     def release(self) -> None:
-        """Say that everything which uses the slot's memory on the device has been queued on the current stream."""
+        """Record that all uses of the slot's device memory have been queued on the current stream."""
         if self.consumed is not None and self.stream is not None:
             self.consumed.record(torch.cuda.current_stream(self.stream.device))
 
@@ -124,7 +124,7 @@ def fill_ahead(
 ) -> Iterator[Slot]:
     """Yield a slot for each entry of `plan`, in order, filled by `read` in one of `threads` threads.
 
-    A slot belongs to the caller until the next one is asked for: then it is filled again.
+    A slot belongs to the caller until the caller requests the next one; then it may be refilled.
     """
 
     def filled(pair: tuple[Slot, Rows]) -> Slot:

@@ -1,7 +1,7 @@
 """The metric contract: per image, RGB, float32 in [0, 1], computed in float64, no border crop, outside autocast.
 
-Every function takes two batches (B, 3, H, W) and returns one number per image (B,), float64. Conventions
-that differ between libraries, and which of them is used here, are listed in docs/metrics.md.
+Every metric takes two batches (B, 3, H, W) and returns one number per image (B,), float64. docs/metrics.md lists
+the conventions that differ between libraries, and this project's choices.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ __all__ = [
     "ssim",
 ]
 
-PSNR_CAP = 100.0  # dB; what an identical image counts as in means, tables and files
+PSNR_CAP = 100.0  # dB; the PSNR of identical images in means, tables and files
 
-SSIM_PIXELS = 2**17  # in flight on the CPU: what float64 makes of them stays in a core's share of the cache
+SSIM_PIXELS = 2**17  # pixels at a time on the CPU, whose float64 intermediates fit a core's share of the cache
 
-_EIGHT_BIT_TOLERANCE = 1e-3  # of one grey level: float32 holds k/255 to 1e-5 of a level
+_EIGHT_BIT_TOLERANCE = 1e-3  # grey levels; float32 represents k/255 to 1e-5 of a level
 
 
 def mse(prediction: Tensor, target: Tensor) -> Tensor:
@@ -55,21 +55,21 @@ def psnr(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def decibels(squared: Tensor) -> Tensor:
-    """PSNR of mean squared errors, with `PSNR_CAP` for what lies above it."""
+    """PSNR in dB of mean squared errors (any shape), at most `PSNR_CAP`."""
     return _psnr_of(squared).clamp(max=PSNR_CAP)
 
 
 def capped_psnr(prediction: Tensor, target: Tensor) -> Tensor:
-    """`psnr`, with `PSNR_CAP` for what lies above it: identical images have a place in means, tables and files."""
+    """`psnr`, at most `PSNR_CAP`, so that identical images can enter means, tables and files."""
     return decibels(mse(prediction, target))
 
 
 def ssim(prediction: Tensor, target: Tensor) -> Tensor:
     """Structural similarity of each image, (B,) float64: `similarity.ssim` in float64, without gradients.
 
-    Not in float32: the variance of a flat, bright area is the difference of two nearly equal numbers there, and its
-    rounding stands beside C2 = 0.0009 (1.2e-4 of SSIM on a white page). On the CPU a few colour planes at a time, so
-    that all of it stays in the cache.
+    float32 would not do: there the variance of a flat, bright area is the difference of two nearly equal numbers, and
+    its rounding is large beside C2 = 0.0009 (1.2e-4 of SSIM on a white page). On the CPU, a few colour planes are
+    computed at a time, so that the intermediates stay in the cache.
     """
     with torch.no_grad():
         height, width = target.shape[-2:]
@@ -80,7 +80,7 @@ def ssim(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def score(prediction: Tensor, target: Tensor, perceptual: Lpips | None = None) -> dict[str, Tensor]:
-    """Every metric of each image, {name: (B,) float64}; `lpips` only with its network.
+    """Every metric of each image, {name: (B,) float64}; `lpips` only if `perceptual` is given.
 
     Raises:
         ValueError: a batch that is not float32 RGB in [0, 1] (see `check_images`).
@@ -96,10 +96,10 @@ def score(prediction: Tensor, target: Tensor, perceptual: Lpips | None = None) -
 
 
 def check_images(images: Tensor, what: str) -> None:
-    """Refuse what is not float32 RGB in [0, 1], in words that name the usual mistake.
+    """Check that `images` are (B, 3, H, W) float32 RGB in [0, 1].
 
     Raises:
-        ValueError: another dtype or shape; values outside [0, 1] or not finite.
+        ValueError: another dtype or shape, or values outside [0, 1] or not finite; the message names the usual mistake.
     """
     if images.dtype != torch.float32:
         raise ValueError(f"{what} are {images.dtype}; metrics need float32, computed outside autocast")
@@ -111,9 +111,9 @@ def check_images(images: Tensor, what: str) -> None:
 
 
 def check_eight_bit(targets: Tensor) -> None:
-    """Refuse targets that cannot be 8-bit photographs, such as normalised ones clipped to [0, 1].
+    """Refuse targets that cannot be 8-bit photographs, such as normalised images clipped to [0, 1].
 
-    Clipping hides the range, but a photograph's values are whole multiples of 1/255 and those are not.
+    Clipping hides the wrong range, but a photograph's values are multiples of 1/255, and normalised values are not.
 
     Raises:
         ValueError: some value is not a multiple of 1/255.
@@ -140,16 +140,22 @@ def _psnr_of(squared: Tensor) -> Tensor:
 def bootstrap_means(
     values: NDArray[np.float64], photographs: Sequence[str], resamples: int, seed: int
 ) -> NDArray[np.float64]:
-    """Means of `resamples` cluster bootstrap samples: (N, K) scores of images of N `photographs` → (resamples, K).
+    """Means of cluster bootstrap samples.
 
-    Images of one photograph are not independent, so photographs are drawn: as many as there are, each with all of its
-    images, and the mean is over all of these images (a ratio of sums). Where every image is a photograph of its own,
-    this is the plain bootstrap. The K columns are resampled together, so differences between columns are paired.
-    Memory is bounded.
+    Images of one photograph are not independent, so each sample draws photographs: as many as there are, each with all
+    of its images. The mean is over all of these images (a ratio of sums). If every image is a photograph of its own,
+    this is the plain bootstrap. Memory is bounded.
 
     C. A. Field and A. H. Welsh, Bootstrapping clustered data, J. R. Statist. Soc. B 69 (2007), 369-390. With few
-    photographs intervals come out too narrow: A. C. Cameron, J. B. Gelbach and D. L. Miller, Bootstrap-based
+    photographs, intervals are too narrow: A. C. Cameron, J. B. Gelbach and D. L. Miller, Bootstrap-based
     improvements for inference with clustered errors, Rev. Econ. Stat. 90 (2008), 414-427.
+
+    Args:
+        values: (N, K) scores of N images. The K columns are resampled together: differences of columns are paired.
+        photographs: the photograph of each image, N names.
+
+    Returns:
+        (resamples, K) means.
     """
     generator = np.random.default_rng(seed)
     cluster = _clusters(photographs)  # (N,)
@@ -170,9 +176,11 @@ def bootstrap_means(
 def summarise(
     scores: Mapping[str, NDArray[np.float64]], photographs: Sequence[str], resamples: int, seed: int
 ) -> dict[str, dict[str, float]]:
-    """Mean, population standard deviation and extremes over the images, per metric.
+    """Mean, population standard deviation and extremes over the images, and the 95 % interval of the mean.
 
-    And the 95 % interval of the mean, by resampling `photographs`, which names what each image shows.
+    Args:
+        scores: for each metric (N,) values.
+        photographs: the photograph of each image, N names, which the bootstrap resamples.
     """
     names = list(scores)
     table = np.stack([scores[name] for name in names], axis=1)  # (N, K)
@@ -191,6 +199,6 @@ def summarise(
 
 
 def _clusters(photographs: Sequence[str]) -> NDArray[np.int64]:
-    """For each image the number of its photograph, (N,), counted in the order in which photographs first appear."""
+    """For each image, the number of its photograph, (N,), in the order in which photographs first appear."""
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(name, len(numbers)) for name in photographs], np.int64)

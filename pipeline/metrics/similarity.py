@@ -24,9 +24,9 @@ C1, C2 = 0.01**2, 0.03**2  # (K₁ L)² and (K₂ L)² for a data range L of 1
 def ssim(prediction: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
     """SSIM of each image (Wang et al. 2004, eq. 13): the mean of `ssim_map` over channels and pixels.
 
-    Equal to `skimage.metrics.structural_similarity(gaussian_weights=True, sigma=1.5,
-    use_sample_covariance=False, data_range=1, channel_axis=…)` in float64, which the metric uses; in float32, as in the
-    loss, flat and bright areas are off by up to some 1e-4.
+    In float64, which the metric uses, it equals `skimage.metrics.structural_similarity(gaussian_weights=True,
+    sigma=1.5, use_sample_covariance=False, data_range=1, channel_axis=…)`. In float32, which the loss uses, flat and
+    bright areas have errors up to about 1e-4.
 
     Args:
         prediction, target: (B, C, H, W) in [0, 1], any float dtype; computed in float32 or float64.
@@ -43,13 +43,13 @@ def ssim(prediction: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"])
 def ssim_map(prediction: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c y x"]:
     """Local SSIM under a Gaussian 11×11 window, σ 1.5, in the valid region: (B, C, H−10, W−10).
 
-    Written in the sum s and the difference d of the images, as 1 − (something small in d): with x + y = s,
-    x − y = d, 4·cov(x, y) = var s − var d and 2·(var x + var y) = var s + var d, and likewise for the means.
-    Equal images thus score exactly 1, and near 1 there is no cancellation. Arguments as for `ssim`.
+    The formula uses the sum s and the difference d of the images: 4·cov(x, y) = var s − var d and
+    2·(var x + var y) = var s + var d, and likewise for the means. Each factor becomes 1 minus a term that is small
+    with d, so equal images score exactly 1, and there is no cancellation near 1. Arguments as for `ssim`.
     """
     height, width = prediction.shape[-2:]
     if min(height, width) < WINDOW:
-        raise ShapeError(f"SSIM needs images of at least {WINDOW}×{WINDOW} pixels, and these are {height}×{width}")
+        raise ShapeError(f"SSIM needs images of at least {WINDOW}×{WINDOW} pixels, but these are {height}×{width}")
     dtype = torch.promote_types(torch.promote_types(prediction.dtype, target.dtype), torch.float32)
     # TF32's 10 bits would be too few for variances beside C2 = 0.0009
     with computing_in("fp32", prediction.device):
@@ -64,10 +64,10 @@ def ssim_map(prediction: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h 
 
 
 def _blur(images: Tensor) -> Tensor:
-    """Gaussian window over the last two axes, valid region: two products with banded matrices.
+    """Apply the Gaussian window over the last two axes, valid region, by two products with banded matrices.
 
-    On a CPU these run four times as fast, forward and backward, as the same pair of 1×11 convolutions; without a
-    backward pass, and in float64, sums of shifted images are faster still.
+    On a CPU these are four times as fast, forward and backward, as two 1×11 convolutions. In float64 without a
+    backward pass, sums of shifted images are faster still.
     """
     if images.device.type == "cpu" and images.dtype == torch.float64 and not images.requires_grad:
         return _shifted_sum(_shifted_sum(images, -2), -1)
@@ -124,7 +124,7 @@ def load_lpips() -> Lpips:
     return distance
 
 
-# what torch.load and load_state_dict raise for a file that is cut off, no pickle at all, or of another network
+# raised by torch.load and load_state_dict for a file that is truncated, not a pickle, or of another network
 _UNREADABLE = (RuntimeError, pickle.UnpicklingError, EOFError, LookupError, ValueError, TypeError, AttributeError)
 
 
@@ -134,17 +134,17 @@ class Lpips(nn.Module):
     def __init__(self, sha256: str) -> None:
         """`sha256` is that of AlexNet's weight file, for the protocol. `load_lpips` also loads the weights."""
         super().__init__()
-        import lpips  # slow to import, and needed only when LPIPS is asked for
+        import lpips  # slow to import, and needed for LPIPS only
 
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():  # the random start is overwritten
-            warnings.simplefilter("ignore", UserWarning)  # it calls torchvision in a deprecated way
+            warnings.simplefilter("ignore", UserWarning)  # lpips calls torchvision in a deprecated way
             self.network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
         self.network.requires_grad_(False)
         self.sha256 = sha256
         self.train(False)
 
     def load_alexnet(self, state: dict[str, Any]) -> None:
-        """Take the convolutions from torchvision's state dict: its `features.3.weight` is `slice2.3.weight` here."""
+        """Load the convolutions from torchvision's state dict; its `features.3.weight` is `slice2.3.weight` here."""
         trunk = self.network.net
         trunk.load_state_dict({name: state[f"features.{name.partition('.')[2]}"] for name in trunk.state_dict()})
 

@@ -1,4 +1,4 @@
-"""The table of metrics: one entry each, one file each in `measures`; whatever lists metrics lists these."""
+"""The table of metrics, one entry in one file of `measures` each; every list of metrics is derived from it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pair:
-    """A batch of reconstructions with their targets, both (B, 3, H, W), and what several metrics need of them."""
+    """A batch of reconstructions with their targets, both (B, 3, H, W), and terms that several metrics share."""
 
     prediction: Tensor
     target: Tensor
@@ -25,7 +25,7 @@ class Pair:
 
     @cached_property
     def difference(self) -> Tensor:
-        """In float64, where the difference of two float32 numbers and its square are exact to the last digits."""
+        """prediction − target in float64, where differences of float32 numbers and their squares are nearly exact."""
         return self.prediction.double() - self.target.double()
 
     @cached_property
@@ -39,11 +39,11 @@ class Metric:
     """A metric of one image against another.
 
     Attributes:
-        place: among the columns of tables and files, from 0.
-        label, unit, digits: how a table shows it; `digits` after the decimal point.
-        higher_is_better: what a leaderboard goes by.
-        convention: how it is computed, for protocol.json: scores are compared under equal conventions only.
-        measure: a `Pair` → (B,) float64, one number an image; None where it cannot be computed here.
+        place: its position among the columns of tables and files, from 0.
+        label, unit, digits: its form in tables; `digits` after the decimal point.
+        higher_is_better: the order of a leaderboard.
+        convention: how it is computed, for protocol.json; scores are compared only if their conventions are equal.
+        measure: `Pair` → (B,) float64, one number per image; None if it cannot be computed here.
     """
 
     place: int

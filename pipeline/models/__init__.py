@@ -1,3 +1,3 @@
-"""Inverters: all that turns features into an image. Decoders and fusions are one file each; `common` holds what they
-share. May import core, stores and loading.
+"""Inverters, which turn features into an image. Decoders and fusions are one file each; `common` holds their shared
+parts. May import core, stores and loading.
 """

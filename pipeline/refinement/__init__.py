@@ -1,3 +1,3 @@
-"""Upper bounds by optimisation: cached features matched again through the known, frozen network (`refiners`, one
-file each). May import core, stores, backbones, metrics, loading and models.
+"""Upper bounds by optimisation: refiners (one file each) search for the image whose features, computed by the known
+network, match the cached ones. May import core, stores, backbones, metrics, loading and models.
 """

@@ -1,4 +1,4 @@
-"""The contract of every refiner: cached features, a start image and the known frozen network in; images out."""
+"""The contract of refiners: from cached features, a start image and the known network to refined images."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from pipeline.core.sources import FeatureShape, ImageSize, Source
 from pipeline.loading.loader import Example
 from pipeline.models.common.prior import ImagePrior
 
-TINY = torch.finfo(torch.float64).tiny  # under a norm: what is all zero stays so, in any unit
+TINY = torch.finfo(torch.float64).tiny  # added to a divisor: zero stays zero, in any unit
 
 
 @dataclass(frozen=True)
 class KnownLayer:
     """The frozen network up to one layer, as a differentiable function of the image.
 
-    `image` is the size that it is used at, `precision` (fp32, bf16 or fp16) what the features were extracted in.
+    `image` is the size of its images, `precision` (fp32, bf16 or fp16) that of the extraction.
     """
 
     source: Source
@@ -35,7 +35,7 @@ class KnownLayer:
     precision: str
 
     def __call__(self, images: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "b c h w"]:
-        """RGB in [0, 1], or what an optimiser makes of it, → features, float32."""
+        """RGB images (an optimiser may leave [0, 1]) → features, float32."""
         return self.backbone.compute(images, self.precision)[self.source.layer].float()
 
     @property
@@ -44,7 +44,7 @@ class KnownLayer:
 
 
 class Examples(Protocol):
-    """What a refiner may learn from. There is no way from here to the test split."""
+    """The examples from which a refiner may learn; the test split is not accessible."""
 
     def training(self, images: int) -> Iterable[Example]:
         """At most `images` training images, one view of each."""
@@ -52,16 +52,15 @@ class Examples(Protocol):
     def validation(self) -> Iterable[Example]: ...
 
     def prior(self) -> ImagePrior:
-        """Fitted on the training images. Raises DataError when it is not there."""
+        """The prior fitted on the training images. Raises DataError: it is missing."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """Where the images of a batch stand after one more evaluation of the network.
+    """The state of a batch after one more evaluation of the network.
 
-    images: (B, 3, H, W) in [0, 1]. feature_error: (B,), what is left of the features at the point that the method has
-    come to, over their norm. That is ‖f(x) − f‖ / ‖f‖ before the point is clamped to an image, unless the method says
-    otherwise.
+    images: (B, 3, H, W) in [0, 1]. feature_error: (B,), ‖f(x) − f‖ / ‖f‖ at the current point x, before it is clamped
+    to an image; a method may define it differently.
     """
 
     images: Tensor
@@ -69,12 +68,12 @@ class Step:
 
 
 class Refiner(ABC):
-    """Matches cached features again through the known network: what a layer holds, not what a decoder gets.
+    """Searches for the image whose features, by the known network, match cached ones: a lower bound on their content.
 
-    One evaluation is one pass through the network, with its backward pass where the method needs gradients.
+    One evaluation is one pass through the network, with its backward pass if the method needs gradients.
     """
 
-    advice: ClassVar[str]  # for a user whose images get worse; {refine} and {budget} are the names of those settings
+    advice: ClassVar[str]  # remedy when images get worse; {refine} and {budget} become the names of these settings
 
     class Options(Section):
         """The refiner's section of params.yaml."""
@@ -85,31 +84,31 @@ class Refiner(ABC):
 
     @classmethod
     def check(cls, source: Source, entry: BackboneParams) -> None:
-        """Raise ParamsError where this cannot work on such a network. Nothing is read or computed."""
-        return  # most take any network
+        """Raise ParamsError if this refiner cannot work on such a network. Reads and computes nothing."""
+        return  # most refiners accept any network
 
     def learn(self, examples: Examples) -> None:
-        """Fit what the method needs; called once, before `refine`."""
-        return  # most know all they need
+        """Fit the method to `examples`; called once, before `refine`."""
+        return  # most methods need no fit
 
     def state(self) -> dict[str, Tensor]:
-        """What `learn` found, to be saved."""
+        """The result of `learn`, to be saved."""
         return {}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what another one's `learn` found, instead of learning. Raises KeyError, RuntimeError: not its."""
+        """Load a saved `state` instead of learning. Raises KeyError or RuntimeError: the state of another method."""
         if state:
             raise KeyError(next(iter(state)))
 
     @abstractmethod
     def refine(self, features: Float[Tensor, "b c h w"], start: Float[Tensor, "b 3 y x"]) -> Iterator[Step]:
-        """One step an evaluation, at most `budget` of them; the last one is the result.
+        """Yield one step for each evaluation, at most `budget`; the last one is the result.
+
+        Each image is refined independently: its result depends on the others of the batch only through rounding.
 
         Args:
-            features: as read from the store, float32 whatever its dtype.
+            features: as read from the store, float32 for every stored type.
             start: RGB in [0, 1], a decoder's image.
-
-        Each image is refined by itself: its result depends on the others of the batch by rounding alone.
         """
 
 
@@ -123,15 +122,15 @@ def build_refiner(name: str, options: Mapping[str, Any], layer: KnownLayer, budg
 
 
 def squared_norm(values: Tensor) -> Float[Tensor, " b"]:
-    """(B, …) → (B,) float64; no square of a small float32 number is lost."""
+    """Squared norm of each (B, …) → (B,), in float64, where squares of small float32 numbers do not vanish."""
     return torch.linalg.vector_norm(values.flatten(1), dim=1, dtype=torch.float64).square()
 
 
 def relative_error(difference: Tensor, features: Tensor) -> Float[Tensor, " b"]:
-    """‖difference‖ / ‖features‖ of each image, (B,) float64; of features that are all zero 1, or 0."""
+    """‖difference‖ / ‖features‖ of each image, (B,) float64. For zero features: 1, or 0 if the difference is zero."""
     return error_share(squared_norm(difference), squared_norm(features)).detach()
 
 
 def error_share(error: Float[Tensor, " b"], whole: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-    """√(error / whole) of squared norms, a number also where `whole` is 0: there any error is 1."""
+    """√(error / whole) of squared norms; where `whole` is 0, any error gives 1."""
     return (error / torch.where(whole > 0, whole, error.clamp_min(TINY))).sqrt()

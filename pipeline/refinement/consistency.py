@@ -1,4 +1,4 @@
-"""Does the network see the same thing in the reconstruction? Its features, computed again, against the stored ones."""
+"""Consistency: the features of a reconstruction, computed by the frozen network, compared with the stored ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def open_networks(params: Params, stores: Sequence[FeatureStore], device: torch.
 
     Raises:
         WeightsError: a network's weights are missing here.
-        StoreError: a store was written with another network or other weights than params.yaml names now.
+        StoreError: a store was written with another network or other weights than those of params.yaml.
     """
     precisions = [store.manifest.facts["precision"] for store in stores]
     networks = Networks(params, [store.source for store in stores], precisions, device)

@@ -1,7 +1,7 @@
-"""Minimisation over a batch of independent problems: one evaluation serves all, each goes its own way.
+"""Minimisation of a batch of independent problems, which share evaluations but not their steps.
 
-One optimiser over the whole batch (torch.optim.LBFGS) would take one step length for all, so what comes out for one
-image would depend on its neighbours, and a difficult image would hold up the others.
+One optimiser over the whole batch (torch.optim.LBFGS) would use one step length for all, so the result of one
+image would depend on its neighbours, and a difficult image would slow down the others.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-ARMIJO = 1e-4  # share of the predicted decrease that a step must bring
-SHORTEN = (0.1, 0.5)  # by how much a step that did not is shortened, at most and at least
-PROBE = 1e-3  # largest change of any coordinate in the very first step, which only measures the curvature
+ARMIJO = 1e-4  # fraction of the predicted decrease that a step must reach
+SHORTEN = (0.1, 0.5)  # smallest and largest factor by which a rejected step is shortened
+PROBE = 1e-3  # largest change of any coordinate in the first step, which only measures the curvature
 
 
 @dataclass(frozen=True)
 class Evaluated:
     """An objective at one point of each problem of a batch.
 
-    point, gradient: (B, …). value: (B,) float64. error: (B,), carried along for the caller.
+    point, gradient: (B, …). value: (B,) float64. error: (B,), for the caller.
     """
 
     point: Tensor
@@ -31,7 +31,7 @@ class Evaluated:
     error: Tensor
 
     def replaced(self, by: Evaluated, where: Tensor) -> Evaluated:
-        """`by` for the problems where `where` (B,) is true, this for the others."""
+        """`by` for the problems where `where` (B,) is true, `self` for the others."""
         pairs = zip(self._fields(), by._fields(), strict=True)
         return Evaluated(*(torch.where(_broadcast(where, old), new, old) for old, new in pairs))
 
@@ -45,11 +45,11 @@ Objective = Callable[[Tensor], Evaluated]
 def nesterov(
     objective: Objective, start: Tensor, evaluations: int, step: float, momentum: float
 ) -> Iterator[Evaluated]:
-    """Accelerated gradient descent from `start` (B, …); yields the best points so far.
+    """Accelerated gradient descent from `start` (B, …); yields the best points so far after every evaluation.
 
-    For problems that are curved about alike in every direction, and have many kinks: no line search stumbles over
-    them (Nesterov 1983, with the constant momentum of strongly convex functions). A problem whose value rises above
-    that of its start diverges: it goes on from its best point without momentum, in shorter steps.
+    It suits problems with similar curvature in every direction and many kinks, which would stop a line search
+    (Nesterov 1983, with the constant momentum of strongly convex functions). If a problem diverges, so that its value
+    rises above that of its start, it continues from its best point, without momentum and with shorter steps.
     """
     if not evaluations:
         return
@@ -61,7 +61,7 @@ def nesterov(
         after = now.point - _broadcast(steps, start) * now.gradient
         ahead = after + momentum * (after - before)
         trial = objective(ahead)
-        best = best.replaced(trial, trial.value < best.value)  # not where it is no number
+        best = best.replaced(trial, trial.value < best.value)  # false for NaN
         yield best
         stays = trial.value <= first.value
         now, before = best.replaced(trial, stays), torch.where(_broadcast(stays, start), after, best.point)
@@ -69,10 +69,10 @@ def nesterov(
 
 
 def lbfgs(objective: Objective, start: Tensor, evaluations: int, history: int) -> Iterator[Evaluated]:
-    """Limited-memory BFGS from `start` (B, …), each problem with a memory and a line search of its own.
+    """Limited-memory BFGS from `start` (B, …); each problem has its own memory and line search.
 
-    Yields the best points after every evaluation: a problem's value never rises. Non-finite trial values count as
-    too large, and the step is shortened (Nocedal & Wright 2006, algorithms 3.1 and 7.4).
+    Yields the best points so far after every evaluation. A non-finite trial value counts as too large: the step is
+    shortened (Nocedal & Wright 2006, algorithms 3.1 and 7.4).
     """
     if not evaluations:
         return
@@ -100,7 +100,7 @@ class _Memory:
         self._scale: Tensor | None = None
 
     def add(self, old: Evaluated, new: Evaluated, accepted: Tensor) -> None:
-        """Learn from the accepted steps. Where there was none, or no positive curvature, the pair does nothing."""
+        """Add the accepted steps. A pair that was rejected, or has no positive curvature, has no effect."""
         step, change = new.point - old.point, new.gradient - old.gradient
         curvature, energy = _dot(step, change), _dot(change, change)
         useful = accepted & (curvature > torch.finfo(step.dtype).eps * energy)
@@ -112,7 +112,7 @@ class _Memory:
 
     def times(self, gradient: Tensor) -> Tensor:
         """Estimated inverse Hessian · gradient, by the two-loop recursion."""
-        assert self._scale is not None, "nothing was learnt yet"
+        assert self._scale is not None, "`add` comes first"
         result, weights = gradient.clone(), []
         for step, change, reciprocal in reversed(self._pairs):
             weights.append(weight := reciprocal * _dot(step, result))
@@ -135,5 +135,5 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _broadcast(values: Tensor, like: Tensor) -> Tensor:
-    """(B,) shaped so that it meets (B, …)."""
+    """Reshape (B,) so that it broadcasts with `like` (B, …)."""
     return values.view(-1, *[1] * (like.ndim - 1))

@@ -1,4 +1,4 @@
-"""The training and validation splits, for refiners that learn. There is no way from here to the test split."""
+"""The training and validation splits, for refiners that learn. The test split is not accessible."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pipeline.stores.prepared import PreparedData
 
 
 class SplitExamples:
-    """What a refiner may learn from (`pipeline.refinement.base.Examples`)."""
+    """The examples from which a refiner may learn (`pipeline.refinement.base.Examples`)."""
 
     def __init__(
         self, data: PreparedData, cached: CachedFeatures, batch_size: int, prior: Callable[[], ImagePrior]
     ) -> None:
-        """`prior` reads the image prior, for a refiner that asks for it."""
+        """`prior` reads the image prior; only refiners that need it call it."""
         self._data, self._cached, self._batch_size, self._prior = data, cached, batch_size, prior
 
     def training(self, images: int) -> Iterator[Batch]:

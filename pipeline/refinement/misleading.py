@@ -1,4 +1,4 @@
-"""Whether nearer features mean worse images: the one check of it, on validation images."""
+"""The check, on validation images, whether refinement lowers PSNR while the features come nearer."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from pipeline.loading.loader import Batch
 from pipeline.metrics.scores import capped_psnr
 from pipeline.refinement.base import Step
 
-VALIDATION_IMAGES = 8  # refined beforehand, to see whether nearer features mean nearer images
+VALIDATION_IMAGES = 8  # refined before the test images
 
 Attempt = Callable[[Batch], tuple[Tensor, Iterable[Step]]]  # a batch → its start images, and the steps of a refiner
 
 
 def misleading(name: str, section: str, advice: str, batches: Iterable[Batch], attempt: Attempt) -> str | None:
-    """A sentence when PSNR falls although the features come nearer; both are means over all images of `batches`.
+    """A warning if PSNR falls although the feature error falls, both as means over all images of `batches`; else None.
 
     Args:
-        name: of the refiner. section: of params.yaml that chose it. advice: `Refiner.advice`.
+        name: the refiner's name. section: the section of params.yaml that chose it. advice: `Refiner.advice`.
+        attempt: refines a batch.
     """
     found = []  # of each batch (4, B): PSNR of the start and of the last images, feature error of the first and last
     for batch in batches:
         start, steps = attempt(batch)
         coming = iter(steps)
         first_step = last_step = next(coming)
-        for last_step in coming:  # noqa: B007  (what is between is not kept)
+        for last_step in coming:  # noqa: B007  (steps in between are not kept)
             pass
         scores = [capped_psnr(images, batch.targets) for images in (start, last_step.images)]
         found.append(torch.stack([*scores, first_step.feature_error.double(), last_step.feature_error.double()]))

@@ -1,4 +1,4 @@
-"""The frozen networks behind a decoder, run again exactly as they were for its features."""
+"""The frozen networks behind a decoder, run exactly as they were run for its features."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pipeline.core.params import Params
 from pipeline.core.sources import ImageSize, Source
 from pipeline.refinement.base import KnownLayer
 
-DETERMINES = ("library", "model", "mean", "std")  # with the weights' SHA-256; how weights are called changes nothing
+DETERMINES = ("library", "model", "mean", "std")  # with the weights' SHA-256; the weights' name changes nothing
 
 
 class Networks:
-    """Images to the features of several layers, each network run once a batch whatever the number of its layers."""
+    """Maps images to the features of several layers; each network runs once per batch for all its layers."""
 
     def __init__(
         self, params: Params, sources: Sequence[Source], precisions: Sequence[str], device: torch.device
     ) -> None:
-        """`precisions` (fp32, bf16 or fp16) belong to `sources`, in order.
+        """`precisions` (fp32, bf16 or fp16) are those of `sources`, in order.
 
         Raises:
             WeightsError: a network's weights are missing here.
@@ -51,13 +51,13 @@ class Networks:
 
 
 def same_network(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether two descriptions (`Backbone.describe`) are of a network that gives the same features."""
+    """Whether two descriptions (`Backbone.describe`) are of networks with the same features."""
     weights = recorded["weights"]["sha256"] == now["weights"]["sha256"]
     return weights and all(recorded[key] == now[key] for key in DETERMINES)
 
 
 def network_title(description: Mapping[str, Any]) -> str:
-    """Which one, for a message: `torchvision vgg16, random (seed 0) weights 0123456789ab…`."""
+    """The network for a message: `torchvision vgg16, random (seed 0) weights 0123456789ab…`."""
     weights = description["weights"]
     network = f"{description['library']} {description['model']}"
     return f"{network}, {weights['kind']} ({weights['detail']}) weights {weights['sha256'][:12]}…"

@@ -15,14 +15,14 @@ from pipeline.core.params import BackboneParams
 class TokenBlocks:
     """From the patch tokens that enter a ViT's first block to the patch tokens of one of its layers.
 
-    The class token (and register tokens, where there are some) need not be stored for this: they enter the first
-    block as constants, the same for every image, and what becomes of them further on is computed here from the patch
-    tokens beside them. Nothing about the photograph is used but its patch tokens.
+    The class token (and register tokens, if any) need not be stored: they enter the first block as constants, equal for
+    every image, and their later values are computed from the patch tokens. So only patch tokens of the photograph are
+    used.
 
     Attributes:
         blocks: from the first to the layer's own, each (B, prefix + h·w, C) → the same.
         prefix: the class and register tokens that enter the first block, (1, prefix, C).
-        position: what the position embedding adds to the patch tokens, (1, C, h, w).
+        position: the position embedding of the patch tokens, (1, C, h, w).
     """
 
     def __init__(self, backbone: Backbone, layer: str, grid: tuple[int, int]) -> None:
@@ -45,7 +45,7 @@ def check_token_blocks(name: str, entry: BackboneParams, layer: str) -> None:
         _plain(name, network.model)
     if layer not in network.layer_names:
         raise ParamsError(
-            f"params.yaml: the refiner block_inverse inverts whole blocks, and {name}.{layer} is a module; choose one "
+            f"params.yaml: the refiner block_inverse inverts whole blocks, but {name}.{layer} is a module; choose one "
             f"of {', '.join(network.layer_names)}, or another refiner"
         )
 
@@ -54,6 +54,6 @@ def _plain(name: str, model: nn.Module) -> VisionTransformer:
     if isinstance(model, VisionTransformer) and model.pos_embed is not None and isinstance(model.norm_pre, nn.Identity):
         return model
     raise ParamsError(
-        f"params.yaml: the refiner block_inverse inverts the blocks of a plain vision transformer, and "
+        f"params.yaml: the refiner block_inverse inverts the blocks of a plain vision transformer, but "
         f"{name} is a {type(model).__name__}; choose vit_small or vit_base, or the refiner map"
     )

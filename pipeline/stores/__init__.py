@@ -1,3 +1,3 @@
-"""What stages leave on disk and others read by rows: prepared photographs, and the features of one layer of one
-backbone with their manifest. Formats of feature stores are one file each in `formats`. May import core.
+"""Data on disk that stages read by row: prepared photographs, and feature stores (one layer of one backbone, with its
+manifest). Formats of feature stores are one file each in `formats`. May import core.
 """

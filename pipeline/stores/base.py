@@ -25,7 +25,7 @@ from pipeline.stores.manifest import Manifest, remedy
 
 @dataclass(frozen=True)
 class Chunks:
-    """One array of one shard: the mapped file, and where each of its rows lies in it."""
+    """One array of one shard: the mapped file, with the byte offset and size of each row."""
 
     file: NDArray[np.uint8]
     offsets: list[int]
@@ -37,16 +37,16 @@ class Chunks:
 
 
 class FeatureStore(ABC):
-    """A finished store, opened for reading. `pipeline.stores.opening.open_store` makes one.
+    """A finished store, opened for reading by `pipeline.stores.opening.open_store`.
 
-    Pickled (for worker processes of any start method, as part of a torch Dataset too) it is its place and its
-    fingerprint: unpickled it opens itself again, and raises StoreError where another store is by then.
+    A pickle (for worker processes of any start method) holds the path and the fingerprint. Unpickling opens the store
+    again and raises StoreError if the path now holds another store.
 
     Attributes:
-        path: its directory. source: the layer it holds. rows: how many.
+        path: the store's directory. source: the layer it holds. rows: their number.
         shape: channels, height, width of a row. dtype: float32, float16, bfloat16 or int8.
-        mean, std: (C,) float32 over the training rows.
-        reopen: `open_store`, which made this one: that module imports this.
+        mean, std: (C,) float64 over the training rows.
+        reopen: `open_store`, set by it, because its module imports this one.
     """
 
     reopen: Callable[..., FeatureStore]
@@ -59,7 +59,7 @@ class FeatureStore(ABC):
         self._locks = [threading.Lock() for _ in range(self.layout.shards)]
 
     def __reduce__(self) -> tuple[Callable[..., FeatureStore], tuple[Path, str, Verify]]:
-        # absolute: the other process may stand elsewhere; maps and locks are of this process alone
+        # absolute: the other process may have another working directory; maps and locks belong to this process
         return self.reopen, (Path(os.path.abspath(self.path)), self.fingerprint, self._verify)
 
     @property
@@ -84,7 +84,7 @@ class FeatureStore(ABC):
 
     @property
     def data_fingerprint(self) -> str:
-        """Fingerprint of the prepared data whose views the rows are."""
+        """Fingerprint of the prepared data; its views are the rows."""
         return str(self.manifest.facts["data"])
 
     @property
@@ -104,7 +104,8 @@ class FeatureStore(ABC):
         """Copy `rows` (B,), in that order, into `out` (B, C, H, W): C-contiguous, of the stored type. Thread-safe.
 
         Raises:
-            StoreError: a shard is damaged (found when it is first touched).
+            StoreError: a shard is damaged (checked when it is first read). ValueError: `out` has another shape or type.
+            IndexError: there is no such row.
         """
         if out.shape != (len(rows), *self.layout.row_shape) or out.dtype != self.layout.stored:
             raise ValueError(f"out is {out.dtype} {out.shape}; rows are {self.layout.stored} {self.layout.row_shape}")
@@ -115,7 +116,7 @@ class FeatureStore(ABC):
         self._copy("scales", rows, _octets(out, len(rows)))
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """`rows` (B,) as new float32 features (B, C, H, W). Convenient, not the fast path."""
+        """`rows` (B,) as new float32 features (B, C, H, W). Convenient, but slower than `read_into`."""
         values = np.empty((len(rows), *self.layout.row_shape), self.layout.stored)
         self.read_into(rows, values)
         scales = None
@@ -126,7 +127,7 @@ class FeatureStore(ABC):
         return decode(*tensors, self.dtype).numpy()
 
     def will_need(self, rows: NDArray[np.int64]) -> None:
-        """Hint: the disk may start reading the shards of `rows` now, in one sequential sweep each."""
+        """Hint to the operating system to start reading the shards of `rows` sequentially now."""
         for shard in np.unique(rows // self.layout.shard_rows).tolist():
             read_ahead(self.path / self._shard_file("features", shard))
 
@@ -135,7 +136,7 @@ class FeatureStore(ABC):
         return (problem for name in self.manifest.files if (problem := self.damage_of(name)) is not None)
 
     def damage_of(self, name: str) -> str | None:
-        """What is wrong with one file of the manifest, in a sentence; None when nothing is."""
+        """The damage of one file of the manifest as a sentence, or None if it is intact."""
         path, record = self.path / name, self.manifest.files[name]
         found = record_of(path) if path.is_file() else None
         return None if found == record else f"{path} {_difference(record, found)}; {remedy(self.path)}"
@@ -178,7 +179,7 @@ class FeatureStore(ABC):
     def _decode(self, decoder: Codec, chunk: NDArray[np.uint8], out: NDArray[np.uint8], row: int) -> None:
         try:
             decoder.decode(chunk, out)
-        except (RuntimeError, ValueError):  # how the codecs report what is not theirs
+        except (RuntimeError, ValueError):  # raised by the codecs for damaged data
             name = self._shard_file("features", row // self.layout.shard_rows)
             raise StoreError(
                 f"{self.path / name} is damaged: row {row} cannot be decompressed; {remedy(self.path)}"

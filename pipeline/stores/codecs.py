@@ -1,8 +1,8 @@
 """Compression of one chunk (a row of features): `none`, `lz4`, `zstd`.
 
-lz4 is blosc's lz4 behind a bit shuffle, zstd is plain Zstandard: both backends have them as standard filters, so
-that `zarr` alone, or `h5py` with `hdf5plugin`, reads the store. Chunks are encoded and decoded here and not by
-those libraries, because that runs in several threads at once and needs no copy.
+lz4 is blosc's lz4 with a bit shuffle, zstd is plain Zstandard. Both are standard filters of both formats, so
+`zarr` alone, or `h5py` with `hdf5plugin`, can read the store. This module encodes and decodes chunks itself, without
+those libraries, so that several threads work at once and nothing is copied.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Codec(Protocol):
 
 
 def codec(compression: str, stored: np.dtype[Any]) -> Codec | None:
-    """The codec called `compression` for elements of type `stored`; None when nothing is compressed."""
+    """The codec named `compression` for elements of type `stored`; None for `none`."""
     if compression == "lz4":
         return Blosc(cname="lz4", clevel=BLOSC_LEVEL, shuffle=Blosc.BITSHUFFLE)
     if compression == "zstd":

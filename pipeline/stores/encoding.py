@@ -1,9 +1,9 @@
-"""float32 features ↔ the types they are stored as. The one place that knows how a stored number is read.
+"""Conversion between float32 features and the stored types; no other module interprets stored numbers.
 
     float32, float16, bfloat16   rounded to nearest
     int8                         per row and channel: x = minimum + step · (q + 128), q in −128…127
 
-The int8 code is affine, not symmetric: behind a ReLU half of a symmetric code would never be used. Its smallest
+The int8 code is affine, not symmetric, because after a ReLU half of a symmetric code would never be used. The smallest
 value is kept exactly, so zeros stay zeros.
 """
 
@@ -26,7 +26,7 @@ TORCH_DTYPES = {
     "int8": torch.int8,
 }
 TURNED_AT_ONCE = 512  # positions
-ROUNDING_LIMIT = 0.01  # of a layer's deviation: what a stored type may cost
+ROUNDING_LIMIT = 0.01  # largest error of a stored type, relative to the layer's standard deviation
 LEVELS = 255  # steps between the smallest and the largest value of an int8 channel
 
 
@@ -38,9 +38,9 @@ class Encoded(NamedTuple):
 
 
 def encode(features: Tensor, dtype: str) -> Encoded:
-    """Features (B, C, H, W) of any floating type as values of `dtype`, on the same device, in the same memory format.
+    """Convert features (B, C, H, W) of any floating type to `dtype`, on the same device and in the same memory format.
 
-    `row_major` or `as_numpy` then put them in the order of the store.
+    `row_major` or `as_numpy` then convert them to the memory order of the store.
     """
     if dtype == "int8":
         return _quantise(features.float())
@@ -50,7 +50,7 @@ def encode(features: Tensor, dtype: str) -> Encoded:
 def decode(values: Tensor, scales: Tensor | None, dtype: str) -> Tensor:
     """Stored values (B, C, H, W), with the scales (B, 2, C) of int8, as new float32 features on the same device.
 
-    bfloat16 values may come as the uint16 that NumPy has to keep them in.
+    bfloat16 values may be given as uint16, the type that NumPy uses for them.
     """
     if dtype == "bfloat16":
         values = values.view(torch.bfloat16)
@@ -63,13 +63,13 @@ def decode(values: Tensor, scales: Tensor | None, dtype: str) -> Tensor:
 
 
 def as_stored(features: Tensor, dtype: str) -> Tensor:
-    """Features (B, C, H, W) as they come back from a store of `dtype`: new float32 ones, on the same device."""
+    """Features (B, C, H, W) as read back from a store of `dtype`: new, float32, on the same device."""
     encoded = encode(features, dtype)
     return decode(encoded.values, encoded.scales, dtype)
 
 
 def as_numpy(values: Tensor) -> NDArray[np.generic]:
-    """Values on the CPU as the NumPy type that the store keeps, row-major: their own memory if that is so already."""
+    """Values on the CPU as the store's NumPy type, row-major; shares their memory if they are row-major already."""
     values = row_major(values)
     return (values.view(torch.uint16) if values.dtype == torch.bfloat16 else values).numpy()
 
@@ -77,8 +77,8 @@ def as_numpy(values: Tensor) -> NDArray[np.generic]:
 def row_major(values: Tensor, each: Callable[..., Iterable[None]] = map) -> Tensor:
     """(B, C, H, W) contiguous in this order.
 
-    Channels-last values on the CPU are turned in blocks that fit a processor's cache, one image after the other or
-    with the `map` of a pool of threads: torch's own copy takes twice as long, whatever its threads.
+    Channels-last values on the CPU are transposed in blocks that fit a processor's cache, because torch's own copy
+    takes twice as long. `each` maps over the images: the builtin `map`, or that of a pool of threads.
     """
     if values.is_contiguous() or values.device.type != "cpu":
         return values.contiguous()
@@ -100,11 +100,11 @@ def rgb(crops: Tensor) -> Tensor:
 
 
 def check_range(features: Tensor, bound: Tensor, dtype: str, what: str) -> None:
-    """Refuse what `dtype` cannot hold.
+    """Refuse values that `dtype` cannot represent.
 
     Args:
         features: (B, C, H, W) before encoding.
-        bound: (B, C), what no magnitude exceeds but for rounding: when it is small enough, no element is looked at.
+        bound: (B, C), an upper bound of the magnitudes, up to rounding; if it is small enough, no element is read.
         what: the name of the layer, for the message.
 
     Raises:
@@ -126,11 +126,19 @@ def check_range(features: Tensor, bound: Tensor, dtype: str, what: str) -> None:
 
 
 def check_rounding(share: float, dtype: str, what: str) -> None:
-    """Raises StoreError: the error of `dtype` is more than `ROUNDING_LIMIT` of the deviation of the layer `what`."""
+    """Check the rounding error of a layer as `dtype`.
+
+    Args:
+        share: the error divided by the layer's standard deviation.
+        what: the name of the layer, for the message.
+
+    Raises:
+        StoreError: the share exceeds `ROUNDING_LIMIT`.
+    """
     if share > ROUNDING_LIMIT:
         others = " or ".join(name for name in ("bfloat16", "int8", "float32") if name != dtype)
         raise StoreError(
-            f"{what} as {dtype} is off by {share:.2%} of its deviation, more than {ROUNDING_LIMIT:.0%}; "
+            f"{what} as {dtype} has a rounding error of {share:.2%} of its deviation, more than {ROUNDING_LIMIT:.0%}; "
             f"set store.dtype to {others}"
         )
 

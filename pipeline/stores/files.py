@@ -1,4 +1,4 @@
-"""Files of a store: checksummed, mapped into memory for reading, refused in one sentence by a full disk."""
+"""Files of a store: checksums, memory maps for reading, and the error for a full disk."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import PipelineError, StoreError
 
-Verify = Literal["lazy", "never"]  # when a file is held against its checksum: at its first use, or not
-PIECE = 1 << 22  # bytes checksummed in one call, which holds the interpreter's lock
+Verify = Literal["lazy", "never"]  # when a file is compared with its checksum: at its first use, or never
+PIECE = 1 << 22  # bytes for one call of the checksum, during which it holds the interpreter's lock
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Crc32c:
 
 
 def map_file(path: Path) -> NDArray[np.uint8]:
-    """The file's bytes, (n,), read-only and mapped: nothing is read until it is touched."""
+    """The file's bytes, (n,), read-only and memory-mapped: pages are read on first use."""
     mapped = np.memmap(path, np.uint8, mode="r") if path.stat().st_size else np.empty(0, np.uint8)
     return mapped.view(np.ndarray)  # plain arrays are sliced several times faster than np.memmap
 
@@ -61,7 +61,7 @@ def read_ahead(path: Path) -> None:
 
 
 def record_of(path: Path) -> FileRecord:
-    """Size and checksum of the file as it lies on disk."""
+    """Size and checksum of the file on disk."""
     mapped, crc = map_file(path), Crc32c()
     crc.add(mapped)
     return FileRecord(mapped.size, crc.hex)
@@ -69,9 +69,10 @@ def record_of(path: Path) -> FileRecord:
 
 @contextmanager
 def disk_errors(place: Path | str, goes_on: str = "with the shards that are missing") -> Iterator[None]:
-    """Turn "no space left" and its like, raised below, into one sentence about the directory `place`.
+    """Turn "no space left" and similar errors inside the block into a StoreError about the directory `place`.
 
-    `goes_on` completes what the same command does when it is run again: "it goes on …".
+    Args:
+        goes_on: completes the message "run the same command again: it goes on …".
     """
     try:
         yield

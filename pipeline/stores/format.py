@@ -1,4 +1,4 @@
-"""The contract of a file format of feature stores, and their registry. To list its names loads none of them."""
+"""The contract of a file format of feature stores, and the registry of formats. Listing its names imports none."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ShardWriter(ABC):
-    """Rows of one shard, in order. Nothing of it can be seen in the store before `finish`."""
+    """Writes the rows of one shard, in order. The shard appears in the store only on `finish`."""
 
     @abstractmethod
     def append(self, values: NDArray[Any], scales: NDArray[np.float32] | None) -> None:
@@ -28,11 +28,11 @@ class ShardWriter(ABC):
 
     @abstractmethod
     def finish(self) -> dict[str, FileRecord]:
-        """Give the shard its name; the records of its files, by path relative to the store."""
+        """Rename the shard to its final name. Returns the records of its files, by path relative to the store."""
 
     @abstractmethod
     def abort(self) -> None:
-        """Forget the rows."""
+        """Discard the rows."""
 
 
 class StoreFormat(ABC):
@@ -44,11 +44,11 @@ class StoreFormat(ABC):
 
     @abstractmethod
     def write_metadata(self, store: Path, layout: Layout, attributes: Mapping[str, str]) -> dict[str, FileRecord]:
-        """Write what makes the shards one array that plain zarr or h5py opens; the records of those files."""
+        """Write the files that let plain zarr or h5py open the shards as one array. Returns their records."""
 
     @abstractmethod
     def open(self, store: Path, manifest: Manifest, verify: Verify) -> FeatureStore:
-        """Open a store whose manifest has been read and whose files are all there."""
+        """Open a store whose manifest has been read and whose files all exist."""
 
 
 FORMATS: Registry[type[StoreFormat]] = Registry("store format", "pipeline.stores.formats")

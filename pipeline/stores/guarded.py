@@ -1,4 +1,4 @@
-"""A file that HDF5 can write on a disk that may fill up."""
+"""A file object through which HDF5 survives a full disk."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 class GuardedFile:
-    """A binary file for h5py's file-object driver that remembers the first failed write and goes on pretending.
+    """A binary file for h5py's file-object driver that records the first failed write and reports success to HDF5.
 
-    The HDF5 library keeps dirty buffers after a write that failed: it cannot close such a file any more, and crashes
-    when the process ends. So it is not told; `check` raises what happened once the library is out of the way.
+    After a failed write, the HDF5 library keeps dirty buffers: it cannot close the file, and crashes when the process
+    ends. So the library never sees the error; `check` raises it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -25,7 +25,7 @@ class GuardedFile:
             self._error = error
         return len(data)
 
-    def read(self, size: int = -1) -> bytes:  # h5py takes for a file what has this
+    def read(self, size: int = -1) -> bytes:  # h5py recognises a file object by this method
         return self._file.read(size)
 
     def readinto(self, data: memoryview) -> int:

@@ -1,4 +1,4 @@
-"""How the rows of one layer lie on disk: types, chunks and shards."""
+"""The layout of one layer's rows on disk: types, chunks and shards."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 from pipeline.core.sources import FeatureShape
 
 MEGABYTE = 10**6
-Array = Literal["features", "scales"]  # those of a store
+Array = Literal["features", "scales"]  # the arrays of a store
 
-# What a plain reader of zarr or h5py sees. Neither library has bfloat16: its bits are kept as uint16, and an
+# The types that plain zarr or h5py reads. Neither library has bfloat16: its bits are kept as uint16, and an
 # attribute `stored_dtype` says so.
 STORED_AS: dict[str, np.dtype[Any]] = {
     "float32": np.dtype("<f4"),
@@ -21,14 +21,14 @@ STORED_AS: dict[str, np.dtype[Any]] = {
     "int8": np.dtype("i1"),
 }
 
-# Size after compression relative to before, for predictions only: post-ReLU features of photographs, measured
+# Compressed size over uncompressed size, for predictions only; measured on post-ReLU features of photographs
 # (docs/store.md).
 EXPECTED_RATIO = {"none": 1.0, "lz4": 0.75, "zstd": 0.62}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Everything about a store that can be known before a single feature is computed.
+    """The properties of a store that are known before any feature is computed.
 
     Attributes:
         shape: channels, height and width of one row; a row is one chunk.
@@ -54,7 +54,7 @@ class Layout:
 
     @property
     def scales_shape(self) -> tuple[int, int]:
-        """int8 alone: step and smallest value of every channel of a row."""
+        """int8 only: step and smallest value of every channel of a row."""
         return 2, self.shape.channels
 
     @property
@@ -63,7 +63,7 @@ class Layout:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row before compression; int8 brings two float32 scales a channel."""
+        """Bytes of one row before compression, including int8's two float32 scales per channel."""
         return value_bytes(self.shape, self.dtype) + self._scale_bytes
 
     @property
@@ -81,13 +81,13 @@ class Layout:
 
     @property
     def expected_bytes(self) -> int:
-        """Size of the finished store: within 1 % without compression, a guess from experience with it."""
+        """Size of the finished store: within 1 % without compression, a rough estimate with it."""
         values = value_bytes(self.shape, self.dtype) * EXPECTED_RATIO[self.compression]
         row = values + self._scale_bytes + 16  # 16: its entry in the shard's index
         return round(self.rows * row) + 4096 * (self.shards + 2)
 
     def facts(self) -> dict[str, Any]:
-        """As plain values, for the fingerprint."""
+        """The layout as plain values, for the fingerprint."""
         return {
             "format": self.format,
             "dtype": self.dtype,
@@ -103,7 +103,7 @@ class Layout:
 
 
 def value_bytes(shape: FeatureShape, dtype: str) -> int:
-    """Bytes of the values of one row, before compression and without the scales that int8 brings."""
+    """Bytes of the values of one row, before compression and without int8's scales."""
     return shape.elements * STORED_AS[dtype].itemsize
 
 

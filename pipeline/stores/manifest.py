@@ -1,4 +1,4 @@
-"""What a store says about itself. Written last: a store without one is not finished and is not read."""
+"""The manifest of a store, written last: a store without one is unfinished and is not read."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from pipeline.stores.layout import Layout
 
 MANIFEST = "manifest.json"
 VERSION = 1
-REFINED_FOLDER = "refined"  # folder of refined images, in the place of a backbone's
+REFINED_FOLDER = "refined"  # folder of refined images, in place of a backbone's name
 
-# Of its layer's deviation or its own mean: a channel that varies less is constant.
+# A channel whose deviation is below this fraction of its layer's deviation, or of its own mean, is constant.
 DEAD = float(np.finfo(np.float32).eps)
 
 Facts = Mapping[str, Any]
 
 
 def fingerprint(facts: Facts) -> str:
-    """SHA-256 of facts that determine a store's numbers (plain JSON values), whatever their order."""
+    """SHA-256 of the facts that determine a store's numbers (plain JSON values), independent of their order."""
     canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def differences(expected: Facts, found: Facts) -> list[str]:
-    """Sentences such as "precision is fp16, not fp32", for every fact of `expected` that `found` denies."""
+    """Sentences such as "precision is fp16, not fp32", one for every fact of `expected` that differs in `found`."""
     flat = dict(_flatten(found))
     return [
         f"{key} is {_short(flat.get(key, 'missing'))}, not {_short(value)}"
@@ -44,7 +44,7 @@ def differences(expected: Facts, found: Facts) -> list[str]:
 
 
 def varying(mean: NDArray[np.float64], std: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which channels of a layer, of means and deviations (C,), are not constant. No unit of the features matters."""
+    """Which channels of a layer, with means and deviations (C,), vary, in any unit of the features."""
     return std > DEAD * np.maximum(np.sqrt(np.square(std).mean()), np.abs(mean))
 
 
@@ -54,11 +54,11 @@ class Manifest:
 
     Attributes:
         facts: everything that determines the numbers, as plain values; the fingerprint is their digest.
-        layout: how the rows lie on disk (also among the facts, under `store`).
+        layout: the rows' layout on disk (also among the facts, under `store`).
         mean, std: (C,) float64, per channel over the training rows, before rounding to the stored type.
         files: size and checksum of every other file of the store, by path relative to it.
-        rounding: (C,) float64, the root mean squared error of each channel as stored, measured on some of the rows;
-            None in stores written before it was measured.
+        rounding: (C,) float64, the root mean squared error of each stored channel, measured on some of the rows; None
+            in older stores.
     """
 
     facts: dict[str, Any]
@@ -70,7 +70,7 @@ class Manifest:
 
     @property
     def rounding_share(self) -> float | None:
-        """The error of the stored type over the layer's deviation; 0 where nothing varies, None: not measured."""
+        """The rounding error divided by the layer's deviation; 0 if no channel varies, None if not measured."""
         if self.rounding is None:
             return None
         error, deviation = (float(np.sqrt(np.square(each).mean())) for each in (self.rounding, self.std))
@@ -78,7 +78,7 @@ class Manifest:
 
     @property
     def worst_rounding(self) -> float | None:
-        """The largest error of a channel over its own deviation; channels that never vary do not count."""
+        """The largest rounding error of a channel divided by its own deviation, over the channels that vary."""
         if self.rounding is None:
             return None
         alive = varying(self.mean, self.std)
@@ -104,7 +104,7 @@ class Manifest:
 
     @classmethod
     def read(cls, store: Path) -> Manifest:
-        """Raises StoreError: no manifest, a damaged one, or one of another version of this project."""
+        """Read the manifest of `store`. Raises StoreError: it is missing, damaged, or of another format version."""
         content = _load(store / MANIFEST)
         facts = content["facts"]
         return cls(
@@ -118,7 +118,7 @@ class Manifest:
 
 
 def remedy(store: Path) -> str:
-    """How to make the store at `features/<backbone>/<layer>`, or that of refined images, again."""
+    """The command that recreates the store at `features/<backbone>/<layer>`, or the store of refined images."""
     name = store.absolute().parent.name
     return f"run `python -m stages {'refine' if name == REFINED_FOLDER else f'extract --backbone {name}'}`"
 

@@ -17,12 +17,12 @@ def open_store(path: Path, expect: str | Mapping[str, Any] | None = None, verify
     """Open the finished store `features/<backbone>/<layer>`.
 
     Args:
-        expect: the fingerprint it must have, or facts that its manifest must state (any part of them, as
-            `pipeline.extraction.job.store_facts` gives them); with facts the error names what differs.
-        verify: `lazy` checks metadata now and each shard's checksum when the shard is first touched.
+        expect: the expected fingerprint, or expected facts (any part of those of
+            `pipeline.extraction.job.store_facts`); with facts, the error names the differences.
+        verify: `lazy` checks metadata now and each shard's checksum when the shard is first read.
 
     Raises:
-        StoreError: there is no store, it is not finished, not the one expected, or damaged.
+        StoreError: the store is missing, unfinished, damaged, or not the expected one.
     """
     manifest = Manifest.read(path)
     _check_expected(path, manifest, expect)
@@ -37,10 +37,10 @@ def open_store(path: Path, expect: str | Mapping[str, Any] | None = None, verify
 def find_stores(path: Path) -> list[Path]:
     """The directories of stores at or below `path`: features, features/<backbone> or features/<backbone>/<layer>.
 
-    Unfinished ones are among them; the placeholder of an unused slot of an ensemble is not.
+    Unfinished stores are included, the placeholder of an ensemble's unused slot is not.
 
     Raises:
-        StoreError: there are none.
+        StoreError: no store is found.
     """
     depth = next(
         (depth for depth in (0, 1, 2) if any((place / MANIFEST).is_file() for place in _below(path, depth))), None

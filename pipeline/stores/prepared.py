@@ -1,8 +1,8 @@
-"""Prepared photographs, opened for reading: pixels, splits, and the views table that cuts every crop.
+"""Prepared photographs, opened for reading: pixels, splits, and the table of views (crops).
 
 On disk, readable with NumPy and any CSV reader:
 
-    manifest.json       written last; without it nothing is read
+    manifest.json       written last; without it the data is unfinished
     images.csv          image, id, file, sha256, mode, split, photograph
     views.csv           row, image, split, top, left, flip
     images/00000.npy    uint8 (images, size, size, 3), images in the order of images.csv
@@ -48,17 +48,17 @@ def shard_name(number: int) -> str:
 class PreparedData:
     """`data/prepared`: rows are views, ordered train, validation, test, then image, then view.
 
-    Use `PreparedData.open`. Reading is thread-safe: shards are read-only memory maps, each checked
-    against its checksum when it is first touched. Pickled (for worker processes) it is its place and its fingerprint:
-    unpickled it opens itself again, and raises DataError where other data is by then.
+    Use `PreparedData.open`. Reading is thread-safe: shards are read-only memory maps, each compared
+    with its checksum when it is first read. A pickle (for worker processes) holds the path and the fingerprint;
+    unpickling opens the data again and raises DataError if the path now holds other data.
 
     Attributes:
         size, crop: edge of a stored image and of a view, pixels.
         fingerprint: hex digest of all pixels, ids, splits and views.
-        manifest: everything known about how the data came to be.
-        image, top, left, flip: the views table, one entry for each row.
+        manifest: the content of manifest.json.
+        image, top, left, flip: the table of views, one entry for each row.
         image_ids: readable id of each image.
-        photographs: what each image shows; images that share one are not independent (crops, a stereo pair).
+        photographs: the photograph of each image; images that share one (crops, a stereo pair) are not independent.
     """
 
     def __init__(self, root: Path, manifest: dict[str, Any]) -> None:
@@ -97,7 +97,8 @@ class PreparedData:
         return data
 
     def __reduce__(self) -> tuple[Callable[..., PreparedData], tuple[Path, str]]:
-        return _reopened, (Path(os.path.abspath(self.root)), self.fingerprint)  # the other process may stand elsewhere
+        # absolute: the other process may have another working directory
+        return _reopened, (Path(os.path.abspath(self.root)), self.fingerprint)
 
     def __len__(self) -> int:
         """Number of rows (views)."""
@@ -126,12 +127,12 @@ class PreparedData:
         return out
 
     def forget(self) -> None:
-        """Unmap all pixels, for those who pass over them once; what is touched again is mapped again."""
+        """Unmap all pixels, to free memory after one pass; pixels that are read again are mapped again."""
         with self._lock:
             self._shards = {}
 
     def summary(self) -> str:
-        """One line for people: images of each split, rows, what was left out."""
+        """One line for users: images of each split, views, files that were left out."""
         images = self.manifest["images"]
         found, expected = self.manifest["photographs"], self.manifest["expected_photographs"]
         parts = [

@@ -1,3 +1,3 @@
-"""One experiment's training: the read-out in closed form, the decoder by gradient descent on any module (fitter),
-losses (`terms`, one file each) and optimisers. May import core, stores, metrics, loading and models.
+"""Training of one experiment: the read-out in closed form, the decoder by gradient descent (the fitter trains any
+module), losses (`terms`, one file each) and optimisers. May import core, stores, metrics, loading and models.
 """

@@ -1,4 +1,4 @@
-"""Lightning Fabric for a run on one device: which device, and which precision."""
+"""Lightning Fabric for a run on one device: its device and precision."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 
 def build_fabric(precision: str, device: torch.device) -> Fabric:
-    """For one process on `device`. `precision` is `train.precision`: auto, fp32 or bf16."""
-    from lightning_fabric import Fabric  # as slow to import as torch, and the read-out alone does without
+    """Fabric for one process on `device`. `precision` is `train.precision`: auto, fp32 or bf16."""
+    from lightning_fabric import Fabric  # as slow to import as torch, and a read-out alone does not need it
 
     return Fabric(
         accelerator=device.type, devices=fabric_devices(device), precision=fabric_precision(precision, device)
@@ -20,7 +20,7 @@ def build_fabric(precision: str, device: torch.device) -> Fabric:
 
 
 def fabric_devices(device: torch.device) -> list[int] | int:
-    """What Fabric calls this device: a list holds the numbers of GPUs, a plain number counts processes."""
+    """Fabric's argument `devices`: a list of GPU indices, or a number of processes on the CPU."""
     return [device.index or 0] if device.type == "cuda" else 1
 
 

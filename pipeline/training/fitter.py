@@ -29,11 +29,11 @@ from pipeline.training.optimizers import build_optimizers, rate_factor
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-CHECKED_TOGETHER = 32  # steps between two looks at the loss: on a GPU each look waits for all that was queued
+CHECKED_TOGETHER = 32  # steps between two checks of the loss; on a GPU, each check waits for all queued kernels
 
 
 class Feed(Protocol):
-    """Where batches come from. `waited` is the time, in seconds, spent waiting for them so far."""
+    """A source of batches. `waited` is the time in seconds spent waiting for them so far."""
 
     @property
     def waited(self) -> float: ...
@@ -47,7 +47,7 @@ Report = Callable[[list[dict[str, float]]], None]  # takes a history: a row for 
 
 @dataclass
 class Progress:
-    """What a resumed run must know besides weights and optimiser states."""
+    """The state of a run besides weights and optimiser states."""
 
     epoch: int = 0
     best_loss: float = math.inf
@@ -61,8 +61,8 @@ class Progress:
 class Fitter:
     """Fits `module` under one protocol.
 
-    After `run`, also one that raised, `best` holds the weights of epoch `progress.best_epoch`, the best in validation;
-    that is 0 for those of the start, as long as no epoch came up to a warm start or none has ended.
+    After `run`, even if it raised, `best` holds the weights of the epoch `progress.best_epoch` with the best validation
+    loss. Epoch 0 means the start: no epoch was better than a warm start, or none has ended.
     """
 
     def __init__(
@@ -81,19 +81,22 @@ class Fitter:
         self._warm = readout is not None  # then no epoch may end worse than the start
 
     def run(self, feed: Feed, state: Path, label: str, report: Report = lambda history: None) -> Progress:
-        """Train to the last epoch or to early stopping; `state`, if it exists, is continued, and saved each epoch.
+        """Train to the last epoch or to early stopping.
 
-        `report` gets the history after each epoch, and before the first when a state is continued.
+        Args:
+            state: the file to resume from, if it exists; saved after each epoch.
+            label: the name on the progress bar.
+            report: gets the history after each epoch, and once before when resuming.
 
         Raises:
-            TrainingError: a loss that is not finite.
+            TrainingError: a loss is not finite.
         """
         if state.is_file():
             self._restore(state)
             report(self.progress.history)
         elif self._warm:
             self.progress.best_loss = self._validate(feed)["total"]
-            if not math.isfinite(self.progress.best_loss):  # no learning rate has had a part in that
+            if not math.isfinite(self.progress.best_loss):  # before any step, so the learning rate is not the cause
                 raise TrainingError(
                     f"the validation loss of the linear start is {self.progress.best_loss}: features or photographs "
                     "hold numbers that are not finite, or too large; extract again (python -m stages extract) with "
@@ -133,10 +136,10 @@ class Fitter:
             self.best = _snapshot(self._judged())
 
     def train_epoch(self, feed: Feed, advance: Advance) -> dict[str, float]:
-        """One optimiser step for each batch of the next epoch; mean of every term of the loss over the batches.
+        """Take one optimiser step for each batch of the next epoch; return the mean of each loss term over the batches.
 
         Raises:
-            TrainingError: a loss that is not finite.
+            TrainingError: a loss is not finite.
         """
         self.module.train()
         steps = math.ceil(feed.training_images() / self.protocol.batch_size)
@@ -151,7 +154,7 @@ class Fitter:
         return {name: float(torch.stack([terms[name] for terms in losses]).mean()) for name in losses[0]}
 
     def _require_finite(self, losses: Sequence[Mapping[str, Tensor]], steps: int) -> None:
-        """Look at the last few of this epoch's `losses`; one synchronisation with the device. An epoch has `steps`."""
+        """Check the last few of this epoch's `losses`, with one synchronisation. An epoch has `steps` steps."""
         first = (len(losses) - 1) // CHECKED_TOGETHER * CHECKED_TOGETHER
         totals = torch.stack([terms["total"] for terms in losses[first:]]).tolist()
         for step, value in enumerate(totals, first):
@@ -236,25 +239,25 @@ def validate(module: nn.Module, loss: Loss, batches: Iterable[Example]) -> dict[
 
 
 def save_state(state: Mapping[str, Any], path: Path) -> None:
-    """torch.save through a temporary name, to the disk itself: what is there under `path` is whole.
+    """torch.save through a temporary name, flushed to the disk, so that `path` is complete or missing.
 
     Raises:
-        OSError: the disk is full, or cannot be written. For a path, torch would not say which of its errors it is.
+        OSError: the disk is full or cannot be written; torch, given a path, would raise another error.
     """
     with whole_file(path) as part, part.open("wb") as file:
         try:
             torch.save(state, file)
-        except RuntimeError as error:  # closing its archive fails after the disk did, and hides that
+        except RuntimeError as error:  # torch fails to close its archive after the disk's error, and hides that error
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
         file.flush()
-        os.fsync(file.fileno())  # or a power cut might leave the name without the bytes
+        os.fsync(file.fileno())  # otherwise a power cut might leave the name without the content
 
 
 def load_state(path: Path, device: torch.device) -> Mapping[str, Any]:
-    """What `save_state` wrote, its tensors on `device`.
+    """Read a state that `save_state` wrote, with its tensors on `device`.
 
     Raises:
-        TrainingError: the file is damaged. torch itself compares no checksum.
+        TrainingError: the file is damaged, by the archive's checksums, which torch does not check.
     """
     try:
         with zipfile.ZipFile(path) as file:

@@ -29,7 +29,7 @@ class Loss(nn.Module):
 
     Raises:
         ParamsError: an unknown term, or no term with a weight above 0.
-        WeightsError: `lpips` is asked for and its AlexNet weights are not here.
+        WeightsError: `lpips` has a weight above 0, and AlexNet's weights are missing.
     """
 
     def __init__(self, terms: Mapping[str, float]) -> None:
@@ -46,7 +46,7 @@ class Loss(nn.Module):
 
     @property
     def weights_sha256(self) -> dict[str, str]:
-        """SHA-256 of the file behind each term that has weights of its own."""
+        """SHA-256 of the weights file of each term that has one."""
         return {name: term.sha256 for name, term in self._terms.items() if isinstance(term, WeightedTerm)}
 
     def forward(self, prediction: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:

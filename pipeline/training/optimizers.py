@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pipeline.models.common.decoder import Decoder
-
-ADAM_SHARE = 0.1  # Adam's rate on what Muon leaves over, as a share of the peak rate
-READOUT_SHARE = 0.05  # rate of a warm-started read-out: it starts at its optimum
+    `body` may contain the parameters of both; those of `readout` train at READOUT_SHARE of the rate. Muon takes the
+    matrices, except a decoder's last layer with fewer outputs than inputs. After a warm start that layer starts at zero,
+    and Muon's steps, equally long from the first one on, would lose the start again. (Jordan et al. 2024 leave every
+    last layer to Adam; a wide one, the patches of patch_transformer, trains better with Muon.)
 
 
 class Muon(Optimizer):
@@ -58,12 +58,12 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 def build_optimizers(name: str, rate: float, body: nn.Module, readout: nn.Module | None) -> list[Optimizer]:
-    """The optimisers of a decoder (`body`) and of the read-out it was warm-started from.
+    """The optimisers of a decoder (`body`) and of the read-out from which it was warm-started.
 
-    `body` may hold both parts' parameters; those of `readout` go at READOUT_SHARE of the rate. Muon gets the matrices
-    but a decoder's last layer where that has fewer outputs than inputs: it starts at zero after a warm start, and steps
-    of Muon's fixed length throw the warm start away. (Jordan et al. 2024 leave every last layer to Adam; a wide one,
-    the patches of patch_transformer, is better off with Muon.)
+    `body` may contain the parameters of both; those of `readout` train at READOUT_SHARE of the rate. Muon takes the
+    matrices, except a decoder's last layer with fewer outputs than inputs. After a warm start that layer starts at zero,
+    and Muon's steps, equally long from the first one on, would lose the start again. (Jordan et al. 2024 leave every
+    last layer to Adam; a wide one, the patches of patch_transformer, trains better with Muon.)
     """
     slow = {id(p) for p in readout.parameters()} if readout is not None else set()
     fast = [p for p in body.parameters() if id(p) not in slow and p.requires_grad]
@@ -88,10 +88,10 @@ def build_optimizers(name: str, rate: float, body: nn.Module, readout: nn.Module
 
 
 def rate_factor(schedule: str, step: int, steps: int, warmup: float) -> float:
-    """The learning rate at `step` of `steps`, as a share of the peak. `warmup` is a share of all steps.
+    """The learning rate at `step` of `steps`, as a fraction of the peak. `warmup` is a fraction of all steps.
 
     `cosine`: linear warm-up, then half a cosine to zero. `one_cycle`: cosine up from 1/25 and down to
-    1e-4/25 (Smith & Topin 2019). `constant`: warm-up only. A plateau is judged once an epoch, elsewhere.
+    1e-4/25 (Smith & Topin 2019). `constant`: warm-up only. The fitter handles `plateau`, once an epoch.
     """
     done, rise = step / max(steps, 1), max(warmup, 1e-9)
     if schedule == "one_cycle":

@@ -1,4 +1,4 @@
-"""The read-out of an inverter, fitted in closed form: one pass over the training rows, one over the validation."""
+"""Solve an inverter's read-out in closed form: one pass over the training rows, one over the validation rows."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from pipeline.models.common.ridge import NormalEquations, RidgeSolution, solve
 from pipeline.stores.prepared import PreparedData, Split
 
 SPLITS: tuple[Split, ...] = ("train", "validation")
-Reading = tuple[tuple[int, ...] | None, Linear]  # places of the sources, None for all on the largest grid
+Reading = tuple[tuple[int, ...] | None, Linear]  # positions of the sources; None: all, on the largest grid
 
 
 @dataclass(frozen=True)
 class ReadoutSolution:
-    """The ridge over all sources and, where the sources of one grid are read `apart`, theirs on that grid."""
+    """The ridge solution of all sources and, if sources of one grid are read `apart`, their own on that grid."""
 
     joint: RidgeSolution
     apart: tuple[int, ...] = ()
@@ -31,15 +31,15 @@ class ReadoutSolution:
 
 
 def solve_readout(inverter: Inverter, data: PreparedData, cached: CachedFeatures) -> ReadoutSolution:
-    """Solve the read-out over all training rows, its strengths judged on the validation rows.
+    """Solve the read-out over all training rows; the validation rows choose its strengths.
 
-    On the largest grid all pixels under a coarse feature are predicted alike. Where the sources of a coarser grid, each
-    pixel with weights of its own, alone come nearer to the validation images, they go first, and all sources explain
-    what they leave: a second pass over the rows. So no source of a set is better without the others.
+    On the largest grid, a coarse feature contributes alike to all pixels under it. If the sources of a coarser grid
+    alone, with separate weights for each pixel, are more accurate on the validation rows, they are solved first, and
+    all sources fit the residual in a second pass over the rows. So no source alone is better than the whole set.
     """
     linear = inverter.linear
     assert linear is not None
-    coarser = inverter.coarser() if inverter.blueprint.kernels else []  # an older model's kernel is of all sources
+    coarser = inverter.coarser() if inverter.blueprint.kernels else []  # an older model has one kernel for all sources
     readings: list[Reading] = [(None, linear), *coarser]
     sums = [_accumulate(inverter, data, cached, readings, split) for split in SPLITS]
     (first, *own_sums) = zip(*sums, strict=True)
@@ -62,7 +62,7 @@ def solve_readout(inverter: Inverter, data: PreparedData, cached: CachedFeatures
 
 
 def load_readout(inverter: Inverter, state: Mapping[str, Any]) -> None:
-    """Take over what `readout_state` made of a solution."""
+    """Load a solution saved by `readout_state` into `inverter`."""
     assert inverter.linear is not None
     inverter.linear.load_solution(state["weight"][:-1], state["weight"][-1])
     if state["own"] is not None:
@@ -72,7 +72,7 @@ def load_readout(inverter: Inverter, state: Mapping[str, Any]) -> None:
 
 
 def readout_state(solution: ReadoutSolution) -> dict[str, Any]:
-    """Plain values and tensors, for a file."""
+    """A solution as plain values and tensors, for a file."""
     own = None if solution.own is None else solution.own.weight
     return {
         "weight": solution.joint.weight,
@@ -83,7 +83,7 @@ def readout_state(solution: ReadoutSolution) -> dict[str, Any]:
 
 
 def readout_summary(solution: ReadoutSolution) -> dict[str, Any]:
-    """For the model's description: the strength, and what each strength gave on the validation rows."""
+    """For the model's description: the chosen strengths, and the validation PSNR of each strength tried."""
     apart = {} if solution.own is None else {"apart": _summary(solution.own)}
     return _summary(solution.joint) | apart
 
@@ -104,9 +104,9 @@ def _accumulate(
     split: Split,
     explained: tuple[tuple[int, ...], Linear] | None = None,
 ) -> list[NormalEquations]:
-    """One pass over the rows of `split`: sums for each of `readings` (None: of all sources on the largest grid).
+    """One pass over the rows of `split`: the sums of each of `readings`.
 
-    What `explained` predicts is subtracted from the images.
+    The prediction of `explained`, if given, is subtracted from the images.
     """
     sums = [NormalEquations(linear.parts, linear.ratio, inverter.device) for _, linear in readings]
     rows = data.rows(split)

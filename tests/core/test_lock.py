@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from messages import says
 from other_process import holding
 
 from pipeline.core.errors import LockedError
@@ -16,9 +17,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path) -> 
     with holding(tmp_path / "held") as holder:
         with pytest.raises(LockedError) as error, locked(tmp_path / "held", "preparing photographs"):
             pass
-        assert str(error.value) == (
-            f"another process is preparing photographs in {tmp_path / 'held'}; wait until it ends, then run this again"
-        )
+        says(error.value, "another process is preparing photographs", tmp_path / "held", "run this again")
         with locked(tmp_path / "other", "at it"):  # other work
             pass
         holder.kill()  # kill -9: nothing is cleaned up, the lock ends all the same

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from messages import says
 from project import Project
 
 from pipeline.core.errors import DeviceError
@@ -22,7 +23,7 @@ def test_an_unknown_device(name: str) -> None:
 def test_a_gpu_that_is_not_there(name: str) -> None:
     with pytest.raises(DeviceError) as caught:
         choose_device(name)
-    assert str(caught.value) == f"--device {name}: no CUDA device is visible here; use --device auto or cpu"
+    says(caught.value, f"--device {name}", "no CUDA device", "--device auto or cpu")
 
 
 def test_auto_and_cpu() -> None:

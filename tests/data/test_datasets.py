@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from messages import says
 from photo_trees import celeba_hq, dataset, div2k, ids, imagenet_val, save
 from PIL import Image
 
@@ -56,10 +57,7 @@ def test_sample_refuses_another_version_of_a_file(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(sample, "_installed", lambda file: changed)
     with pytest.raises(DataError) as error:
         dataset("sample").photographs()
-    assert str(error.value) == (
-        f"sample: skimage/data/astronaut.png has SHA-256 {found}… instead of 88431cd9653c…, so the sample would not be "
-        "the same everywhere; reinstall the versions pinned in requirements.txt"
-    )
+    says(error.value, "skimage/data/astronaut.png", found, "88431cd9653c…", "requirements.txt")
 
 
 def test_sample_says_which_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,16 +87,17 @@ def test_a_missing_root_shows_the_tree_and_how_to_get_it(tmp_path: Path) -> None
     root = tmp_path / "DIV2K"
     with pytest.raises(DataError) as error:
         dataset("div2k", root=root).photographs()
-    assert str(error.value) == (
-        f"datasets.div2k.root = '{root}': '{root}' is not a folder; expected is:\n"
-        f"  {root}/DIV2K_train_HR/0001.png … 0800.png\n"
-        f"  {root}/DIV2K_valid_HR/0801.png … 0900.png\n"
-        "fetch DIV2K_train_HR.zip and DIV2K_valid_HR.zip from https://data.vision.ee.ethz.ch/cvl/DIV2K/ and unpack "
-        "them there"
+    says(
+        error.value,
+        f"datasets.div2k.root = '{root}'",
+        "not a folder",
+        f"{root}/DIV2K_train_HR/0001.png … 0800.png",
+        f"{root}/DIV2K_valid_HR/0801.png … 0900.png",
+        "https://data.vision.ee.ethz.ch/cvl/DIV2K/",
     )
     div2k(root, 2, 2)
     (root / "DIV2K_valid_HR").rename(root / "valid")
-    with pytest.raises(DataError, match=f"'{root}/DIV2K_valid_HR' is not a folder; expected is:"):
+    with pytest.raises(DataError, match=f"'{root}/DIV2K_valid_HR' is not a folder; expected:"):
         dataset("div2k", root=root).photographs()
 
 
@@ -129,10 +128,7 @@ def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing here")
     with pytest.raises(DataError) as error:
         dataset("celeba_hq", root=tmp_path).photographs()
-    assert str(error.value) == (
-        f"datasets.celeba_hq.root: '{tmp_path}' holds no photographs; put some there (.bmp, .gif, .jp2, .jpeg, .jpg, "
-        ".pbm, .pgm, .png, .pnm, .ppm, .tif, .tiff, .webp, or known by their content)"
-    )
+    says(error.value, f"datasets.celeba_hq.root: '{tmp_path}'", "no photographs", ".jpg", ".webp")
 
 
 def test_imagenet_flat_and_in_class_folders_give_the_same_subset(tmp_path: Path) -> None:
@@ -249,10 +245,7 @@ def test_a_number_of_the_data_set_is_one_photograph(
 def test_options_are_held_against_their_rules() -> None:
     with pytest.raises(ParamsError) as error:
         dataset("folder", root="x", validation_fraction=0.5, test_fraction=0.5)
-    assert str(error.value) == (
-        "params.yaml: datasets.folder.test_fraction = 0.5: must leave photographs for training, but with "
-        "validation_fraction it takes 100%"
-    )
+    says(error.value, "datasets.folder.test_fraction = 0.5", "validation_fraction", "100%")
     for name in ("folder", "celeba_hq"):  # with the test fraction that it has by default
         with pytest.raises(ParamsError, match=rf"datasets.{name}.test_fraction = 0.1: must leave .* it takes 100%$"):
             dataset(name, root="x", validation_fraction=0.9)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from messages import says
 from photo_trees import dataset, ids, save, save_all
 from shipped import prepare_params
 
@@ -44,10 +45,7 @@ def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeyp
     monkeypatch.setattr(os, "scandir", scandir)  # mode bits do not stop root
     with pytest.raises(DataError) as error:
         dataset("folder", root=tmp_path).photographs()
-    assert str(error.value) == (
-        f"'{tmp_path}/locked' cannot be listed (Permission denied), and its photographs would be missing; make it "
-        "readable or move it elsewhere"
-    )
+    says(error.value, f"'{tmp_path}/locked'", "Permission denied", "make it readable or move it")
 
 
 def test_a_file_that_cannot_be_read_may_be_a_photograph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,19 +121,22 @@ def test_folders_are_checked(photographs: Path) -> None:
     root = photographs
     with pytest.raises(DataError) as error:
         splits(root, test="vol")
-    assert str(error.value) == (
-        f"datasets.folder.test = 'vol': '{root}/vol' is not a folder; create it or set datasets.folder.test to null"
+    says(
+        error.value,
+        "datasets.folder.test = 'vol'",
+        f"'{root}/vol' is not a folder",
+        "create it or set datasets.folder.test to null",
     )
     with pytest.raises(ParamsError) as outside:
         splits(root, test="../val")
-    assert str(outside.value) == (
-        f"params.yaml: datasets.folder.test = '../val' must be a folder below datasets.folder.root ({root})"
-    )
+    says(outside.value, "datasets.folder.test = '../val'", "below datasets.folder.root", root)
     with pytest.raises(ParamsError) as overlap:
         splits(root, train="train", test="train")
-    assert str(overlap.value) == (
-        f"params.yaml: datasets.folder.test ('{root}/train') and datasets.folder.train ('{root}/train') overlap; a "
-        "photograph can be in one split only"
+    says(
+        overlap.value,
+        f"datasets.folder.test ('{root}/train')",
+        f"datasets.folder.train ('{root}/train')",
+        "one split only",
     )
 
 

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from messages import says
 from other_process import holding
 from photo_trees import save, save_all, small_params, tree_bytes
 from small_preparation import run
@@ -122,10 +123,7 @@ def test_other_file_systems_are_refused_before_any_work(
     work, output = memory / "never-made", tmp_path / "prepared"
     with pytest.raises(DataError) as error:
         prepare(small_params("folder", photographs), output, work)
-    assert str(error.value) == (
-        f"{work} and {output} are on different file systems, and the prepared photographs are moved between them in "
-        f"one step; pass --work a directory on the file system of {output}"
-    )
+    says(error.value, work, output, "different file systems", f"pass --work a directory on the file system of {output}")
     assert not work.exists()
 
 
@@ -180,7 +178,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(shards, "_save", full)
         with pytest.raises(
-            DataError, match=r"^cannot write .*00002.npy \(No space left on device\); make room and run prep"
+            DataError, match=r"^cannot write .*00002.npy \(No space left on device\); free some space and run prep"
         ):
             run(tmp_path, "folder", photographs)
     assert sorted(path.name for path in (tmp_path / "work").rglob("*.npy*")) == ["00000.npy", "00001.npy"]

@@ -48,7 +48,7 @@ def test_batches_in_any_order_from_this_process_or_others(workers: int) -> None:
 def test_a_store_of_other_data_is_refused(tmp_path: Path) -> None:
     store, data = opened()
     other = PreparedData(data.root, data.manifest | {"fingerprint": "0" * 64})
-    with pytest.raises(StoreError, match=r"is stale: it is not of .*extract"):
+    with pytest.raises(StoreError, match=r"is stale: it was not made from .*extract"):
         FeatureRows(store, other, "train")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from messages import says
 from small_evaluation import no_lpips_weights, scored  # noqa: F401  (autouse)
 from small_experiment import CPU, Experiment, experiment
 
@@ -30,7 +31,7 @@ def test_without_its_networks_weights_consistency_is_null(
     monkeypatch.setattr("pipeline.refinement.networks.load_backbone", absent)
     assert scored(made, tmp_path)["consistency"] is None
     reason = json.loads((tmp_path / "protocol.json").read_text())["not_computed"]["consistency"]
-    assert reason == "the weights of vgg16 are not on this machine; see `python -m stages weights --help`"
+    says(reason, "weights of vgg16", "`python -m stages weights --help`")
 
 
 def test_another_network_than_the_stores_is_refused(

@@ -184,7 +184,7 @@ def test_the_summary_command_prints_the_table(metrics: Path) -> None:
 
 def test_a_clone_without_dvcs_cache_still_prints_the_scores(metrics: Path, tmp_path: Path) -> None:
     shutil.copy(metrics / "metrics.json", tmp_path)
-    note = "is in DVC's cache; to have it here, run: dvc pull (or dvc repro)"
+    note = "is in DVC's cache; to fetch it, run: dvc pull (or dvc repro)"
     *lines, last = score_table(tmp_path).splitlines()
     assert lines == score_table(metrics).splitlines()[1 : 1 + len(lines)]
     assert last == f"what was scored: {tmp_path / 'protocol.json'} {note}"

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from messages import says
 from PIL import Image
 from scipy import stats
 from small_comparison import three_experiments, write_experiment
 
 from pipeline.core.errors import DataError
-from pipeline.experiments.comparison import compare, lead, leaderboard, opened
+from pipeline.experiments.comparison import compare, lead, leaderboard
+from pipeline.experiments.found import opened
 
 
 @pytest.fixture
@@ -80,9 +82,12 @@ def test_four_photographs_never_give_a_smaller_p_than_a_sign_test(tmp_path: Path
 
 def test_few_photographs_are_said_and_many_are_not(three: list[str], tmp_path: Path) -> None:
     few = [str(write_experiment(tmp_path / f"few {name}", 1, photographs=4)) for name in "ab"]
-    assert compare(few, tmp_path / "out").splitlines()[-1] == (
-        "Intervals and p resample the 4 test photographs, each with all its images; with fewer than 30 they are rough, "
-        "and rather too sure."
+    says(
+        compare(few, tmp_path / "out").splitlines()[-1],
+        "Intervals and p",
+        "the 4 test photographs",
+        "fewer than 30",
+        "too narrow",
     )
     assert list(pd.read_csv(tmp_path / "out/leaderboard.csv")["lead_photographs"].dropna()) == [4]
     assert "Intervals" not in compare(three, tmp_path / "out")
@@ -99,16 +104,16 @@ def without_photographs(folder: str) -> None:
 
 def test_an_evaluation_that_resampled_images_is_of_another_protocol(three: list[str], tmp_path: Path) -> None:
     without_photographs(three[0])
-    assert compare(three, tmp_path / "out").splitlines()[-1] == (
-        f"{three[2]} was scored under another protocol than {three[0]}: conventions (not the same: low, high)."
+    says(
+        compare(three, tmp_path / "out").splitlines()[-1],
+        f"{three[2]} was scored under another protocol than {three[0]}",
+        "conventions",
+        "low, high",
     )
     without_photographs(three[1])
     with pytest.raises(DataError) as refusal:
         compare(three, tmp_path / "out")
-    assert str(refusal.value) == (
-        f"per_image.csv of {three[0]} has no column photograph, and leads are tested by resampling photographs; "
-        "evaluate it again: python -m stages evaluate"
-    )
+    says(refusal.value, f"per_image.csv of {three[0]}", "no column photograph", "python -m stages evaluate")
 
 
 def test_lower_is_better_for_lpips(three: list[str]) -> None:
@@ -147,8 +152,12 @@ def test_another_protocol_is_said_and_never_tested(three: list[str], tmp_path: P
     table = pd.read_csv(tmp_path / "out/leaderboard.csv")
     assert [Path(name).name for name in table["experiment"]] == ["good", "other", "middle", "close"]
     assert list(table["lead_mean"].isna()) == [True, True, False, True]
-    assert text.splitlines()[-1] == (
-        f"{other} was scored under another protocol than {three[0]}: test_pixels (aaaaaaaaaaaa… against bbbbbbbbbbbb…)."
+    says(
+        text.splitlines()[-1],
+        f"{other} was scored under another protocol than {three[0]}",
+        "test_pixels",
+        "aaaaaaaaaaaa…",
+        "bbbbbbbbbbbb…",
     )
 
 
@@ -184,7 +193,4 @@ def test_an_experiment_that_is_not_all_here(absent: str, three: list[str], tmp_p
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(DataError) as refusal:
         compare(three, tmp_path / "out")
-    assert str(refusal.value) == (
-        f"{three[0]} lacks {absent}; fetch what DVC has cached of it (dvc pull, or dvc repro), or evaluate again: "
-        "python -m stages evaluate"
-    )
+    says(refusal.value, f"{three[0]} lacks {absent}", "dvc pull", "python -m stages evaluate")

@@ -14,7 +14,8 @@ from small_comparison import three_experiments, write_experiment
 from typer.testing import CliRunner
 
 from pipeline.core.errors import DataError
-from pipeline.experiments.comparison import compare, leaderboard, opened
+from pipeline.experiments.comparison import compare, leaderboard
+from pipeline.experiments.found import opened
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from small_comparison import write_experiment
 
-from pipeline.experiments.comparison import Experiment, opened
+from pipeline.experiments.found import Experiment, opened
 from pipeline.experiments.study.depth import best_by_layer, depth_markdown, depth_picture, depth_table
 from pipeline.experiments.study.grid import Configuration
 

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.core.errors import DeviceError, ParamsError
 from pipeline.core.params import load_params
-from pipeline.experiments.comparison import Experiment
+from pipeline.experiments.found import Experiment
 from pipeline.experiments.study import work
 from pipeline.experiments.study.experiments import feature_settings
 from pipeline.experiments.study.figures import by_network, depth_curves, heat_map
@@ -101,7 +101,7 @@ WRONG = {
     "grids: {a: {source: vgg16.block1, decoder: []}}": "grids.a.decoder is an empty list; give it a value",
     "ensembles: {one: [vgg16.block1]}\ngrids: {a: {source: one}}": "ensembles.one has 1 sources; an ensemble takes 2",
     "grids: {a: {source: vgg16.block1}, b: {source: vgg16.block1, seed: 1}}": (
-        "two configurations are called mine-vgg16.block1-default; give what differs between them as a list"
+        "two configurations are called mine-vgg16.block1-default; write the keys that differ as lists"
     ),
     "grids: []": "grids = []: must be a section of keys",
     "[]": "holds no keys; a study needs at least: grids",

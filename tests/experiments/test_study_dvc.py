@@ -70,7 +70,7 @@ def test_a_study_from_its_plan_to_its_figures(project: Project) -> None:
     )
     elsewhere = study(project, "--dry-run", "--set", "dataset=sample", check=False)
     assert elsewhere.code == 1
-    assert "data/prepared holds folder, and images of sample cannot be counted there" in elsewhere.output
+    assert "data/prepared holds folder, not sample" in elsewhere.output
     assert "tiny-" not in project.run("dvc", "exp", "list").output
 
     first = study(project, "--jobs", "2", check=False)

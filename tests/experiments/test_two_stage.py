@@ -117,12 +117,10 @@ def test_the_model_carries_all_that_its_first_stage_needs(tmp_path: Path) -> Non
     shutil.copytree(made().models, tmp_path / "models")
     (tmp_path / "models/refiner.safetensors").unlink()
     photograph = next((made().root / "photographs").iterdir())
-    with pytest.raises(
-        CheckpointError, match=r"what the first stage learned, is missing; train again: python -m stages t"
-    ):
+    with pytest.raises(CheckpointError, match=r"the refiner's state, is missing; train again: python -m stages t"):
         reconstruct([str(photograph)], tmp_path / "models", made().params, tmp_path / "out", CPU)
     (tmp_path / "models/refiner.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(CheckpointError, match="what the first stage learned, is damaged"):
+    with pytest.raises(CheckpointError, match="the refiner's state, is damaged"):
         reconstruct([str(photograph)], tmp_path / "models", made().params, tmp_path / "out", CPU)
 
 
@@ -279,7 +277,7 @@ def test_other_weights_than_those_of_the_features_are_refused(tmp_path: Path) ->
 
 
 def test_block_inverse_needs_a_vision_transformer_here_too() -> None:
-    with pytest.raises(ParamsError, match="inverts the blocks of a plain vision transformer, and vgg16 is a VGG"):
+    with pytest.raises(ParamsError, match="inverts the blocks of a plain vision transformer, but vgg16 is a VGG"):
         load_checked(PARAMS, ["two_stage.refine=block_inverse"])
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from messages import says
 from shards_of_nine import small_shards  # noqa: F401  (autouse)
 from small_stores import small_extraction, small_params, tree
 
@@ -68,10 +69,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path, hol
     for shards in (range(5), range(2, 3)):
         with pytest.raises(StoreError) as error, space.lock(shards):
             pass
-        assert str(error.value) == (
-            f"another process is extracting small in {space.path}; wait for it, or give each process shards of its own "
-            "(--shards 0/2 and --shards 1/2)"
-        )
+        says(error.value, "another process is extracting small", space.path, "--shards 0/2 and --shards 1/2")
     for shards in (range(3, 5), range(0)):  # shards that it does not hold
         with space.lock(shards):
             pass

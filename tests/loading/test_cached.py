@@ -12,6 +12,7 @@ import torch
 from devices import needs_gpu
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from messages import says
 from small_stores import CPU, SmallData, small_extraction, small_params
 
 from pipeline.core.errors import StoreError
@@ -109,9 +110,15 @@ def test_stores_of_other_prepared_data_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError) as error:
         CachedFeatures(other, Inputs(stores), CPU)
     path = tmp_path / "features/small/shallow"
-    assert str(error.value) == (
-        f"{path} is stale: it holds 40 rows of prepared data {SmallData().fingerprint[:12]}…, not the 30 of "
-        f"{other.fingerprint[:12]}… in data/prepared; run `python -m stages extract --backbone small`"
+    says(
+        error.value,
+        f"{path} is stale",
+        "40 rows",
+        SmallData().fingerprint[:12],
+        "30",
+        other.fingerprint[:12],
+        "data/prepared",
+        "`python -m stages extract --backbone small`",
     )
 
 
@@ -128,9 +135,7 @@ def test_always_says_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(module, "free_memory", lambda device: 1000)
     with pytest.raises(StoreError) as error:
         CachedFeatures(data, Inputs(stores), CPU, "always")
-    assert str(error.value) == (
-        "train.resident = always: features and crops need 0.0 GB, cpu has 0.0 GB free; use auto or never"
-    )
+    says(error.value, "train.resident = always", "need 0.0 GB", "0.0 GB free", "use auto or never")
 
 
 def test_free_memory_is_within_the_machine() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from messages import says
 from small_stores import SmallBackbone, SmallData, small_extraction
 
 from pipeline.core.errors import StoreError
@@ -45,23 +46,22 @@ def test_another_tag_is_another_store(tmp_path: Path, detail: str) -> None:
     assert opened(features, weights="imagenet")  # whatever the library's default is
     with pytest.raises(StoreError) as error:
         opened(features, weights="imagenet", tag="V1")
-    assert str(error.value) == (
-        f"{features}/mine/shallow is stale: its weights are {detail}, not those called V1; "
-        "run `python -m stages extract --backbone mine`"
+    says(
+        error.value, f"{features}/mine/shallow is stale", detail, "not V1", "`python -m stages extract --backbone mine`"
     )
 
 
 def test_another_weights_file_is_another_store(tmp_path: Path) -> None:
     features = extracted(tmp_path, "path", "one.pth")
     assert opened(features, weights="weights/one.pth")
-    with pytest.raises(StoreError, match=r"stale: its weights are one\.pth, not those called other\.pth; run"):
+    with pytest.raises(StoreError, match=r"stale: its weights are one\.pth, not other\.pth; run"):
         opened(features, weights="weights/other.pth")
 
 
 def test_what_was_taken_off_a_files_keys_does_not_make_it_another_file(tmp_path: Path) -> None:
     features = extracted(tmp_path, "path", "one.pth (without the prefix 'module.')")
     assert opened(features, weights="weights/one.pth")
-    with pytest.raises(StoreError, match=r"stale: its weights are one\.pth \(.*\), not those called one; run"):
+    with pytest.raises(StoreError, match=r"stale: its weights are one\.pth \(.*\), not one; run"):
         opened(features, weights="weights/one")
 
 

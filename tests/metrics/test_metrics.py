@@ -141,7 +141,7 @@ def test_ssim_in_planes_is_the_definition(count: int) -> None:
 
 
 def test_ssim_of_too_small_images_is_refused() -> None:
-    with pytest.raises(ShapeError, match="SSIM needs images of at least 11×11 pixels, and these are 10×20"):
+    with pytest.raises(ShapeError, match="SSIM needs images of at least 11×11 pixels, but these are 10×20"):
         metrics.ssim(torch.zeros(1, 3, 10, 20), torch.zeros(1, 3, 10, 20))
 
 

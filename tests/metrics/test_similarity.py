@@ -109,7 +109,7 @@ def test_ssim_leaves_the_matmul_precision_as_it_was() -> None:
 def test_images_smaller_than_the_window_are_refused() -> None:
     with pytest.raises(ShapeError) as caught:
         ssim(torch.zeros(1, 3, 10, 30), torch.zeros(1, 3, 10, 30))
-    assert str(caught.value) == "SSIM needs images of at least 11×11 pixels, and these are 10×30"
+    assert str(caught.value) == "SSIM needs images of at least 11×11 pixels, but these are 10×30"
 
 
 @needs_gpu
@@ -212,7 +212,7 @@ def test_the_weights_can_be_named_by_their_hash() -> None:
 def test_absent_weights_are_named_with_the_remedy(empty: Path) -> None:
     reason = (
         f"LPIPS needs AlexNet's weights alexnet-owt-7be5be79.pth, which are not in {empty.parent}; run `python -m "
-        "stages weights lpips`, or without network here the same with --to DIR on a connected machine, then "
+        "stages weights lpips`, or, without network here, run it with --to DIR on a connected machine, then "
         "with --from DIR here"
     )
     assert lpips_available() == reason

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from messages import says
 from shipped import build_decoder
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -97,7 +98,4 @@ def test_wide_features_are_projected_first() -> None:
 def test_channels_that_do_not_divide_are_refused(channels: int, options: dict[str, object], parts: str) -> None:
     with pytest.raises(ShapeError) as caught:
         build_decoder("attention", options, FeatureShape(channels, 4, 4), ImageSize(8, 8))
-    assert str(caught.value) == (
-        f"decoder attention: {channels} channels do not divide into the {parts}; change decoders.attention.heads, "
-        "positions, or max_width in params.yaml"
-    )
+    says(caught.value, f"{channels} channels do not divide into the {parts}", "decoders.attention.heads", "max_width")

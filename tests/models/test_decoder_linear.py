@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from messages import says
 
 from pipeline.core.errors import ParamsError
 from pipeline.core.section import parse_section
@@ -52,6 +53,4 @@ def test_the_kernel_chosen_by_itself_shrinks_for_wide_features(channels: int, ex
 def test_an_even_kernel_is_refused() -> None:
     with pytest.raises(ParamsError) as caught:
         parse_section(Linear.Options, {"kernel": 4}, "decoders.linear")
-    assert str(caught.value) == (
-        "params.yaml: decoders.linear.kernel = 4: must be odd (1, 3, 5 …), so that it has a centre"
-    )
+    says(caught.value, "decoders.linear.kernel = 4", "must be odd")

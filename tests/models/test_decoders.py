@@ -7,6 +7,7 @@ import pytest
 import torch
 from decoder_shapes import FAST, SOURCE_SHAPES, shape_id
 from devices import needs_gpu
+from messages import says
 from ruamel.yaml import YAML
 from safetensors.torch import load, save
 from shipped import build_decoder
@@ -183,10 +184,15 @@ def test_a_ratio_that_is_not_one_whole_number_is_refused(
 ) -> None:
     with pytest.raises(ShapeError) as caught:
         build_decoder(name, {}, FeatureShape(*shape), IMAGE)
-    assert str(caught.value) == (
-        f"decoder {name}: features {shape_id(shape)} cannot become a 224×224 image; image over feature edge is "
-        f"{ratios[0]} (height) and {ratios[1]} (width) and must be one whole number for both: choose another "
-        "layer, or another prepare.crop"
+    says(
+        caught.value,
+        f"decoder {name}",
+        shape_id(shape),
+        "224×224 image",
+        f"{ratios[0]} (height)",
+        f"{ratios[1]} (width)",
+        "one whole number",
+        "another prepare.crop",
     )
 
 
@@ -194,9 +200,14 @@ def test_a_ratio_that_is_not_one_whole_number_is_refused(
 def test_a_ratio_that_no_doubling_reaches_is_refused(name: str) -> None:
     with pytest.raises(ShapeError) as caught:
         build_decoder(name, {}, FeatureShape(384, 16, 16), IMAGE)
-    assert str(caught.value) == (
-        f"decoder {name}: features 384×16×16 cannot become a 224×224 image by doubling; the ratio 14 is not a power of "
-        "two: choose decoder linear, patch_transformer or residual, which take any whole ratio"
+    says(
+        caught.value,
+        f"decoder {name}",
+        "384×16×16",
+        "224×224 image",
+        "ratio 14",
+        "not a power of two",
+        "choose decoder linear, patch_transformer or residual",
     )
 
 

@@ -6,6 +6,7 @@ import pywt
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from messages import says
 
 from pipeline.core.errors import ShapeError
 from pipeline.models.parts.wavelets import haar_dwt, haar_idwt
@@ -66,6 +67,4 @@ def test_both_directions_are_differentiable() -> None:
 def test_odd_edges_are_refused(height: int, width: int) -> None:
     with pytest.raises(ShapeError) as caught:
         haar_dwt(torch.zeros(1, 3, height, width))
-    assert str(caught.value) == (
-        f"the Haar transform halves both edges and {height}×{width} is odd; pad or crop to even edges"
-    )
+    says(caught.value, "even edges", f"{height}×{width}", "pad or crop")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import constants
+from messages import says
 from typer.testing import CliRunner, Result
 
 from pipeline.core.errors import ParamsError
@@ -34,10 +35,13 @@ def check(*overrides: str) -> Result:
 
 def test_missing_weights_are_a_note_that_says_how_to_get_them(tmp_path: Path) -> None:
     folder = tmp_path / "torch/hub/checkpoints"
-    assert check("backbones.vgg16.weights=imagenet").stderr == (
-        f"note: vgg16-397923af.pth, the weights of VGG16_Weights.IMAGENET1K_V1, is not in {folder}; extract will "
-        "download it. Without network here, run `python -m stages weights vgg16 --to DIR` on a machine that has it, "
-        "bring DIR and run `python -m stages weights vgg16 --from DIR`\n"
+    says(
+        check("backbones.vgg16.weights=imagenet").stderr,
+        "note: vgg16-397923af.pth",
+        f"not in {folder}",
+        "extract will download",
+        "`python -m stages weights vgg16 --to DIR`",
+        "`python -m stages weights vgg16 --from DIR`",
     )
     folder.mkdir(parents=True)
     (folder / "vgg16-397923af.pth").touch()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from messages import says
 from small_stores import write_store
 
 from pipeline.core.errors import StoreError
@@ -63,42 +64,42 @@ def test_no_store_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_no_manifest(store: Path) -> None:
     (store / "manifest.json").unlink()
-    assert refusal(store) == (f"features/net/layer has no manifest.json, so its extraction never finished; {REMEDY}")
+    says(refusal(store), "features/net/layer", "no manifest.json", REMEDY)
 
 
 def test_truncated_manifest(store: Path) -> None:
     path = store / "manifest.json"
     path.write_bytes(path.read_bytes()[:100])
-    assert refusal(store) == f"features/net/layer/manifest.json is damaged: it is not valid JSON; {REMEDY}"
+    says(refusal(store), "features/net/layer/manifest.json is damaged", "JSON", REMEDY)
 
 
 def test_edited_manifest(store: Path) -> None:
     edit_manifest(store, lambda content: content["facts"].update(data="other"))  # type: ignore[attr-defined]
-    assert refusal(store) == (
-        f"features/net/layer/manifest.json is damaged: its contents do not match its checksum; {REMEDY}"
-    )
+    says(refusal(store), "features/net/layer/manifest.json is damaged", "checksum", REMEDY)
 
 
 def test_manifest_of_another_version(store: Path) -> None:
     edit_manifest(store, lambda content: content.update(version=99))
-    assert refusal(store) == (f"features/net/layer/manifest.json has format version 99, this program reads 1; {REMEDY}")
+    says(refusal(store), "features/net/layer/manifest.json", "version 99", "reads 1", REMEDY)
 
 
 def test_another_fingerprint(store: Path) -> None:
     found = open_store(store).fingerprint
     assert open_store(store, expect=found).fingerprint == found
-    assert refusal(store, expect="f" * 64) == (
-        f"features/net/layer is stale: its fingerprint is {found[:12]}…, not ffffffffffff…; {REMEDY}"
-    )
+    says(refusal(store, expect="f" * 64), "features/net/layer is stale", found[:12], "not ffffffffffff…", REMEDY)
 
 
 def test_other_facts_are_named(store: Path) -> None:
     facts = open_store(store).manifest.facts
     assert open_store(store, expect=facts).rows == 12
     asked = {"backbone": {"name": "net"}, "data": "other", "precision": "fp32", "store": {"dtype": "float16"}}
-    assert refusal(store, expect=asked) == (
-        "features/net/layer is stale: data is d, not other; precision is missing, not fp32; "
-        f"store.dtype is int8, not float16; {REMEDY}"
+    says(
+        refusal(store, expect=asked),
+        "features/net/layer is stale",
+        "data is d, not other",
+        "precision is missing, not fp32",
+        "store.dtype is int8, not float16",
+        REMEDY,
     )
 
 
@@ -179,9 +180,7 @@ def test_index_of_chunks_is_checked_even_when_nothing_else_is(store: Path, forma
     flip(path, path.stat().st_size - 20)
     with pytest.raises(StoreError) as error:
         open_store(store, verify="never").read(np.array([4]))
-    assert str(error.value) == (
-        f"features/net/layer/{SHARD['zarr']} is damaged: its index of chunks does not match its checksum; {REMEDY}"
-    )
+    says(error.value, f"features/net/layer/{SHARD['zarr']} is damaged", "index", "checksum", REMEDY)
 
 
 @pytest.mark.parametrize("codec", ["lz4", "zstd"])

@@ -49,7 +49,7 @@ def test_the_recorded_error_is_that_of_what_is_read(tmp_path: Path, dtype: str, 
 )
 def test_a_type_that_costs_more_than_a_percent_is_refused(tmp_path: Path, dtype: str, change: dict[str, float]) -> None:
     with pytest.raises(
-        StoreError, match=rf"^small\.shallow as {dtype} is off by .*%.*1%; set store.dtype to .*float32$"
+        StoreError, match=rf"^small\.shallow as {dtype} has a rounding error of .*%.*1%; set store.dtype to .*float32$"
     ):
         small_extraction(tmp_path, small_params(dtype=dtype), backbone=Changed(**change))
     assert not (tmp_path / "features").exists()

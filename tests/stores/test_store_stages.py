@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from messages import says
 from photo_trees import save_all
 from small_stores import SmallBackbone, small_extraction, small_params
 from typer.testing import CliRunner
@@ -94,7 +95,7 @@ def test_inspect_of_nothing(tmp_path: Path) -> None:
 
 
 def test_verify_finds_all_damage_at_once(features: Path) -> None:
-    assert run("verify") == "4 feature stores are whole\n"
+    assert run("verify") == "4 feature stores are intact\n"
     shard = features / "small/deep/features.zarr/c.1.0.0.0"
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
     (features / "other/deep/shards/00001.h5").unlink()
@@ -104,11 +105,9 @@ def test_verify_finds_all_damage_at_once(features: Path) -> None:
     missing, unfinished, damaged = sorted(str(error.value).splitlines())
     remedy = "run `python -m stages extract --backbone"
     assert missing == f"features/other/deep/shards/00001.h5 is missing; {remedy} other`"
-    assert (
-        unfinished == f"features/other/shallow has no manifest.json, so its extraction never finished; {remedy} other`"
-    )
+    says(unfinished, "features/other/shallow", "no manifest.json", f"{remedy} other`")
     assert damaged.startswith("features/small/deep/features.zarr/c.1.0.0.0 is damaged: its checksum is ")
-    assert run("verify", "features/small/shallow") == "1 feature stores are whole\n"
+    assert run("verify", "features/small/shallow") == "1 feature stores are intact\n"
 
 
 @pytest.fixture
@@ -184,7 +183,8 @@ def test_extract_twice_none_and_clean(prepared: list[str]) -> None:
 def test_extract_in_two_parts(prepared: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout, "MEGABYTE", 40_000)  # four rows in a shard
     assert (
-        run("extract", "--shards", "0/2", *prepared) == "features/resnet34 waits for the other parts of --shards 0/2\n"
+        run("extract", "--shards", "0/2", *prepared)
+        == "features/resnet34 is complete when the other parts of --shards 0/2 are\n"
     )
     assert run("extract", "--shards", "1/2", *prepared) == ""
     assert open_store(Path("features/resnet34/layer1")).layout.shards == 5
@@ -218,7 +218,7 @@ def test_a_refusal_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "stages", "inspect", str(tmp_path)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 1
-    assert result.stderr == f"error: {tmp_path} holds no feature stores; run `python -m stages extract`\n"
+    says(result.stderr, f"error: {tmp_path}", "no feature stores", "`python -m stages extract`")
 
 
 def test_tables() -> None:

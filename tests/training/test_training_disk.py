@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from messages import says
 from typer.testing import CliRunner
 
 from pipeline.core.errors import StoreError
@@ -62,7 +63,4 @@ def test_train_says_which_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(training, "train", full)
     monkeypatch.setattr(PreparedData, "open", lambda root: None)
     result = CliRunner().invoke(app, ["train", "--work", "w", "--models", "m", "--device", "cpu"])
-    assert str(result.exception) == (
-        "the disk that holds w or m is full; free some space, then run the same command again: it goes on from what "
-        "was saved"
-    )
+    says(result.exception, "w or m is full", "free some space", "run the same command again")

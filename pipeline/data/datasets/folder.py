@@ -16,11 +16,11 @@ TREE = """\
   {root}/…                 photographs, in folders or not, split by the fractions
 or a folder for each split you name (train, validation, test):
   {root}/train/…  {root}/test/…
-set datasets.folder.root to where your photographs are"""
+set datasets.folder.root to the folder of your photographs"""
 
 
 class Folders(Section):
-    """A folder for each split, below root. A base of its own: the rule over the fractions must come after these."""
+    """A folder for each split, below root. A separate base class, because the rule on fractions reads these fields."""
 
     train: str | None
     validation: str | None
@@ -29,16 +29,16 @@ class Folders(Section):
 
 @DATASETS.register("folder")
 class Folder(Dataset):
-    """A named folder is that split; what is left is drawn by the fractions of the splits that have no folder.
+    """Each named folder is a split; the other photographs are drawn by the fractions of the splits without a folder.
 
-    What is left: the `train` folder when it is named, else everything below root outside the named folders.
+    The other photographs are those of the `train` folder if it is named, else all below root outside the named folders.
     """
 
     class Options(FolderOptions, Folders):
         pass
 
     name = "folder"
-    licence = "whatever your photographs are under"
+    licence = "the licence of your photographs"
     options: Options
 
     def photographs(self) -> Sequence[Photograph]:
@@ -66,14 +66,14 @@ class Folder(Dataset):
         return {split: share for split, share in shares.items() if self._folder(split) is None}
 
     def _rest(self) -> Split | None:
-        """The split of what is not held out: drawn, unless validation and test both have folders."""
+        """The split of photographs outside the held-out folders: train if both have folders, else drawn (None)."""
         return None if self.fractions() else "train"
 
     def _folder(self, split: Split) -> str | None:
         return {"train": self.options.train, "validation": self.options.validation, "test": self.options.test}[split]
 
     def _named(self, root: Path) -> dict[Split, Path]:
-        """The folders that are named, checked to lie below root and apart from each other."""
+        """The named folders, after a check that they lie below root and do not overlap."""
         named: dict[Split, Path] = {}
         for split in SPLITS:
             name, key = self._folder(split), f"datasets.folder.{split}"

@@ -1,6 +1,6 @@
-"""`sample`: colour photographs that come inside installed packages, so that everything runs without a download.
+"""`sample`: colour photographs from installed packages, so that everything runs without a download.
 
-Cut into overlapping squares at two or three scales and split by photograph; licences are in docs/data.md.
+They are cut into overlapping squares at two or three scales and split by photograph; docs/data.md has their licences.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class Sample(Dataset):
     expected = len(_SOURCES)
 
     def photographs(self) -> Sequence[Photograph]:
-        """Raises DataError when a package is missing or its file is not the one this project was written for."""
+        """Raises DataError when a package is missing or its file has another SHA-256."""
         return sorted(map(_photograph, _SOURCES), key=lambda photograph: photograph.id)
 
 

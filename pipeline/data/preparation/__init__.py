@@ -1,3 +1,1 @@
-"""From the files of a data set to prepared photographs: the contract of a data set, listing, decoding, splits and
-views.
-"""
+"""Preparation of photographs: the contract of a data set, listing of files, decoding, splits and views."""

@@ -1,4 +1,4 @@
-"""The contract of a data set: a list of photographs, each with its place in the split or none yet."""
+"""The contract of a data set: a list of photographs, with or without a fixed split."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Photograph:
 
     Attributes:
         id: unique and stable: the file's name relative to the root, with `/`.
-        path: where the file is.
-        file: how manifests and tables call the file; never an absolute path.
-        split: fixed by the data set, or None: drawn by the data set's fractions.
-        scene: photographs of one scene share it (a stereo pair), and are drawn into one split; else the id.
-        boxes: squares to cut, each an image of its own; empty: the whole photograph is the image.
+        path: the file's path.
+        file: the file's name in manifests and tables; never an absolute path.
+        split: fixed by the data set, or None if the data set's fractions decide.
+        scene: equal for photographs of one scene (a stereo pair), which get one split; otherwise the id.
+        boxes: squares to cut, each one image; if empty, the whole photograph is the image.
     """
 
     id: str
@@ -51,13 +51,13 @@ class Photograph:
 
 
 class Dataset(ABC):
-    """Where photographs come from. `Options` is the data set's section in params.yaml."""
+    """A source of photographs. `Options` is the data set's section in params.yaml."""
 
     class Options(Section):
         """No options."""
 
     name: ClassVar[str]
-    licence: ClassVar[str]  # what a user must know before publishing pictures made from it
+    licence: ClassVar[str]  # terms for publishing pictures made from it
     expected: ClassVar[int | None] = None  # photographs in the complete data set
     holds_non_rgb: ClassVar[bool] = False  # some of the complete data set's photographs are not 8-bit RGB
 
@@ -67,14 +67,14 @@ class Dataset(ABC):
 
     @abstractmethod
     def photographs(self) -> Sequence[Photograph]:
-        """Every photograph, sorted by id. Reads names and, where needed, first bytes; decodes nothing.
+        """Every photograph, sorted by id. Reads names and, where needed, first bytes; decodes no image.
 
         Raises:
-            DataError: the root or one of its folders is missing or empty; says which tree is expected.
+            DataError: the root or one of its folders is missing or empty; the message shows the expected tree.
         """
 
     def fractions(self) -> Mapping[Split, float]:
-        """Shares of the photographs without a fixed split that go to validation and to test."""
+        """Fractions of the photographs without a fixed split that go to validation and to test."""
         return {}
 
 

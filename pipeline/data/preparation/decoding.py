@@ -1,4 +1,4 @@
-"""One file → upright RGB pixels of the stored size, or the reason why it cannot be used."""
+"""Decode one file to upright RGB pixels of the stored size, or give the reason why it cannot be used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.data.preparation.dataset import Box, Photograph
 from pipeline.stores.prepared import checksum
 
 LARGEST_FILE = 2**30  # bytes
-LARGEST_IMAGE = 89_478_485  # pixels, 268 MB as RGB: Pillow's own warning level, a gigapixel scan is no photograph
+LARGEST_IMAGE = 89_478_485  # pixels, 268 MB as RGB: the level at which Pillow warns
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
 
 _FILTERS = {
@@ -41,7 +41,7 @@ _MODES = {
     "F": "floating-point grayscale",
 }
 _CONVERTIBLE = frozenset({"1", "L", "LA", "P", "PA", "RGBA", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L", "RGB"})
-_UPRIGHT = {  # what undoes each EXIF orientation, as ImageOps.exif_transpose does
+_UPRIGHT = {  # the transpose that undoes each EXIF orientation, as in ImageOps.exif_transpose
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -51,24 +51,28 @@ _UPRIGHT = {  # what undoes each EXIF orientation, as ImageOps.exif_transpose do
     8: Image.Transpose.ROTATE_90,
 }
 _JPEG2000 = b"\xff\x4f\xff\x51"
-_PROFILED = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # colour space of a profile → mode that it is applied to
+_PROFILED = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # colour space of a profile → mode to which it applies
 _IGNORE = "; repair the file, or set prepare.colour_profile: ignore to read its numbers as they are"
-# What Pillow raises on damaged bytes, documented nowhere: found by fuzzing, as the tests do, and by reading it.
+# Errors that Pillow raises on damaged bytes; undocumented, found by fuzzing (as in the tests) and by reading Pillow.
 _TAGS = (AssertionError, AttributeError, KeyError, TypeError, ZeroDivisionError)  # of EXIF and TIFF
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error, zlib.error, *_TAGS)
 
 
 class BadImageError(Exception):
-    """A file that cannot be used; the message says why, to be read after the file's name."""
+    """A file that cannot be used. The message gives the reason and follows the file's name."""
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A photograph's images, or why there are none.
+    """A photograph's images, or the reason why there are none.
 
-    `sha256` is the file's; `content` tells the RGB pixels at their full size, and is the same for every lossless copy;
-    `pixels` is (images, size, size, 3) uint8 RGB; `mode` is Pillow's mode, `;16` added for 16 bits a channel; `shape`
-    is (height, width) before resizing.
+    Attributes:
+        sha256: of the file.
+        mode: Pillow's mode, with `;16` added for 16 bits a channel.
+        pixels: (images, size, size, 3) uint8 RGB.
+        reason: why the file cannot be used; "" for a good one.
+        content: identifies the RGB pixels at full size; equal for every lossless copy.
+        shape: (height, width) before resizing.
     """
 
     sha256: str
@@ -80,7 +84,7 @@ class Decoded:
 
 
 def decode(photograph: Photograph, rules: PrepareParams) -> Decoded:
-    """Read, check, orient, cut and resize one photograph. Never raises for a bad file: `reason` says what is wrong."""
+    """Read, check, orient, cut and resize one photograph. For a bad file it returns the `reason`, and never raises."""
     nothing = np.empty((0, rules.size, rules.size, 3), np.uint8)
     try:
         data = _read(photograph)
@@ -96,10 +100,10 @@ def decode(photograph: Photograph, rules: PrepareParams) -> Decoded:
 
 
 def open_rgb(data: bytes, rules: PrepareParams) -> tuple[Image.Image, str]:
-    """The upright RGB image in `data`, and the mode it had.
+    """The upright RGB image in `data`, and its original mode.
 
     Raises:
-        BadImageError: empty, no image, broken, too small, too large, several frames, not RGB, or with a colour profile
+        BadImageError: it is empty, no image, broken, too small, too large, animated, not RGB, or has a colour profile
             that cannot be applied.
     """
     if not data:
@@ -122,7 +126,7 @@ def open_rgb(data: bytes, rules: PrepareParams) -> tuple[Image.Image, str]:
 
 
 def resized(image: Image.Image, rules: PrepareParams) -> NDArray[np.uint8]:
-    """(size, size, 3): squashed, or for `short_side` the largest centred square, resized."""
+    """Resize to (size, size, 3) uint8: the whole image, or for `short_side` its largest centred square."""
     if rules.resize == "short_side":
         edge = min(image.size)
         left, top = (image.width - edge) // 2, (image.height - edge) // 2
@@ -155,13 +159,13 @@ def _check_size(image: Image.Image, smallest_edge: int) -> None:
 def _mode(image: ImageFile.ImageFile, data: bytes) -> str:
     """Pillow's mode, with `;16` where the file has more than 8 bits a channel.
 
-    Pillow opens 48-bit RGB as 8-bit RGB, and a 16-bit PGM as 32-bit; only the decoder's arguments still tell.
+    Pillow opens 48-bit RGB as 8-bit RGB, and a 16-bit PGM as 32-bit; only its decoder's arguments show the difference.
     """
     deep = any(";16" in str(tile.args) for tile in image.tile)
     if image.format == "PPM" and isinstance(image.tile[0].args, tuple) and image.mode in ("RGB", "I"):
         deep = int(image.tile[0].args[1]) > 255  # (raw mode, largest value)
     if image.format == "JPEG2000":
-        header = data.find(_JPEG2000)  # of the codestream; bits of the first channel, less one, stand at byte 42
+        header = data.find(_JPEG2000)  # of the codestream; byte 42 holds the bits of the first channel, minus one
         deep = header >= 0 and (data[header + 42 : header + 43] or b"\0")[0] & 0x7F > 7
     if (image.mode == "I" and image.format != "PPM") or image.mode.startswith("I;"):
         return image.mode
@@ -169,18 +173,18 @@ def _mode(image: ImageFile.ImageFile, data: bytes) -> str:
 
 
 def _content(image: Image.Image, pixels: NDArray[np.uint8]) -> str:
-    """Equal for equal decoded images: CRC-32C of all pixels, SHA-256 of the few that are stored, which is cheap.
+    """A digest that is equal for equal decoded images: CRC-32C of all pixels, and SHA-256 of the few that are stored.
 
-    SHA-256 of all pixels would take a tenth of the time that decoding takes.
+    SHA-256 of all pixels would add a tenth to the time of decoding.
     """
     whole = np.asarray(image)
     return f"{image.width}×{image.height} {checksum(whole)} {hashlib.sha256(pixels.tobytes()).hexdigest()}"
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF orientation says; as it is stored where EXIF is too damaged to say anything.
+    """The image turned by its EXIF orientation, or unchanged where EXIF is too damaged to read it.
 
-    Not by ImageOps.exif_transpose, which writes all of EXIF anew and fails over any odd tag of a good photograph.
+    ImageOps.exif_transpose would rewrite all of EXIF and fail on any invalid tag of a good photograph.
     """
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -204,12 +208,12 @@ def _rgb(image: Image.Image, mode: str, format: str | None, rules: PrepareParams
         if mode.startswith("I;16"):
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         if transparent and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
-            raise BadImageError(f"is {name} and partly transparent: what lies behind is not known")
+            raise BadImageError(f"is {name} and partly transparent, so its background is unknown")
     return image.convert("RGB") if profile == b"" else _srgb(image, profile)
 
 
 def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """RGB of an image with an embedded ICC profile; its own numbers where the profile is sRGB, as most are."""
+    """Convert an image with an embedded ICC profile to sRGB; its values stay unchanged where the profile is sRGB."""
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(profile or b""))
         space = opened.profile.xcolor_space.strip()
@@ -221,7 +225,7 @@ def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         if _is_srgb(profile or b""):
             return image
         return _to_srgb(image, opened)
-    except (ImageCms.PyCMSError, *_BROKEN) as error:  # Pillow gives None for one that cannot be unpacked
+    except (ImageCms.PyCMSError, *_BROKEN) as error:  # Pillow gives None for a profile that cannot be unpacked
         raise BadImageError(f"has a broken colour profile ({error}){_IGNORE}") from None
 
 
@@ -235,7 +239,7 @@ def _to_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Ima
 
 @lru_cache(maxsize=16)
 def _is_srgb(profile: bytes) -> bool:
-    """Whether converting changes no colour of a 9×9×9 lattice by more than one level, which is rounding."""
+    """Whether the conversion changes no colour of a 9×9×9 lattice by more than one level, the effect of rounding."""
     opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     if opened.profile.xcolor_space.strip() != "RGB":
         return False

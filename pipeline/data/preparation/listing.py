@@ -1,4 +1,4 @@
-"""Photographs in folders: what is listed, and the sentences for folders that are not there."""
+"""List photographs in folders, with error messages for missing folders and unexpected files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"\
 
 
 class FolderOptions(Section):
-    """Where the photographs lie, and the shares of those without a fixed split."""
+    """The photographs' root, and the fractions for photographs without a fixed split."""
 
     root: Annotated[str, Field(min_length=1)]
     validation_fraction: Fraction
@@ -44,14 +44,14 @@ class FolderOptions(Section):
 
 
 class SubsetOptions(FolderOptions):
-    """Options of a large data set: all of it, or a seeded subset."""
+    """Options of a large data set, of which a seeded subset may be used."""
 
     images: Count | None
 
 
 @dataclass(frozen=True)
 class Numbered:
-    """File names of a known data set: `pattern` matches the name without its ending, its group is a number."""
+    """File names of a known data set: `pattern` matches the name without its ending; its group is the number."""
 
     pattern: str
     first: int
@@ -59,21 +59,25 @@ class Numbered:
     example: str
 
     def number(self, path: Path) -> int | None:
-        """The number in the file's name; None when the name is not one of the data set's."""
+        """The number in the file's name; None if the name does not belong to the data set."""
         match = re.fullmatch(self.pattern, path.stem)
         return int(match[1]) if match and self.first <= int(match[1]) <= self.last else None
 
 
 def root_folder(root: str, key: str, tree: str, folders: Sequence[str] = ()) -> Path:
-    """The root as a path, when it and its `folders` exist.
+    """The root as a path, after a check that it and its `folders` exist.
+
+    Args:
+        root, key: the value in params.yaml, and its key.
+        tree: the expected tree and the source of the data, for the message; {root} is filled in.
 
     Raises:
-        DataError: one is missing; shows the expected `tree` ({root} filled in) and how to get it.
+        DataError: a folder is missing.
     """
     path = Path(root).expanduser()
     missing = next((folder for folder in (path, *(path / name for name in folders)) if not folder.is_dir()), None)
     if missing is not None:
-        raise DataError(f"{key} = '{root}': '{missing}' is not a folder; expected is:\n{tree.format(root=root)}")
+        raise DataError(f"{key} = '{root}': '{missing}' is not a folder; expected:\n{tree.format(root=root)}")
     return path
 
 
@@ -85,32 +89,37 @@ def photographs_in(
     most: int | None = None,
     names: Numbered | None = None,
 ) -> list[Photograph]:
-    """Every photograph below `folder`, sorted by id; files are called by their name relative to `root`.
+    """Every photograph below `folder`, sorted by id: its path relative to `root`.
 
-    A file is taken for a photograph by its name's ending or by its first bytes; whether it is one is found
-    when it is decoded. Hidden files (`._0001.png` of macOS archives) are left alone.
+    The ending of a file's name or its first bytes make it a candidate; decoding decides whether it is a photograph.
+    Hidden files (`._0001.png` of macOS archives) are skipped.
+
+    Args:
+        key: the key in params.yaml, for the messages.
+        split: the split of all of them, or None if the data set's fractions decide.
+        most: the number of photographs in the complete data set. names: its file names.
 
     Raises:
-        DataError: there is none, one is not called as `names` says or has the number of another, there are more than
-            the `most` that the data set has here, or a folder cannot be listed.
+        DataError: there is no photograph, there are more than `most`, a name does not match `names`, two have one
+            number, or a folder cannot be listed.
     """
     found = [path for path in _files(folder) if _is_candidate(path)]
     if not found:
         known = ", ".join(sorted(SUFFIXES))
-        raise DataError(f"{key}: '{folder}' holds no photographs; put some there ({known}, or known by their content)")
+        raise DataError(f"{key}: '{folder}' holds no photographs; put some there ({known}, or recognised by content)")
     if names:
         _check_names(found, names, folder, key)
     if most is not None and len(found) > most:
         raise DataError(
             f"{key}: '{folder}' holds {counted(len(found), 'photograph')}, more than the {most:,} of the data set; "
-            f"set {key} to where these lie alone, or use dataset: folder"
+            f"set {key} to a folder with these only, or use dataset: folder"
         )
     photographs = [_photograph(root, path, split) for path in found]
     return sorted(photographs, key=lambda photograph: photograph.id)
 
 
 def _check_names(found: Iterable[Path], names: Numbered, folder: Path, key: str) -> None:
-    """Every file called as the data set's are, and no number twice: 0.jpg and 00000.jpg are one photograph."""
+    """Raise DataError for a file name outside the data set, or for two files of one number (0.jpg and 00000.jpg)."""
     by_number: dict[int | None, list[Path]] = {}
     for path in sorted(found):
         by_number.setdefault(names.number(path), []).append(path)
@@ -118,7 +127,7 @@ def _check_names(found: Iterable[Path], names: Numbered, folder: Path, key: str)
     if strays:
         raise DataError(
             f"{key}: '{folder}' holds {counted(len(strays), 'picture')} not of the data set, whose photographs are "
-            f"called {names.example}; move them elsewhere, set {key} to where the photographs lie alone, or use "
+            f"called {names.example}; move them elsewhere, set {key} to a folder with the photographs only, or use "
             f"dataset: folder:{_listed(strays)}"
         )
     several = [paths for paths in by_number.values() if len(paths) > 1]
@@ -126,7 +135,7 @@ def _check_names(found: Iterable[Path], names: Numbered, folder: Path, key: str)
         same = [" and ".join(path.relative_to(folder).as_posix() for path in paths) for paths in several]
         raise DataError(
             f"{key}: '{folder}' holds {counted(len(same), 'photograph')} of the data set more than once, by their "
-            f"numbers; move all but one of each elsewhere, or set {key} to where each lies once:{_listed(same)}"
+            f"numbers; move all but one of each elsewhere, or set {key} to a folder with each once:{_listed(same)}"
         )
 
 
@@ -136,10 +145,10 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def subset(photographs: Sequence[Photograph], count: int | None, seed: int, key: str) -> list[Photograph]:
-    """`count` of the photographs, drawn by `seed` and file name: the same ones however the folders are arranged.
+    """Draw `count` photographs (None: all) by `seed` and file name, independent of the arrangement in folders.
 
     Raises:
-        DataError: there are fewer.
+        DataError: there are fewer than `count`.
     """
     if count is None:
         return list(photographs)
@@ -159,7 +168,7 @@ def _photograph(root: Path, path: Path, split: Split | None) -> Photograph:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Every file below `folder`, through linked folders too, but through none twice."""
+    """Every file below `folder`, including linked folders; each folder is visited once."""
     seen: set[tuple[int, int]] = set()
     for place, folders, files in os.walk(folder, followlinks=True, onerror=_not_listed):
         status = os.stat(place)
@@ -174,7 +183,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _not_listed(error: OSError) -> NoReturn:
     raise DataError(
-        f"'{error.filename}' cannot be listed ({error.strerror}), and its photographs would be missing; make it "
+        f"'{error.filename}' cannot be listed ({error.strerror}), so its photographs would be missing; make it "
         "readable or move it elsewhere"
     ) from None
 
@@ -187,6 +196,6 @@ def _is_candidate(path: Path) -> bool:
             return False
         with path.open("rb") as file:
             start = file.read(12)
-    except OSError:  # decoding it will say so again, with its name
+    except OSError:  # decoding reports it again, with its name
         return True
     return start.startswith(_SIGNATURES) or (start[:4], start[8:]) == (b"RIFF", b"WEBP")

@@ -36,7 +36,7 @@ _PIXEL_RULES = ("resize", "interpolation", "size", "non_rgb", "colour_profile", 
 def prepare(params: Params, output: Path, work: Path, workers: int | None = None) -> None:
     """Write the chosen data set to `output`, replacing it; unfinished work stays in `work` and is resumed.
 
-    Two runs write the same bytes. `workers` is the number of decoding threads, by default one a core.
+    Two runs write the same bytes. `workers` is the number of decoding threads, by default one for each core.
 
     Raises:
         DataError: the data set or its files are missing, bad files (all listed) with `on_bad_image: stop`,
@@ -66,14 +66,14 @@ def prepare(params: Params, output: Path, work: Path, workers: int | None = None
 
 
 def _cores() -> int:
-    """Cores this process may use; only Linux tells those apart from all there are."""
+    """Number of cores that this process may use; systems other than Linux report all cores."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _work_key(params: Params, dataset: Dataset) -> str:
-    """Everything but the files that decides the pixels; which files, each shard records for itself.
+    """A digest of everything that determines the pixels, except the files, which each shard records for itself.
 
-    The root is part of it: in another one, files of the same name, size and time may have another content.
+    It includes the root, because under another root files of the same name, size and time may differ in content.
     """
     rules = params.prepare.model_dump(include=set(_PIXEL_RULES))
     options = dataset.options.model_dump(mode="json")
@@ -87,8 +87,8 @@ def _work_key(params: Params, dataset: Dataset) -> str:
 def _check_same_file_system(work: Path, output: Path) -> None:
     if not can_rename(work, output):
         raise DataError(
-            f"{work} and {output} are on different file systems, and the prepared photographs are moved between them "
-            f"in one step; pass --work a directory on the file system of {output}"
+            f"{work} and {output} are on different file systems, but the prepared photographs must be moved between "
+            f"them in one step; pass --work a directory on the file system of {output}"
         )
 
 
@@ -143,7 +143,7 @@ def _check_splits(counts: Counter[str], dataset: Dataset) -> None:
 def _manifest(
     params: Params, dataset: Dataset, shards: Sequence[Shard], images: Sequence[ImageRow], tables: dict[str, bytes]
 ) -> dict[str, Any]:
-    """No time, no path of this machine: the same photographs give the same bytes everywhere."""
+    """The content of manifest.json, without times and absolute paths: the same photographs give the same bytes."""
     pixels = [{"images": shard.images, "bytes": shard.bytes, "crc32c": shard.crc32c} for shard in shards]
     sums = {name: checksum(table) for name, table in tables.items()}
     rules = params.prepare
@@ -172,16 +172,16 @@ def _manifest(
 
 
 def _finish(unfinished: Path, output: Path, tables: dict[str, bytes], manifest: dict[str, Any]) -> None:
-    """Tables, then the manifest, then everything into place at once."""
+    """Write the tables, then the manifest, then rename everything into place at once."""
     prepared = unfinished / "prepared"
     for name, table in tables.items():
         write_file(prepared / name, partial(Path.write_bytes, data=table))
     text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
     write_file(prepared / MANIFEST, partial(Path.write_bytes, data=text.encode()))
     replaced = unfinished / "replaced"
-    shutil.rmtree(replaced, ignore_errors=True)  # of a run killed while it did this
+    shutil.rmtree(replaced, ignore_errors=True)  # left by a run that was killed here
     output.parent.mkdir(parents=True, exist_ok=True)
     if output.exists():
         os.rename(output, replaced)
     os.rename(prepared, output)
-    shutil.rmtree(unfinished, ignore_errors=True)  # a second run may be looking in at this moment
+    shutil.rmtree(unfinished, ignore_errors=True)  # a second run may be opening its lock there now

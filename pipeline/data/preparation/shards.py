@@ -1,7 +1,7 @@
-"""Pixels on disk: decoded on every core, written shard by shard, so that a killed run goes on where it was.
+"""Decode photographs on every core and write their pixels shard by shard, so that a killed run can resume.
 
-A shard is a block of consecutive photographs. It counts as done when its pixels, renamed into place whole,
-match the record beside the work, and its photographs are still the same files.
+A shard is a block of consecutive photographs. It counts as finished when its pixel file, renamed into place when
+complete, matches the record beside the work, and its photographs are still the same files.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RECORDS = "records"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one photograph."""
+    """The result of decoding one photograph."""
 
     sha256: str
     mode: str
@@ -46,7 +46,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Shard:
-    """A finished shard: what it was made of (`listing`), its size and checksum, and each photograph's outcome."""
+    """A finished shard: its files (`listing`), its size and checksum, and each photograph's outcome."""
 
     listing: list[list[Any]]
     images: int
@@ -56,10 +56,10 @@ class Shard:
 
 
 def write_shards(photographs: Sequence[Photograph], rules: PrepareParams, work: Path, workers: int) -> list[Shard]:
-    """Decode all `photographs` into `work`; what an earlier run finished is kept.
+    """Decode all `photographs` into `work`; shards that an earlier run finished are kept.
 
-    At most one shard and 8 images a worker are in memory. Threads, because Pillow lets go of the
-    interpreter while it decodes and resizes (measured in benchmarks/prepare.py).
+    Memory holds at most one shard, and 8 images for each worker. Workers are threads, because Pillow releases the
+    interpreter lock while it decodes and resizes (measured in benchmarks/prepare.py).
 
     Raises:
         DataError: the disk is full or cannot be written.
@@ -83,7 +83,7 @@ def write_shards(photographs: Sequence[Photograph], rules: PrepareParams, work: 
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it: `path` is whole or not there.
+    """Let `write` fill a temporary file beside `path`, then rename it, so that `path` is complete or missing.
 
     Raises:
         DataError: the disk is full or the folder cannot be written.
@@ -93,12 +93,12 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
             write(part)
     except OSError as error:
         raise DataError(
-            f"cannot write {path} ({error.strerror}); make room and run prepare again: what is finished is kept"
+            f"cannot write {path} ({error.strerror}); free some space and run prepare again: finished shards are kept"
         ) from None
 
 
 def _finished(work: Path, number: int, listing: list[list[Any]]) -> Shard | None:
-    """The shard as an earlier run left it, or None when it is to be written (again)."""
+    """The shard of an earlier run, or None if it is missing, damaged, or of other files."""
     record, path = _record(work, number), work / SHARDS / shard_name(number)
     if not (record.is_file() and path.is_file()):
         return None
@@ -112,7 +112,7 @@ def _finished(work: Path, number: int, listing: list[list[Any]]) -> Shard | None
 def _collect(
     stream: Iterator[Decoded], photographs: int, shape: tuple[int, ...], advance: Callable[[int], None]
 ) -> tuple[NDArray[np.uint8], tuple[Outcome, ...]]:
-    """The next photographs of the stream: their good images packed together, and what became of each."""
+    """The next photographs of the stream: the pixels of the good images, and the outcome of each photograph."""
     pixels = np.empty(shape, np.uint8)
     outcomes, filled = [], 0
     for item in itertools.islice(stream, photographs):
@@ -142,14 +142,14 @@ def _save(path: Path, pixels: NDArray[np.uint8]) -> None:
 
 def _decoded(photographs: Sequence[Photograph], rules: PrepareParams, workers: int) -> Generator[Decoded, None, None]:
     """Every photograph decoded, in order."""
-    Image.init()  # loads all plugins now: doing it later, in several threads at once, is not safe
+    Image.init()  # loads all plugins now, because loading them in several threads at once is not safe
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # decode() refuses what cannot be used, with a reason
         yield from prefetch(photographs, partial(decode, rules=rules), workers, ahead=8 * workers)
 
 
 def _remove_strays(work: Path, count: int) -> None:
-    """Files of killed writers, and shards from when the data set was larger."""
+    """Remove files of killed writers, and shards from when the data set was larger."""
     expected = {shard_name(number) for number in range(count)}
     for path in (work / SHARDS).iterdir():
         if path.name not in expected:
@@ -161,7 +161,7 @@ def _record(work: Path, number: int) -> Path:
 
 
 def _listing(block: Sequence[Photograph]) -> list[list[Any]]:
-    """What tells whether a block's images are still the same: ids, size and time of change of each file."""
+    """The facts that identify a block's images: ids, size and modification time of each file."""
     return [[list(photograph.image_ids), *_stamp(photograph.path)] for photograph in block]
 
 
@@ -169,5 +169,5 @@ def _stamp(path: Path) -> tuple[int, int]:
     try:
         status = path.stat()
     except OSError:
-        return (-1, -1)  # decode() says what is wrong with it
+        return (-1, -1)  # decode() gives the reason
     return (status.st_size, status.st_mtime_ns)

@@ -1,4 +1,4 @@
-"""A seeded split that does not depend on the order of listing."""
+"""Seeded splits that do not depend on the order of listing."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pipeline.stores.prepared import Split
 
 
 def seeded_order(keys: Iterable[str], seed: int) -> list[str]:
-    """The distinct `keys` in an order that depends on `seed` and on each key alone, never on their listing."""
+    """The distinct `keys` in an order that depends only on `seed` and on each key, not on their listing."""
     return sorted(set(keys), key=lambda key: (hashlib.sha256(f"{seed}/{key}".encode()).digest(), key))
 
 
 def assign_splits(keys: Iterable[str], fractions: Mapping[Split, float], seed: int) -> dict[str, Split]:
-    """Split `keys` by `fractions` (validation and test, each in [0, 1)); what is left is for training.
+    """Split `keys` by `fractions` (validation and test, each in [0, 1)); the others are for training.
 
-    Counts are exact: 0.2 of 800 keys is 160 keys. Another key moves only keys at the boundaries.
+    Counts are exact: 0.2 of 800 keys is 160 keys. An additional key moves only keys at the boundaries.
     """
     order = seeded_order(keys, seed)
     test = round(fractions.get("test", 0.0) * len(order))

@@ -1,4 +1,4 @@
-"""Which photograph goes where: fixed by the data set or drawn, each content in one split only."""
+"""The split of each photograph, fixed by the data set or drawn; equal content is in one split only."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pipeline.data.preparation.splits import assign_splits
 from pipeline.data.preparation.views import DUPLICATE, ImageRow
 from pipeline.stores.prepared import Split
 
-# Of two copies the one in the split that must stay complete is kept.
+# Of two copies, the one in the earlier of these splits is kept, so that test sets stay complete.
 _KEEP: tuple[Split | None, ...] = ("test", "validation", "train", None)
 
 
 @dataclass(frozen=True)
 class Good:
-    """A photograph that was decoded: `sha256` of its file, `content` of its pixels, which its copies share."""
+    """A decoded photograph: `sha256` of its file, and `content` of its pixels, which is equal for copies."""
 
     photograph: Photograph
     sha256: str
@@ -28,11 +28,11 @@ class Good:
 def image_table(
     good: Sequence[Good], fractions: Mapping[Split, float], seed: int
 ) -> tuple[list[ImageRow], list[dict[str, str]]]:
-    """Every stored image with its split, and the list of copies left out.
+    """Every stored image with its split, and the list of copies that are left out.
 
-    Copies are what decodes to the same pixels. Photographs without a fixed split are drawn by SHA-256 (of copies the
-    smallest of their files'), so neither names nor their order matter, and those of one scene together: the fractions
-    then count scenes.
+    Files that decode to the same pixels are copies. Photographs without a fixed split are drawn by the SHA-256 of
+    their file (of copies, the smallest), so that names and order do not matter. Photographs of one scene are drawn
+    together, and the fractions count scenes.
     """
     kept = _kept(good)
     digests = _digests(good)
@@ -50,7 +50,7 @@ def image_table(
 
 
 def split_counts(photographs: Sequence[Photograph], fractions: Mapping[Split, float], seed: int) -> Counter[str]:
-    """Images in each split if all `photographs` are good and different, which is known before any is decoded."""
+    """Images in each split if all `photographs` are good and different; needs no decoding."""
     splits = assign_splits({_scene(photograph) for photograph in photographs if not photograph.split}, fractions, seed)
     counts: Counter[str] = Counter()
     for photograph in photographs:
@@ -59,13 +59,13 @@ def split_counts(photographs: Sequence[Photograph], fractions: Mapping[Split, fl
 
 
 def _kept(good: Sequence[Good]) -> dict[str, Good]:
-    """For each content the one photograph that is used: test before validation before train, then by id."""
+    """For each content, the one photograph that is used: test before validation before train, then by id."""
     order = sorted(good, key=lambda item: (_KEEP.index(item.photograph.split), item.photograph.id), reverse=True)
     return {item.content: item for item in order}
 
 
 def _digests(good: Sequence[Good]) -> dict[str, str]:
-    """For each content the smallest SHA-256 of the files that hold it."""
+    """For each content, the smallest SHA-256 of its files."""
     digests: dict[str, str] = {}
     for item in good:
         digests[item.content] = min(item.sha256, digests.get(item.content, item.sha256))
@@ -73,7 +73,7 @@ def _digests(good: Sequence[Good]) -> dict[str, str]:
 
 
 def _draw_keys(drawn: Sequence[Good], digests: Mapping[str, str]) -> dict[str, str]:
-    """For each content what it is drawn by: the smallest digest of its scene."""
+    """For each content, the key by which it is drawn: the smallest digest of its scene."""
     scenes: dict[str, list[str]] = {}
     for item in drawn:
         scenes.setdefault(_scene(item.photograph), []).append(digests[item.content])

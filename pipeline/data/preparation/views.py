@@ -1,4 +1,4 @@
-"""Views: the seeded crops of every image, and the two tables that fix rows, images and splits."""
+"""Views, the seeded crops of every image, and the two tables that define rows, images and splits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DUPLICATE = "duplicate"
 
 
 class View(NamedTuple):
-    """A crop of a stored image: its top left corner in pixels, mirrored left to right or not."""
+    """A crop of a stored image: its top left corner in pixels, and whether it is mirrored left to right."""
 
     top: int
     left: int
@@ -54,7 +54,7 @@ class ViewRow(NamedTuple):
 def draw_views(key: str, count: int, room: int, seed: int) -> list[View]:
     """`count` different crops, uniform over corners in [0, room]² and both orientations.
 
-    They depend on `seed` and `key` alone: a library's generator may change, SHA-256 does not.
+    They depend on `seed` and `key` alone. SHA-256 draws them, because a library's random generator may change.
     """
     views: dict[View, None] = {}
     draw = 0

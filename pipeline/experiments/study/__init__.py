@@ -1,1 +1,1 @@
-"""Studies: many experiments from one file in `studies/`, run through DVC's queue, summed up in one place."""
+"""Studies: many experiments from one file in `studies/`, run through DVC's queue, summarised in one folder."""

@@ -1,4 +1,4 @@
-"""How much survives with depth: the same photographs rebuilt from every layer of a network, and the numbers beside."""
+"""Results by depth: the same photographs reconstructed from every layer of a network, and a table of their scores."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pandas as pd
 from pipeline.core.tables import markdown_table
 from pipeline.evaluation.pictures import Picture
 from pipeline.evaluation.report import weights
-from pipeline.experiments.comparison import Experiment, strip
+from pipeline.experiments.comparison import strip
+from pipeline.experiments.found import Experiment
 from pipeline.experiments.study.figures import by_network
 from pipeline.experiments.study.grid import Configuration
 
@@ -24,7 +25,7 @@ HEADER = {
     "refined": "upper bound",
     "ssim": "SSIM",
     "decoder": "decoder",
-}  # of the table that people read, by column of `depth_table`
+}  # of the Markdown table, by column of `depth_table`
 FORMATS = {"bits": "{:.4g}", "ssim": "{:.4f}"} | dict.fromkeys(("bicubic", "linear", "psnr", "refined"), "{:.2f}")
 
 
@@ -33,9 +34,15 @@ def best_by_layer(
     experiments: Mapping[str, Experiment],
     depths: Mapping[str, Sequence[str]],
 ) -> dict[str, dict[str, Experiment]]:
-    """For each network with several layers in the study, its layers, shallow to deep: the experiment of highest PSNR.
+    """The experiment with the highest PSNR of each layer, for every network with several layers in the study.
 
-    `depths` are the layers of each network in order. Ensembles are left out.
+    Ensembles are left out.
+
+    Args:
+        depths: the layers of each network, shallow to deep.
+
+    Returns:
+        Network → layer → experiment, with layers shallow to deep.
     """
     best: dict[str, Experiment] = {}
     for each in configurations:
@@ -49,16 +56,16 @@ def best_by_layer(
 
 
 def depth_table(layers: Mapping[str, Experiment]) -> pd.DataFrame:
-    """A row for each layer of one network: means over the test images, in dB but for `ssim` and `bits`.
+    """A row for each layer of one network: means over the test images, in dB except `ssim` and `bits`.
 
-    Columns: layer, shape, bits (of the stored features, for each pixel), bicubic, linear, psnr and ssim of the decoder,
-    refined (NaN where no image was), decoder.
+    Columns: layer, shape, bits (of the stored features per pixel), bicubic, linear, psnr and ssim of the decoder,
+    refined (NaN without refinement), decoder.
     """
     return pd.DataFrame(_row(layer, experiment) for layer, experiment in layers.items())
 
 
 def depth_markdown(layers: Mapping[str, Experiment]) -> str:
-    """`depth_table` as a Markdown table, and under it the weights of the network and the data."""
+    """`depth_table` as a Markdown table, with the weights of the network and the data set below."""
     protocol = next(iter(layers.values())).protocol
     rows = (
         ["–" if pd.isna(row[key]) else FORMATS.get(key, "{}").format(row[key]) for key in HEADER]
@@ -71,8 +78,8 @@ def depth_markdown(layers: Mapping[str, Experiment]) -> str:
 def depth_picture(layers: Mapping[str, Experiment]) -> Picture | None:
     """A row for each photograph that all experiments saved: original, then its reconstruction from each layer.
 
-    PSNR, SSIM and bits per pixel stand over each, the weights of the network over the original. None when no photograph
-    is common to them.
+    Captions give PSNR, SSIM and bits per pixel, and over the original the weights of the network. None if no
+    photograph is common to the experiments.
     """
     first, *_ = layers.values()
     return strip([*layers.values()], _layer_and_scores, weights(first.protocol))
@@ -88,7 +95,7 @@ def _row(layer: str, experiment: Experiment) -> dict[str, Any]:
     (features,) = experiment.protocol["features"].values()
     blueprint, floors = experiment.protocol["model"]["blueprint"], experiment.metrics["floors"]
     psnr = _mean(experiment, "psnr")
-    linear = {"psnr": psnr if blueprint["decoder"] == "linear" else None}  # it is its own floor
+    linear = {"psnr": psnr if blueprint["decoder"] == "linear" else None}  # the read-out is its own floor
     refined = experiment.per_image.get("refined_psnr")
     return {
         "layer": layer,

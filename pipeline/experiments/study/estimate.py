@@ -1,4 +1,4 @@
-"""What a study will take, before it takes any: disk for its features, time for its experiments."""
+"""Estimate a study before it runs: disk for its features, time for its experiments."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipeline.training.run import build_fitter
 
 @dataclass(frozen=True)
 class Images:
-    """How many images each split has."""
+    """The number of images in each split."""
 
     train: int
     validation: int
@@ -32,9 +32,9 @@ class Images:
 
 
 def feature_bytes(params: Iterable[Params], images: Images) -> int:
-    """Disk for all features that these experiments need: every layer that params.yaml lists for their backbones.
+    """Bytes of all features that these experiments need: every layer that params.yaml lists for their backbones.
 
-    Counted once where backbone, data and store are the same.
+    Experiments with equal backbone, data and store share features, which count once.
     """
     stores: dict[str, int] = {}
     for each in params:
@@ -51,9 +51,9 @@ def feature_bytes(params: Iterable[Params], images: Images) -> int:
 
 
 def experiment_seconds(params: Params, images: Images, device: torch.device) -> float:
-    """Time that `train` spends on the images, from a few batches of noise: an upper bound of its epochs.
+    """Seconds that `train` spends on the images, from a few batches of noise: an upper bound of its epochs.
 
-    Left out: solving the normal equations, scoring, and what DVC and Python take to start (docs/studies.md).
+    Solving the normal equations, scoring, and starting DVC and Python are not included (docs/studies.md).
     """
     crop = ImageSize(params.prepare.crop, params.prepare.crop)
     shapes = {
@@ -75,13 +75,13 @@ def experiment_seconds(params: Params, images: Images, device: torch.device) -> 
 
 
 def _noise(batch: int, inverter: Inverter) -> Inputs[torch.Tensor]:
-    """Something of the shape of everything that the inverter takes."""
+    """Noise in the shapes of the inverter's inputs."""
     return inverter.blueprint.inputs.map(lambda shape: torch.randn(batch, *shape, device=inverter.device))
 
 
 @torch.no_grad()
 def _readout_seconds(inverter: Inverter, crop: ImageSize) -> float:
-    """Of one row."""
+    """Seconds of the read-out's sums for one row."""
     linear = inverter.linear
     assert linear is not None
     equations = NormalEquations(linear.parts, linear.ratio, inverter.device)
@@ -94,7 +94,7 @@ def _readout_seconds(inverter: Inverter, crop: ImageSize) -> float:
 
 @dataclass(frozen=True)
 class _NoiseFeed:
-    """One training batch of noise an epoch."""
+    """A feed with one training batch of noise per epoch."""
 
     batch: _NoiseBatch
     waited = 0.0
@@ -116,7 +116,7 @@ class _NoiseBatch:
 
 
 def _step_seconds(inverter: Inverter, params: Params, crop: ImageSize) -> float:
-    """Of the fitter's own step, the second one."""
+    """Seconds of the fitter's own step; the second one is timed."""
     protocol, device = params.recipe, inverter.device
     loss = Loss(params.loss_terms).to(device)
     fitter = build_fitter(inverter, loss, params)

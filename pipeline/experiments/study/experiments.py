@@ -1,4 +1,4 @@
-"""A study's configurations as DVC experiments: which are finished, and what the queue says of the others."""
+"""A study's configurations as DVC experiments: which are finished, and the state of the others in the queue."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from pipeline.experiments.study.grid import Configuration, slots
 
 EXPERIMENT = re.compile(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/(.+)")
 PARAMS_FILE = "params.yaml"
-FEATURE_SLOTS = 4  # extract's matrix has a place for four backbones
+FEATURE_SLOTS = 4  # backbones in the matrix of the stage `extract`
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A configuration that was tried and has no result."""
+    """A configuration that ran and has no result."""
 
     name: str
-    log: Path | None  # what it printed; None when it was not started
-    reason: str  # the first line of the log that names an error
+    log: Path | None  # its output; None if it was not started
+    reason: str  # the first line of the log with an error
 
 
 def finished(wanted: Mapping[str, Params]) -> set[str]:
-    """The names among `wanted` that are experiments of exactly these parameters and of the code as it is now."""
+    """The names in `wanted` that are experiments with exactly these parameters and the present code."""
     return {
         name
         for reference, name in _references()
@@ -44,12 +44,12 @@ def finished(wanted: Mapping[str, Params]) -> set[str]:
 
 
 def existing(names: Iterable[str]) -> set[str]:
-    """Those of `names` that are experiments, of whatever parameters."""
+    """Those of `names` that are experiments, with any parameters."""
     return set(names) & {name for _, name in _references()}
 
 
 def _references() -> Iterator[tuple[str, str]]:
-    """Git reference and name of every experiment, whatever commit it started from."""
+    """Git reference and name of every experiment, from every commit."""
     for reference in _git("for-each-ref", "--format=%(refname)", "refs/exps").splitlines():
         if match := EXPERIMENT.fullmatch(reference):
             yield reference, match[1]
@@ -61,7 +61,7 @@ def _same_code(reference: str) -> bool:
 
 
 def _params(reference: str) -> Section | None:
-    """The parameters of an experiment; None when they are not those of this version."""
+    """The parameters of an experiment; None if this version cannot read them."""
     values = YAML(typ="safe", pure=True).load(_git("show", f"{reference}:{PARAMS_FILE}"))
     try:
         return parse_section(Params, values)
@@ -72,7 +72,7 @@ def _params(reference: str) -> Section | None:
 def _git(*arguments: str) -> str:
     run = subprocess.run(["git", *arguments], capture_output=True, text=True)
     if run.returncode:
-        raise DataError(f"git {' '.join(arguments)}: {run.stderr.strip()}; run study in a clone of the project")
+        raise DataError(f"git {' '.join(arguments)} failed: {run.stderr.strip()}; run study in a clone of the project")
     return run.stdout
 
 
@@ -90,22 +90,22 @@ def opened_queue() -> Iterator[Queue]:
 
 
 class Queue:
-    """The few things a study does with DVC's queue. One at a time: DVC locks the project meanwhile."""
+    """A study's operations on DVC's queue, one at a time, because DVC locks the project during each."""
 
     def __init__(self, repo: Any) -> None:
         self._repo = repo
         self._celery = repo.experiments.celery_queue
 
     def at_work(self, names: Iterable[str]) -> list[str]:
-        """Those of `names` that a living worker is computing."""
+        """Those of `names` that a running worker is computing."""
         active = [entry.name for entry in self._celery.iter_active() if entry.name in set(names)]
         return active if active and self._celery.worker_status() else []
 
     def forget(self, names: Iterable[str]) -> None:
-        """Remove earlier experiments, failures and waiting entries of these names. No result leaves the run cache."""
+        """Remove earlier experiments, failures and waiting entries of these names. Results stay in the run cache."""
         names = set(names)
         dead = [entry.name for entry in self._celery.iter_active() if entry.name in names]
-        if dead:  # their worker was killed: DVC counts them as running until it is told
+        if dead:  # their worker was killed, but DVC still counts them as running
             self._celery.kill(dead, force=True)
         done = [result.entry.name for result in self._celery.iter_done()]
         queued = [entry.name for entry in self._celery.iter_queued()]
@@ -121,7 +121,7 @@ class Queue:
         self._repo.experiments.run(queue=True, name=configuration.name, params=list(configuration.settings))
 
     def failure(self, name: str) -> Failure:
-        """What became of an experiment that has no result although the workers are done."""
+        """The failure of an experiment that has no result although the workers are done."""
         entry = self._celery.match_queue_entry_by_name([name], self._celery.iter_active(), self._celery.iter_done())
         process = self._celery.proc.get(entry[name].stash_rev) if entry[name] else None
         if process is None:
@@ -133,9 +133,9 @@ class Queue:
 
 
 def feature_settings(configurations: Iterable[Configuration]) -> list[tuple[str, ...]]:
-    """Settings of the fewest experiments that extract every feature the configurations need, four backbones at a time.
+    """Settings of the fewest experiments that extract all features of the configurations, four backbones at a time.
 
-    Configurations share an extraction when the parameters of their data and of their stores are the same.
+    Configurations with equal parameters of data and stores share an extraction.
     """
     groups: dict[tuple[str, ...], dict[str, str]] = {}
     for each in configurations:

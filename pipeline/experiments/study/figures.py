@@ -1,4 +1,4 @@
-"""Figures of a study, as SVG text: equal tables give equal text."""
+"""Figures of a study as SVG text; equal tables give equal text."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pipeline.core.sources import Source
 from pipeline.evaluation.plots import STYLE
 
 CELL = (0.95, 0.42)  # width and height of a cell, inches
-DARK = 0.45  # below this share of the range the colour is so dark that text on it is white
+DARK = 0.45  # fraction of the range below which cells are dark and their text is white
 
 
 def heat_map(table: pd.DataFrame, unit: str, title: str) -> str:
-    """Variants (rows) by sources (columns), the number in every cell; a cell without a result is blank."""
+    """Variants (rows) by sources (columns), with the number in each cell; a cell without a result is blank."""
     rows, columns = table.shape
     values = table.to_numpy(float)
     low, high = np.nanmin(values), np.nanmax(values)
@@ -43,7 +43,7 @@ def heat_map(table: pd.DataFrame, unit: str, title: str) -> str:
 
 
 def depth_curves(table: pd.DataFrame, depths: Mapping[str, Sequence[str]], unit: str, title: str) -> str | None:
-    """One panel for each network with several layers, shallow to deep, one line for each variant; None without one."""
+    """One panel for each network with several layers, one line for each variant; None if there is no such network."""
     panels = by_network(table.columns, depths)
     if not panels:
         return None
@@ -61,7 +61,7 @@ def depth_curves(table: pd.DataFrame, depths: Mapping[str, Sequence[str]], unit:
 
 
 def by_network(columns: Sequence[str], depths: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """The layers among `columns` of each network that has at least two there, shallow to deep."""
+    """The layers in `columns`, shallow to deep, of each network that has at least two there."""
     found: dict[str, set[str]] = {}
     for column in columns:
         try:

@@ -1,4 +1,4 @@
-"""A study's file: grids of parameters, expanded into named configurations. Nothing is run or written here.
+"""Read a study's file: grids of parameters, expanded into named configurations. Nothing is run or written.
 
 set:                         # parameters of every configuration, by dotted key, as in `dvc exp run -S`
   train.protocol: published
@@ -33,13 +33,13 @@ from pipeline.core.sources import Source
 
 SLOTS = ("second", "third", "fourth")
 SOURCE, FUSION = "source", "fusion"
-PLAIN = re.compile(r"(?!(?:true|false|null)$)[A-Za-z_./][\w./+%@-]*")  # a text that YAML and DVC's -S read as one
-UNNAMEABLE = re.compile(r"[^\w.+-]+")  # what cannot stand in an experiment's name, which is a Git reference
+PLAIN = re.compile(r"(?!(?:true|false|null)$)[A-Za-z_./][\w./+%@-]*")  # a text that YAML and DVC's -S read as text
+UNNAMEABLE = re.compile(r"[^\w.+-]+")  # characters that an experiment's name, a Git reference, cannot have
 DATA_KEYS = frozenset({"seed", "dataset", "datasets", "prepare", "backbones", "extract", "store"})
 
 
 class StudyFile(Section):
-    """What stands in a study's file."""
+    """The content of a study's file."""
 
     set: dict[str, Any] = Field(default_factory=dict)
     ensembles: dict[str, Names] = Field(default_factory=dict)
@@ -51,11 +51,11 @@ class Configuration:
     """One experiment of a study.
 
     Attributes:
-        name: of the DVC experiment, starts with the study's name.
-        source: what is inverted, and how it is fused: a column of the study's table.
-        variant: everything else that the grid varies: a row of the study's table.
+        name: of the DVC experiment; starts with the study's name.
+        source: the inverted layers and their fusion, a column of the study's table.
+        variant: everything else that the grid varies, a row of the study's table.
         settings: `key=value` parameters, valid for `dvc exp run -S` and for `--set`.
-        sources: the layers that `source` stands for.
+        sources: the layers of `source`.
     """
 
     name: str
@@ -79,14 +79,14 @@ class Study:
 
 
 def load_study(path: Path, params: Path, overrides: Iterable[str] = ()) -> Study:
-    """Read the study in `path` and expand its grids; every key must be one of the file `params`.
+    """Read the study in `path` and expand its grids. Loading the params of each configuration checks their values.
 
-    `overrides` are `key=value` settings of every configuration, over those of the file.
-
-    Names and values are held against the library by whoever loads the params of each configuration.
+    Args:
+        params: the parameters file, which must have every key of the study.
+        overrides: `key=value` settings of every configuration, which override the file's `set`.
 
     Raises:
-        ParamsError: unreadable YAML, an unknown key, a source that is none, two configurations of one name.
+        ParamsError: unreadable YAML, an unknown key, an invalid source, or two configurations with one name.
     """
     values = _read(path)
     try:
@@ -106,8 +106,8 @@ def load_study(path: Path, params: Path, overrides: Iterable[str] = ()) -> Study
     twice = [name for name, count in Counter(each.name for each in configurations).items() if count > 1]
     if twice:
         raise ParamsError(
-            f"{path}: two configurations are called {', '.join(twice)}; give what differs between them as a list, "
-            "so that it stands in their names"
+            f"{path}: two configurations are called {', '.join(twice)}; write the keys that differ as lists, so that "
+            "their values appear in the names"
         )
     return Study(path.stem, configurations)
 
@@ -134,7 +134,7 @@ def _dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _problems(file: StudyFile, known: frozenset[str]) -> Iterator[str]:
-    """What no configuration of the file could be made of."""
+    """Problems of the file's keys and sources, a sentence each."""
     for key in file.set:
         yield from _key_problems(f"set.{key}", key, known)
     for name, members in file.ensembles.items():

@@ -1,4 +1,4 @@
-"""What layers hold, beside what decoders get: the table of a study whose experiments refine images."""
+"""The table of a study whose experiments refine images: bicubic floor, ridge, decoder and refined image."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from pipeline.core.tables import markdown_table
-from pipeline.experiments.comparison import Experiment
+from pipeline.experiments.found import Experiment
 from pipeline.experiments.study.grid import Configuration
 
-COLUMNS = {  # of per_image.csv, in the words of the table, from what needs least to what needs most
+COLUMNS = {  # column of the table → column of per_image.csv
     "bicubic": "bicubic_psnr",
     "ridge": "linear_psnr",
     "decoder": "psnr",
@@ -20,12 +20,12 @@ DECIBELS = "{:.2f}"
 
 
 def held(configurations: Sequence[Configuration], experiments: Mapping[str, Experiment]) -> pd.DataFrame:
-    """A row for each experiment that refined images, with means of PSNR over exactly the images that were refined.
+    """A row for each experiment that refined images, with the mean PSNR of exactly the images that were refined.
 
     Columns: source, variant, refiner, budget (evaluations of the network for each image), images, bicubic, ridge,
-    decoder, refined, warned (refining took validation images farther from the photographs and nearer in features). A
-    read-out (column ridge) is its own; a decoder that did not start from one has none. Networks stand as in the
-    study, the layers of each by depth.
+    decoder, refined, warned (refining lowered the PSNR of validation images while their feature error fell). For the
+    decoder `linear`, ridge is the decoder; a decoder that did not start from a read-out has no ridge. Networks are
+    ordered as in the study, and the layers of each by depth.
     """
     rows = []
     for each in configurations:
@@ -51,7 +51,7 @@ def held(configurations: Sequence[Configuration], experiments: Mapping[str, Expe
 
 
 def held_markdown(table: pd.DataFrame) -> str:
-    """One line a source, one column a variant; in each cell ridge / decoder / refined, dB."""
+    """A row for each source and a column for each variant; each cell is ridge / decoder / refined, dB."""
     variants = list(dict.fromkeys(table["variant"]))
     header = ["source", "refined by (evaluations)", "bicubic", *variants]
     images = ", ".join(f"{count}" for count in sorted(set(table["images"])))
@@ -76,7 +76,7 @@ def _network(source: str) -> str:
 
 
 def _depth(source: str) -> int:
-    """`vit_small.block10` is at depth 10; an ensemble, whose name has no layer, at 0."""
+    """The depth of a source: 10 for `vit_small.block10`, 0 for an ensemble, whose name has no layer."""
     return int("".join(filter(str.isdigit, source.partition(".")[2])) or 0)
 
 

@@ -1,4 +1,4 @@
-"""A finished study in one folder: leaderboard, table by variant and source, curves over depth."""
+"""Write a finished study into one folder: leaderboard, table by variant and source, curves over depth."""
 
 from __future__ import annotations
 
@@ -11,15 +11,8 @@ from pipeline.core.files import whole_file, write_whole
 from pipeline.core.params import Params
 from pipeline.evaluation.pictures import save_png
 from pipeline.evaluation.report import weights
-from pipeline.experiments.comparison import (
-    Experiment,
-    gain_notes,
-    lead_notes,
-    leaderboard,
-    markdown,
-    opened,
-    protocol_notes,
-)
+from pipeline.experiments.comparison import gain_notes, lead_notes, leaderboard, markdown, protocol_notes
+from pipeline.experiments.found import Experiment, opened
 from pipeline.experiments.study.depth import best_by_layer, depth_markdown, depth_picture
 from pipeline.experiments.study.figures import depth_curves, heat_map
 from pipeline.experiments.study.grid import Configuration
@@ -32,14 +25,20 @@ DEPTHS = "depths.svg"
 def write_results(
     configurations: Sequence[Configuration], params: Params, output: Path, metric: str, notes: Sequence[str] = ()
 ) -> str:
-    """Write leaderboard.md, leaderboard.csv, table.csv, heat_map.svg and, with several layers of a network, depths.svg.
+    """Write leaderboard.md, leaderboard.csv, table.csv and heat_map.svg into `output`.
 
-    Each such network gets depth_NETWORK.md and .png besides: its layers' best experiments in numbers and in pictures.
-    Where experiments refined images, also held.md, held.csv and held.svg: what the layers hold. `params` say how deep
-    each layer is; `notes` are put below the leaderboard. Returns it, as Markdown.
+    If a network has several layers, depths.svg is added, and depth_NETWORK.md and .png with its layers' best
+    experiments in numbers and in pictures. If experiments refined images, held.md, held.csv and held.svg are added.
+
+    Args:
+        params: give the order of each network's layers.
+        notes: sentences below the leaderboard.
+
+    Returns:
+        The leaderboard as Markdown.
 
     Raises:
-        DataError: an experiment cannot be read or was not scored by `metric`.
+        DataError: an experiment cannot be read, or has no `metric`.
     """
     with opened([each.name for each in configurations]) as experiments:
         table = leaderboard(experiments, metric)
@@ -79,7 +78,7 @@ def _write_depths(networks: Mapping[str, Mapping[str, Experiment]], output: Path
 
 
 def _write_or_remove(path: Path, text: str | None) -> None:
-    """An earlier run's file never stays where this one has nothing to say."""
+    """Write `text`, or remove an earlier run's file if there is none."""
     if text is None:
         path.unlink(missing_ok=True)
     else:
@@ -87,7 +86,7 @@ def _write_or_remove(path: Path, text: str | None) -> None:
 
 
 def pivot(table: pd.DataFrame, configurations: Sequence[Configuration], metric: str) -> pd.DataFrame:
-    """Means of `metric`: a row for each variant, a column for each source, both in the order of the study's file."""
+    """Means of `metric`: a row for each variant and a column for each source, in the order of the study's file."""
     means = dict(zip(table["experiment"], table[metric], strict=True))
     variants = list(dict.fromkeys(each.variant for each in configurations))
     sources = list(dict.fromkeys(each.source for each in configurations))

@@ -1,4 +1,4 @@
-"""Computing a study: features first, once; then workers of DVC's queue, at most one on a GPU."""
+"""Compute a study: first the features, once; then the experiments by workers of DVC's queue, at most one per GPU."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from pipeline.experiments.study.grid import Configuration
 
 DVC = (sys.executable, "-m", "dvc")
 READY = "ready."  # what a worker logs once it listens to the queue
-WAIT = 1.0  # seconds between looks at the workers
+WAIT = 1.0  # seconds between two checks of the workers
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def graphics_cards() -> tuple[str, ...]:
-    """What CUDA_VISIBLE_DEVICES calls the GPUs that this process may use."""
+    """The names in CUDA_VISIBLE_DEVICES of the GPUs that this process may use."""
     count = torch.cuda.device_count()
     named = [name.strip() for name in os.environ.get(VISIBLE, "").split(",") if name.strip()]
     return tuple(named[:count] or map(str, range(count)))
 
 
 def check_jobs(jobs: int | None, cards: Sequence[str]) -> int:
-    """How many experiments to run at a time: `jobs`, or one for each GPU, or one.
+    """The number of experiments at a time: `jobs`, by default one for each GPU, or one without a GPU.
 
     Raises:
-        DeviceError: fewer than one, or more than GPUs where there are any.
+        DeviceError: `jobs` is below one, or exceeds the number of GPUs if there are any.
     """
     if jobs is None:
         return max(1, len(cards))
@@ -42,14 +42,14 @@ def check_jobs(jobs: int | None, cards: Sequence[str]) -> int:
         raise DeviceError(f"--jobs {jobs}: must be at least 1")
     if cards and jobs > len(cards):
         raise DeviceError(
-            f"--jobs {jobs}: {len(cards)} GPUs are visible here, and two experiments on one would share its memory; "
-            f"give at most {len(cards)}"
+            f"--jobs {jobs}: {len(cards)} GPUs are visible here, and two experiments on one GPU would share its "
+            f"memory; give at most {len(cards)}"
         )
     return jobs
 
 
 def extract_features(configurations: Iterable[Configuration], study: str, queue: Queue) -> None:
-    """Fill DVC's cache with every feature that the configurations need; what is there is not computed again.
+    """Fill DVC's cache with all features of the configurations; cached features are not computed again.
 
     Raises:
         DataError: an extraction failed.
@@ -62,17 +62,20 @@ def extract_features(configurations: Iterable[Configuration], study: str, queue:
         run = subprocess.run(command, env=_environment())
         if run.returncode:
             raise DataError(
-                f"the features of {study} could not be extracted; DVC says above why (in a fresh clone it "
-                "wants the outputs that dvc.lock names: run dvc repro, or dvc pull, first)"
+                f"the features of {study} could not be extracted; DVC gives the reason above (in a fresh clone it "
+                "needs the outputs that dvc.lock names: run dvc repro, or dvc pull, first)"
             )
     queue.forget([name])
 
 
 def work_off(count: int, finished: Callable[[], int], jobs: int, cards: Sequence[str], logs: Path) -> None:
-    """Run `jobs` workers of DVC's queue until it is empty; worker k alone sees GPU k. They end with this process.
+    """Run `jobs` workers of DVC's queue until it is empty; worker k sees GPU k only. They end with this process.
 
-    `count` experiments are waiting; `finished()` says how many of them have a result. A worker leaves by itself some
-    seconds after it found the queue empty; once all have a result nobody waits for that.
+    A worker ends some seconds after it found the queue empty; once all experiments have a result, this function does
+    not wait for that.
+
+    Args:
+        count: experiments in the queue. finished: returns how many of them have a result.
     """
     with _workers(jobs, cards, logs) as workers, progress("study", count, "experiments") as advance:
         seen = 0
@@ -102,7 +105,7 @@ def _workers(jobs: int, cards: Sequence[str], logs: Path) -> Iterator[list[subpr
 
 
 def _stop(workers: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Ask all to end after the experiment they are at, and wait for that."""
+    """Ask all workers to end after their present experiment, and wait."""
     for worker in workers:
         worker.terminate()
     for worker in workers:
@@ -110,13 +113,13 @@ def _stop(workers: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def _wait_until_ready(worker: subprocess.Popen[bytes], log: Path) -> None:
-    """Workers that start at the same moment can break one another: the queue's files are not locked meanwhile."""
+    """Wait for a worker to start: two that start at once can break the queue's files, which they do not lock."""
     while worker.poll() is None and READY not in log.read_text(errors="replace"):
         time.sleep(WAIT / 5)
 
 
 def _environment(jobs: int = 1) -> dict[str, str]:
-    """This process's, with its Python first on the path (DVC runs `python` and `dvc` from there)."""
+    """This process's environment, with its Python first on the path, from which DVC runs `python` and `dvc`."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
     if jobs > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))

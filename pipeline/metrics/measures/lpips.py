@@ -1,4 +1,4 @@
-"""Learned perceptual distance (Zhang et al. 2018); null where AlexNet's weights are not here."""
+"""Learned perceptual distance (Zhang et al. 2018); null without AlexNet's weights."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""A saved model: model.safetensors (weights) and model.json (everything needed to rebuild the module around them)."""
+"""Saved models: model.safetensors holds the weights, model.json everything needed to rebuild the module."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 
 def save_model(directory: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
-    """Write both files through temporary names, the description last: no description, no model.
+    """Write both files through temporary names. The description is last: without it there is no model.
 
     Raises:
-        CheckpointError: a number among them is not finite.
+        CheckpointError: a weight is not finite.
         OSError: the disk is full, or cannot be written.
     """
     require_finite(directory, tensors)
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / DESCRIPTION).unlink(missing_ok=True)  # new weights never stand under an old description
-    # as bytes: safetensors' own writing reports a full disk as an error of its format
+    (directory / DESCRIPTION).unlink(missing_ok=True)  # new weights must never have an old description
+    # as bytes, because safetensors' own writing reports a full disk as an error of its format
     contents = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     write_whole(directory / WEIGHTS, contents)
     write_whole(directory / DESCRIPTION, (json.dumps(description, indent=2, sort_keys=True) + "\n").encode())
 
 
 def require_finite(directory: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raise CheckpointError unless every number of a model that `directory` is to hold is finite."""
+    """Raise CheckpointError unless all `tensors` are finite; the message names `directory`, their destination."""
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise CheckpointError(
-                f"no model is saved in {directory}: {name} holds numbers that are not finite, which come from features "
-                "or photographs that are not; extract again (python -m stages extract), with extract.precision: fp32"
+                f"no model is saved in {directory}: {name} holds numbers that are not finite, because features or "
+                "photographs are not; extract again (python -m stages extract), with extract.precision: fp32"
             )
 
 
 def require_first_stage(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Raise StoreError unless `folder` holds what the first stage described by `facts` needs for new photographs."""
+    """Raise StoreError unless `folder` holds the read-out and the refiner of the first stage described by `facts`."""
     remedy = "run `python -m stages refine`"
     for path in (folder / LINEAR_FOLDER / WEIGHTS, folder / LINEAR_FOLDER / DESCRIPTION, folder / LEARNED):
         if not path.is_file():
@@ -59,7 +59,7 @@ def require_first_stage(folder: Path, facts: Mapping[str, Any]) -> None:
 
 
 def copy_first_stage(folder: Path, models: Path) -> None:
-    """Put into `models` what the first of two stages, in `folder`, needs for photographs that are in no store."""
+    """Copy the first stage's read-out and refiner from `folder` to `models`, for photographs that are in no store."""
     shutil.copytree(folder / LINEAR_FOLDER, models / LINEAR_FOLDER)
     shutil.copyfile(folder / LEARNED, models / LEARNED)
 

@@ -1,4 +1,4 @@
-"""The contract of every decoder: standardised features in, RGB in [0, 1] out."""
+"""The contract of decoders: from standardised features to RGB in [0, 1]."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from pipeline.core.sources import FeatureShape, ImageSize
 class Decoder(nn.Module, ABC):
     """Maps features (B, C, H, W) of one fixed shape to RGB images (B, 3, H', W').
 
-    A subclass sets `output`, its last layer with parameters: everything behind it is linear and
-    without bias (a pixel shuffle, an inverse wavelet transform), so a zero `output` is a zero image.
+    A subclass sets `output`, its last layer with parameters. All operations after it must be linear and without bias
+    (a pixel shuffle, an inverse wavelet transform), so that a zero `output` gives a zero image.
     """
 
     class Options(Section):
@@ -29,7 +29,7 @@ class Decoder(nn.Module, ABC):
     output: nn.Conv2d
 
     def __init__(self, shape: FeatureShape, image: ImageSize, options: Section) -> None:
-        """A subclass takes its own `Options`, and raises ShapeError where it cannot reach `image` from `shape`."""
+        """A subclass takes its own `Options`, and raises ShapeError if it cannot make `image` from `shape`."""
         super().__init__()
         self.shape = shape
         self.image = image
@@ -48,7 +48,7 @@ class Decoder(nn.Module, ABC):
         return torch.sigmoid(self.synthesize(features).float())
 
     def zero_output(self) -> None:
-        """Make `synthesize` exactly 0 for any input, with gradients still reaching `output`."""
+        """Set `output` to zero: `synthesize` is exactly 0 for any input, and gradients still reach `output`."""
         with torch.no_grad():
             for parameter in self.output.parameters():
                 parameter.zero_()
@@ -57,7 +57,7 @@ class Decoder(nn.Module, ABC):
         """Image edge over feature edge.
 
         Raises:
-            ShapeError: it is no whole number, or differs between height and width.
+            ShapeError: it is not a whole number, or differs between height and width.
         """
         rows, columns = self.image.height / self.shape.height, self.image.width / self.shape.width
         if rows != columns or rows % 1:
@@ -69,10 +69,10 @@ class Decoder(nn.Module, ABC):
         return int(rows)
 
     def doublings(self) -> int:
-        """How often the feature grid has to be doubled to reach the image.
+        """The number of doublings from the feature grid to the image.
 
         Raises:
-            ShapeError: the ratio of image to feature edge is no power of two.
+            ShapeError: the ratio of image to feature edge is not a power of two.
         """
         ratio = self.whole_ratio()
         if ratio & (ratio - 1):
@@ -92,7 +92,7 @@ def build_decoder(name: str, options: Mapping[str, Any], shape: FeatureShape, im
 
     Raises:
         ParamsError: unknown name, or wrong options.
-        ShapeError: the decoder cannot reach `image` from `shape`.
+        ShapeError: the decoder cannot make `image` from `shape`.
     """
     decoder = DECODERS.get(name)
     return decoder(shape, image, parse_section(decoder.Options, options, f"decoders.{name}"))

@@ -1,4 +1,4 @@
-"""The contract of every fusion: standardised features of all sources in, one feature map out."""
+"""The contract of fusions: from standardised features of all sources to one feature map."""
 
 from __future__ import annotations
 
@@ -19,10 +19,7 @@ MOST_SOURCES = 4
 
 
 class Fusion(nn.Module, ABC):
-    """Maps the features of all sources to one feature map, of shape `shape`.
-
-    Source i keeps its place i in every parameter.
-    """
+    """Maps the features of all sources to one feature map of shape `shape`. Parameters are ordered as the sources."""
 
     class Options(Section):
         """The fusion's section of params.yaml."""
@@ -35,11 +32,11 @@ class Fusion(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, features: Sequence[Tensor]) -> Float[Tensor, "b c h w"]:
-        """Sources (B, Cᵢ, Hᵢ, Wᵢ), in the order of the shapes, to (B, C, H, W) as `shape` says."""
+        """Sources (B, Cᵢ, Hᵢ, Wᵢ), in the order of the shapes, to (B, C, H, W) of `shape`."""
 
     @abstractmethod
     def source_weights(self, features: Sequence[Tensor]) -> Float[Tensor, " sources"] | None:
-        """The learned share of each source, (sources,) summing to 1, averaged over the batch; None without such."""
+        """The learned weight of each source, (sources,) with sum 1, averaged over the batch; None if there are none."""
 
 
 class AlignedFusion(Fusion):
@@ -73,7 +70,7 @@ class AlignedFusion(Fusion):
         size = (self.shape.height, self.shape.width)
         if x.shape[-2:] == size:
             return x
-        if x.shape[-2] > size[0]:  # bilinear alone would skip over pixels; antialias knows no bfloat16
+        if x.shape[-2] > size[0]:  # bilinear alone would skip pixels; antialias does not support bfloat16
             return F.interpolate(x.float(), size=size, mode="bilinear", antialias=True)
         return F.interpolate(x, size=size, mode="bilinear")
 

@@ -1,4 +1,4 @@
-"""From cached features to an image: standardise, fuse, decode; optionally on top of the read-out."""
+"""The inverter, from cached features to an image: standardise, fuse, decode; optionally added to the read-out."""
 
 from __future__ import annotations
 
@@ -31,12 +31,14 @@ RGB = 3  # channels of an image
 
 @dataclass(frozen=True)
 class Blueprint:
-    """Everything that fixes an inverter's modules and shapes; plain values, so that it is saved beside the weights.
+    """Everything that determines an inverter's modules and shapes, as plain values to be saved beside the weights.
 
-    `linear` holds the options of the read-out under the decoder (warm start), or None. `two_stage`: behind the
-    one source comes a refined image. `kernels`: the read-out's neighbourhood of each input; none in older models,
-    whose options gave one for all channels together. `apart`: places of the sources, all of one grid, that the linear
-    part reads on that grid, too, because there they alone say more than all on the largest.
+    Attributes:
+        linear: options of the read-out to which the decoder is added (warm start), or None.
+        two_stage: whether a refined image follows the one source as a further input.
+        kernels: the read-out's kernel for each input; empty in older models, whose options had one for all channels.
+        apart: positions of sources with one common grid, which the read-out also reads on that grid, because alone
+            they were more accurate there than all sources on the largest grid.
     """
 
     sources: tuple[str, ...]
@@ -53,7 +55,7 @@ class Blueprint:
 
     @classmethod
     def of(cls, params: Params, shapes: Mapping[Source, FeatureShape], image: ImageSize) -> Blueprint:
-        """The inverter params.yaml asks for. Sources are sorted: their order in params.yaml changes nothing."""
+        """The blueprint for `params`. Sources are sorted, so that their order in params.yaml changes nothing."""
         sources = sorted(shapes)
         warm = params.train.warm_start == LINEAR and params.decoder != LINEAR
         kernel = parse_section(Linear.Options, params.linear_options, f"decoders.{LINEAR}").kernel
@@ -76,7 +78,7 @@ class Blueprint:
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Blueprint:
-        """The inverse of `asdict`, after a trip through JSON (lists become tuples again)."""
+        """The inverse of `plain`, for values read from JSON (lists become tuples again)."""
         shapes = tuple((c, h, w) for c, h, w in values["shapes"])
         height, width = values["image"]
         later = {
@@ -93,34 +95,34 @@ class Blueprint:
 
     @property
     def inputs(self) -> Inputs[tuple[int, int, int]]:
-        """(C, H, W) of each."""
+        """(C, H, W) of each input."""
         return Inputs(self.shapes, (RGB, *self.image) if self.two_stage else None)
 
     @property
     def block(self) -> int:
-        """In two stages the edge of the block of pixels under one feature. Raises ShapeError: it is no whole number."""
+        """In two stages, the edge of the block of pixels under one feature. Raises ShapeError: not a whole number."""
         ((channels, height, width),) = self.shapes
         ratios = {self.image[0] / height, self.image[1] / width}
         ratio = ratios.pop()
         if ratios or ratio % 1:
             raise ShapeError(
-                f"two_stage.refine: features {FeatureShape(channels, height, width)} stand for no square blocks of "
-                f"whole pixels of a {ImageSize(*self.image)} image; choose another layer, another prepare.crop, or "
-                "two_stage.refine: none"
+                f"two_stage.refine: features {FeatureShape(channels, height, width)} do not divide a "
+                f"{ImageSize(*self.image)} image into square blocks of whole pixels; choose another layer, another "
+                "prepare.crop, or two_stage.refine: none"
             )
         return int(ratio)
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Channels under one feature of each input: of an image those of its block of pixels."""
+        """Channels of each input at one feature position; for an image, those of its block of pixels."""
         channels = tuple(channels for channels, _, _ in self.shapes)
         return (*channels, RGB * self.block**2) if self.two_stage else channels
 
 
 class Standardise(nn.Module):
-    """Each channel to zero mean and unit variance, by the training rows' statistics from the store's manifest.
+    """Standardise each channel to zero mean and unit variance, by the training rows' statistics in the manifest.
 
-    The mean is kept in float64: far from zero a float32 one is off by more than a small channel varies.
+    The mean is float64, because far from zero the rounding of a float32 mean can exceed a channel's deviation.
     """
 
     mean: Tensor
@@ -132,7 +134,7 @@ class Standardise(nn.Module):
         self.register_buffer("scale", torch.ones(channels, 1, 1))
 
     def fit(self, mean: Float[Tensor, " c"], std: Float[Tensor, " c"]) -> None:
-        """Take the statistics over; a channel that never varies becomes zero."""
+        """Set the statistics, each (C,); a constant channel becomes zero."""
         alive = torch.from_numpy(varying(mean.double().numpy(), std.double().numpy()))
         self.mean.copy_(mean[:, None, None])
         self.scale.copy_(torch.where(alive, std.reciprocal(), 0)[:, None, None])
@@ -144,13 +146,13 @@ class Standardise(nn.Module):
 
 
 class Inverter(nn.Module):
-    """Features of one or several sources to RGB (B, 3, H, W).
+    """Maps features of one or several sources to RGB (B, 3, H, W).
 
-    In two stages there is one source, and an image (B, 3, H, W) that was refined through the known network from
-    its features. Its pixels under each feature are further channels of that feature.
+    In two stages there is one source and its refined image (B, 3, H, W), whose pixels under each feature are further
+    channels of that feature.
 
-    In evaluation the image lies in [0, 1]. In training the sum of a read-out and a decoder is left
-    unclamped, because a clamp has no gradient outside.
+    In evaluation mode the image is clamped to [0, 1]. In training mode the sum of read-out and decoder is not clamped,
+    because a clamp has no gradient outside.
     """
 
     def __init__(self, blueprint: Blueprint) -> None:
@@ -181,7 +183,7 @@ class Inverter(nn.Module):
                 self.decoder.zero_output()
 
     def _reading(self, places: Sequence[int]) -> Linear:
-        """A read-out for some sources of one grid. Raises ShapeError: that is no grid of whole blocks of pixels."""
+        """A read-out of sources with one common grid. Raises ShapeError: the grid does not divide the image."""
         shapes = [FeatureShape(*self.blueprint.shapes[place]) for place in places]
         shape = FeatureShape(sum(each.channels for each in shapes), shapes[0].height, shapes[0].width)
         parts = tuple(
@@ -190,24 +192,24 @@ class Inverter(nn.Module):
         return Linear(shape, ImageSize(*self.blueprint.image), Linear.Options(kernel=None), parts)
 
     def coarser(self) -> list[tuple[tuple[int, ...], Linear]]:
-        """What the read-out could read apart: the sources of each grid that is not `grid`, and how."""
+        """Candidates for `read_apart`: for each grid other than `grid`, the positions of its sources and a read-out."""
         grids: dict[tuple[int, int], list[int]] = {}
         for place, (_, height, width) in enumerate(self.blueprint.shapes):
             grids.setdefault((height, width), []).append(place)
         found = []
         for places in (tuple(each) for grid, each in grids.items() if grid != self.grid):
-            with suppress(ShapeError):  # alone these sources have no read-out, so there is none to fall behind
+            with suppress(ShapeError):  # these sources alone have no read-out
                 found.append((places, self._reading(places).to(self.device)))
         return found
 
     def read_apart(self, places: Sequence[int], reading: Linear) -> None:
-        """Make one of `coarser` a piece of the read-out."""
+        """Add one of `coarser` to the read-out."""
         self.blueprint = replace(self.blueprint, apart=tuple(places))
         self.apart = nn.ModuleList([reading])
 
     @property
     def readout(self) -> nn.Module | None:
-        """All that is solved and not trained."""
+        """The modules solved in closed form; None without a read-out."""
         return nn.ModuleList([self.linear, *self.apart]) if self.linear is not None and self.apart else self.linear
 
     @property
@@ -216,29 +218,29 @@ class Inverter(nn.Module):
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """In the order `forward` takes their features."""
+        """The sources, in the order of `forward`'s features."""
         return tuple(map(Source.parse, self.blueprint.sources))
 
     @property
     def inputs(self) -> Inputs[str]:
-        """The names of what `forward` takes."""
+        """The names of `forward`'s inputs."""
         return Inputs(self.blueprint.sources, REFINED_INPUT if self.blueprint.two_stage else None)
 
     def fit_statistics(self, statistics: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Take over mean and standard deviation, each (C,), of everything in `inputs`, in that order."""
+        """Set mean and standard deviation, each (C,), of every input, in order."""
         for standardise, (mean, std) in zip(self.standardise, statistics, strict=True):
             assert isinstance(standardise, Standardise)
             standardise.fit(mean, std)
 
     def standardised(self, inputs: Inputs[Tensor]) -> tuple[Tensor, ...]:
-        """(B, C, H, W) of each source, the pixels of the refined image among the channels of its one."""
+        """Standardised features (B, C, H, W) of each source, joined with the pixels of the refined image if given."""
         found = inputs.map(lambda each, standardise: standardise(each), self.standardise)
         if found.image is None:
             return found.features
         return (torch.cat([*found.features, F.pixel_unshuffle(found.image, self.blueprint.block)], dim=1),)
 
     def stack(self, standardised: Sequence[Tensor]) -> Float[Tensor, "b c h w"]:
-        """All sources on the largest grid (bilinear), channels concatenated: the input of the read-out."""
+        """The input of the read-out: all sources resampled to the largest grid (bilinear), channels concatenated."""
         on_grid = [x if x.shape[-2:] == self.grid else _resized(x, self.grid) for x in standardised]
         return on_grid[0] if len(on_grid) == 1 else torch.cat(on_grid, dim=1)
 
@@ -253,10 +255,10 @@ class Inverter(nn.Module):
         return image if self.training else image.clamp(0, 1)
 
     def _read_out(self, standardised: Sequence[Tensor]) -> Float[Tensor, "b 3 y x"]:
-        """In float32 also under autocast.
+        """The read-out's image, in float32 also under autocast.
 
-        The rounding of bfloat16 alone is an error of about 60 dB in the image: the floor of a good read-out, and
-        training would not start at its solution.
+        bfloat16 would add an error of about 60 dB to the image, and training would not start at the read-out's
+        solution.
         """
         assert self.linear is not None
         with computing_in("fp32", self.device):
@@ -268,18 +270,18 @@ class Inverter(nn.Module):
 
 
 def joined(standardised: Sequence[Tensor], places: Sequence[int]) -> Float[Tensor, "b c h w"]:
-    """The channels of some sources of one grid."""
+    """The channels of the sources at `places`, which have one grid, concatenated."""
     return torch.cat([standardised[place] for place in places], dim=1)
 
 
 def _resized(x: Tensor, grid: tuple[int, int]) -> Tensor:
-    # one edge may shrink where no grid is the largest in both: bilinear alone would skip over features
+    # one edge may shrink if no grid is the largest in both edges; bilinear alone would skip features
     shrinks = any(own > new for own, new in zip(x.shape[-2:], grid, strict=True))
     return F.interpolate(x, grid, mode="bilinear", align_corners=False, antialias=shrinks)
 
 
 def _channels_last(features: Sequence[Tensor]) -> list[Tensor]:
-    """The order in memory in which convolutions are fastest; stores keep (C, H, W)."""
+    """Convert to the memory format in which convolutions are fastest; stores have (C, H, W)."""
     return [each.contiguous(memory_format=torch.channels_last) for each in features]
 
 
@@ -287,8 +289,8 @@ def load_inverter(models: Path, device: torch.device) -> Inverter:
     """The trained inverter saved in `models`, in evaluation mode on `device`.
 
     Raises:
-        CheckpointError: no model there, a damaged one, or weights that do not fit their description.
-        ParamsError, ShapeError: the description asks for what this version does not have or cannot build.
+        CheckpointError: the model is missing or damaged, or its weights do not fit its description.
+        ParamsError, ShapeError: this version does not have, or cannot build, the described modules.
     """
     tensors, description = load_model(models)
     try:

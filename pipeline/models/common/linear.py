@@ -1,4 +1,4 @@
-"""The read-out: what is linearly decodable, by one convolution and a pixel shuffle, solved in closed form."""
+"""The read-out: one convolution and a pixel shuffle, solved in closed form, for what is linearly decodable."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WIDEST_FOR_3X3 = 256  # channels; above, 9·C unknowns outgrow a few hundred ima
 
 
 def kernel_alone(channels: int, vector: bool) -> int:
-    """The kernel that `kernel: null` is for one source of so many channels; a `vector` has no neighbours."""
+    """The kernel that `kernel: null` means for one source with `channels`; a `vector` (1×1 grid) has no neighbours."""
     return 3 if channels <= WIDEST_FOR_3X3 and not vector else 1
 
 
@@ -33,13 +33,13 @@ def _odd(kernel: int) -> int:
 class Linear(Decoder):
     """An affine map from a k×k neighbourhood of features to the r×r pixels under its centre.
 
-    `synthesize` is pixel_shuffle(conv(x), r), r the image edge over the feature edge. Row d of the
+    `synthesize` is pixel_shuffle(conv(x), r) with r the image edge over the feature edge. Row d of the
     convolution's (3·r·r, C·k·k) weight predicts channel d of `pixel_unshuffle(target, r)` from
-    `unfold(x, k, padding=k // 2)`, whose rows run over (C, k, k): regressing the one on the other is
-    solving for this layer. The output is clamped to [0, 1], not squashed.
+    `unfold(x, k, padding=k // 2)`, whose rows run over (C, k, k). A linear regression between the two therefore solves
+    for this layer. The output is clamped to [0, 1], without a sigmoid.
 
-    Several sources, `parts` of the channels, may have kernels of their own. Then there is a convolution for each size
-    of kernel over the channels of all parts that have it, and their sum is shuffled.
+    Several sources (`parts` of the channels) may have different kernels. Then each size of kernel has one convolution
+    over the channels of its parts, and the sum of the convolutions is shuffled.
     """
 
     class Options(Section):
@@ -47,7 +47,7 @@ class Linear(Decoder):
         kernel: Annotated[int, Field(ge=1), AfterValidator(_odd)] | None
 
     def __init__(self, shape: FeatureShape, image: ImageSize, options: Options, parts: Sequence[Part] = ()) -> None:
-        """Without `parts`, all channels are one. Raises ShapeError: image over feature edge is no whole number."""
+        """Without `parts`, all channels are one part. Raises ShapeError: image over feature edge is no whole number."""
         super().__init__(shape, image, options)
         self.ratio = self.whole_ratio()
         vector = shape.height == shape.width == 1
@@ -81,11 +81,11 @@ class Linear(Decoder):
 
     @torch.no_grad()
     def load_solution(self, weight: Float[Tensor, "d t"], bias: Float[Tensor, " t"]) -> None:
-        """Take the solution of `unfolded @ weight + bias ≈ unshuffled`.
+        """Set the weights to the solution of `unfolded @ weight + bias ≈ unshuffled`.
 
         Args:
-            weight: (Σ C·k·k, 3·r·r), any float dtype and device; rows by kernel, the largest first, then by part, in
-                each as `unfold`; columns as `pixel_unshuffle`.
+            weight: (Σ C·k·k, 3·r·r), any float dtype and device. Rows are ordered by kernel, the largest first, then by
+                part, then as in `unfold`; columns as in `pixel_unshuffle`.
             bias: (3·r·r,).
         """
         convolutions = self._convolutions

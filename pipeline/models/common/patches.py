@@ -1,12 +1,12 @@
-"""Second moments of k×k patches without building the patches.
+"""Second moments of k×k patches, computed without building the patches.
 
-The product of two patch entries, at offsets a and b from the centre, summed over all positions, depends
-on the lag b − a alone but for the border. So the (C·k²)² Gram matrix needs (2k−1)²/2 products of C×C over
-the image instead of k⁴ (13 instead of 81 for k = 3), and thin ones along the border; the unfolded patches,
-k² times the features, never exist.
+The sum over all positions of the product of two patch entries, at offsets a and b from the centre, depends only on
+the lag b − a, except at the border. So the (C·k²)² Gram matrix needs (2k−1)²/2 products of C×C over the image instead
+of k⁴ (13 instead of 81 for k = 3), and thin products along the border. The unfolded patches, k² times the size of the
+features, are never built.
 
-Images carry a border of k − 1 zeros, the longest lag, and lie behind one another in memory, so that a lag
-is a shift of the flat array: what runs over an edge lands on zeros, and no shifted copy is made.
+Images are padded with k − 1 zeros, the longest lag, and are contiguous in memory, so a lag is a shift of the flat
+array: entries shifted over an edge meet zeros, and no shifted copy is needed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 Offset = tuple[int, int]  # rows, columns
-Part = tuple[int, int]  # channels of one source, and the edge k of the k×k neighbourhood that it is read from
+Part = tuple[int, int]  # channels of one source, and its kernel k
 
 
 def by_kernel(parts: Sequence[Part]) -> dict[int, list[int]]:
-    """Kernels, the largest first, each with the places of the parts that have it: the order of all patch entries."""
+    """Kernels, the largest first, with the positions of their parts: the order of all patch entries."""
     kernels = sorted({kernel for _, kernel in parts}, reverse=True)
     return {kernel: [place for place, part in enumerate(parts) if part[1] == kernel] for kernel in kernels}
 
@@ -59,7 +59,7 @@ def patch_cross(x: Float[Tensor, "c b h w"], y: Float[Tensor, "t b h w"], kernel
 
 
 def patches(x: Float[Tensor, "c b h w"], kernel: int) -> Float[Tensor, "ckk b h w"]:
-    """The zero-padded k×k patches themselves, k² times the memory: for the smaller of two kernels, as a rule 1."""
+    """The zero-padded k×k patches themselves, k² times the memory; used for the smaller of two kernels, usually 1."""
     if kernel == 1:
         return x
     unfolded = F.unfold(x.transpose(0, 1), kernel, padding=kernel // 2)  # (B, C·k·k, H·W)
@@ -79,7 +79,7 @@ def _shifted(x: Tensor, y: Tensor, lag: Offset) -> Tensor:
 
 
 def _unreached(padded: Tensor, kernel: int, offset: Offset, lag: Offset) -> Tensor:
-    """The part of `_shifted` whose q is no patch's entry at `offset`, because the patch's centre would lie outside."""
+    """The part of `_shifted` from positions q at which no patch has its entry `offset`: its centre would be outside."""
     pad, (height, width) = kernel - 1, (size - 2 * kernel + 2 for size in padded.shape[2:])
     rows, kept = _edge(offset[0], height)
     columns, _ = _edge(offset[1], width)

@@ -1,9 +1,9 @@
-"""What photographs look like, as a Gaussian: a mean colour and, for each spatial frequency, a covariance of R, G, B.
+"""A Gaussian prior of photographs: a mean colour and, for each spatial frequency, a covariance of R, G and B.
 
-Fitted on the training photographs and stationary: nothing is known of where in the picture something stands. With the
-unitary Fourier transform x̂(ω) of an image without its mean, C(ω) is the mean of Re x̂(ω) x̂(ω)ᴴ (3, 3); its real part,
-because no colour lies ahead of another. The density is −½ Σ x̂(ω)ᴴ C(ω)⁻¹ x̂(ω) up to a constant (Field 1987 for
-the spectrum; as a prior for inverting features, Mahendran & Vedaldi 2015 have total variation in its place).
+The prior is fitted on the training photographs and is stationary: it does not depend on the position in the picture.
+With the unitary Fourier transform x̂(ω) of an image minus the mean colour, C(ω) is the mean of Re x̂(ω) x̂(ω)ᴴ (3, 3);
+the real part, because no colour is displaced against another. The log density is −½ Σ x̂(ω)ᴴ C(ω)⁻¹ x̂(ω) up to a
+constant (Field 1987 for the spectrum; Mahendran & Vedaldi 2015 use total variation as the prior instead).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from pipeline.core.files import whole_file
 from pipeline.stores.prepared import PreparedData
 
 FILE = "prior.safetensors"
-PHOTOGRAPHS = 2000  # training views at most: 3×3 numbers a frequency need no more
+PHOTOGRAPHS = 2000  # training views at most, enough for 3×3 numbers for each frequency
 BATCH = 32
-LEAST = 1 / 255**2 / 12  # variance of rounding to 8 bits: no frequency of a photograph has less
+LEAST = 1 / 255**2 / 12  # variance of rounding to 8 bits, the least of any frequency of a photograph
 
 Filter = Callable[[Tensor], Tensor]
 
@@ -57,7 +57,7 @@ class ImagePrior:
         return ImagePrior(self.mean.to(device), self.variances.to(device), self.axes.to(device))
 
     def filter(self, gain: Callable[[Tensor], Tensor]) -> Filter:
-        """The symmetric linear map g(C) of images without mean (B, 3, H, W), for a function g of C's eigenvalues."""
+        """The symmetric linear map g(C) of images minus the mean (B, 3, H, W), for a function g of C's eigenvalues."""
         matrix = torch.einsum("ckhw,khw,dkhw->cdhw", self.axes, gain(self.variances), self.axes)
 
         def apply(images: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ def load_prior(folder: Path, data: PreparedData, remedy: str = "fit it: python -
     """The prior that was fitted on the training views of `data`.
 
     Raises:
-        DataError: none is there, it is damaged, or it was fitted on other data.
+        DataError: the prior is missing, damaged, or was fitted on other data.
     """
     path = folder / FILE
     if not path.is_file():
@@ -109,7 +109,7 @@ def moments(crops: Iterable[NDArray[np.uint8]]) -> tuple[Float[Tensor, " 3"], Fl
     for batch in crops:
         images = torch.from_numpy(batch).permute(0, 3, 1, 2).double() / 255
         if not count:
-            shift = images.mean(dim=(0, 2, 3), keepdim=True)  # near the mean, so that no square of it is subtracted
+            shift = images.mean(dim=(0, 2, 3), keepdim=True)  # near the mean, so that the sums do not cancel
         images -= shift
         spectrum = torch.fft.rfft2(images, norm="ortho")
         second = second + torch.einsum("bchw,bdhw->cdhw", spectrum, spectrum.conj()).real
@@ -117,5 +117,5 @@ def moments(crops: Iterable[NDArray[np.uint8]]) -> tuple[Float[Tensor, " 3"], Fl
         count += len(images)
         pixels = images[0, 0].numel()
     mean, covariance = total / count, second / count
-    covariance[:, :, 0, 0] -= pixels * torch.outer(mean, mean)  # a constant image lives at frequency 0 alone
+    covariance[:, :, 0, 0] -= pixels * torch.outer(mean, mean)  # a constant image has frequency 0 only
     return mean + shift.flatten(), covariance

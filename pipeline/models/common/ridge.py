@@ -1,8 +1,8 @@
 """Ridge regression from feature patches to pixel blocks, by streaming normal equations.
 
-With X (N, D) the k×k zero-padded patches of the standardised features plus a constant column, and Y (N, T)
-the pixel block under each feature position, the closed form is W = (XᵀX + λI)⁻¹ XᵀY. Only XᵀX and XᵀY are
-kept, in float64, so a store of any size is one pass (Hoerl & Kennard 1970; the constant is not penalised).
+Let X (N, D) be the k×k zero-padded patches of the standardised features plus a constant column, and Y (N, T)
+the pixel block under each feature position. The closed form is W = (XᵀX + λI)⁻¹ XᵀY (Hoerl & Kennard 1970; the
+constant is not penalised). Only XᵀX and XᵀY are kept, in float64, so one pass suffices for a store of any size.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from torch import Tensor
 from pipeline.core.errors import ShapeError, TrainingError
 from pipeline.models.common.patches import Part, by_kernel, patch_cross, patch_gram, patches
 
-CHUNK_ELEMENTS = 2**20  # of the features summed at once: what stays in a processor's cache, 8 MB in float64
-STRENGTHS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # of the Gram matrix's mean diagonal
+CHUNK_ELEMENTS = 2**20  # features summed at once, 8 MB in float64, which fits a processor's cache
+STRENGTHS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # λ over the Gram matrix's mean diagonal
 DROPPED = 1e9  # the strength of a part that is left out
-PART_STRENGTHS = (1e-6, 1e-4, 1e-2, 1.0, DROPPED)  # tried for one part of several, the others held
-ROUNDING = 1e-12  # of sums of squares: a variance that is less of them is none
+PART_STRENGTHS = (1e-6, 1e-4, 1e-2, 1.0, DROPPED)  # tried for one part of several, with the others fixed
+ROUNDING = 1e-12  # a variance below this fraction of the sum of squares is rounding
 
 
 class NormalEquations:
     """The sums XᵀX, XᵀY and ‖Y‖² over everything seen so far.
 
-    X has a column for each entry of each part's patches, in the order of `by_kernel`, and a constant one at the end.
+    X has a column for each entry of each part's patches, in the order of `by_kernel`, and a final constant column.
     """
 
     def __init__(self, parts: Sequence[Part], ratio: int, device: torch.device) -> None:
-        """`parts` are the channels' sources; `ratio` is the edge of the pixel block that one feature stands for."""
+        """`parts`: channels and kernel of each source. `ratio`: edge of the pixel block under one feature."""
         self.parts, self.ratio = tuple(parts), ratio
         inputs, outputs = sum(width * kernel**2 for width, kernel in self.parts) + 1, 3 * ratio**2
         self.gram = torch.zeros(inputs, inputs, dtype=torch.float64, device=device)
@@ -41,7 +41,11 @@ class NormalEquations:
         self.count = 0  # positions × outputs, the number of predicted values
 
     def update(self, features: Float[Tensor, "b c h w"], images: Float[Tensor, "b 3 y x"]) -> None:
-        """Add a batch of standardised features and the RGB images, or what is left of them, that they came from."""
+        """Add a batch of standardised features and their RGB images, or residuals of these.
+
+        Raises:
+            ShapeError: the images are not the features' grid of `ratio`×`ratio` blocks.
+        """
         height, width = features.shape[-2:]
         if images.shape[-2:] != (height * self.ratio, width * self.ratio):
             block = f"{self.ratio}×{self.ratio}"
@@ -71,7 +75,7 @@ class NormalEquations:
         self.count += y.numel()
 
     def _groups(self, x: Tensor) -> list[tuple[int, slice, Tensor]]:
-        """The channels that share a kernel, and their columns of X."""
+        """For each kernel, its columns of X and the channels of its parts."""
         found, start, sources = [], 0, x.split([width for width, _ in self.parts])
         for kernel, places in by_kernel(self.parts).items():
             own = x if len(places) == len(sources) else torch.cat([sources[place] for place in places])
@@ -89,7 +93,7 @@ class NormalEquations:
         return found
 
     def alone(self, place: int) -> NormalEquations:
-        """Those of one part."""
+        """The normal equations of one part."""
         own = NormalEquations([self.parts[place]], self.ratio, self.gram.device)
         rows = torch.arange(len(self.gram), device=self.gram.device)
         rows = torch.cat([rows[self.columns()[place]], rows[-1:]])
@@ -98,7 +102,7 @@ class NormalEquations:
         return own
 
     def mean_squared_error(self, weight: Float[Tensor, "d t"]) -> float:
-        """Of the prediction X @ weight over the rows seen, from the sums alone: no second pass."""
+        """Mean squared error of the prediction X @ weight over the rows seen, from the sums, without a second pass."""
         quadratic = (weight * (self.gram @ weight)).sum()
         linear = (weight * self.cross).sum()
         return float((quadratic - 2 * linear + self.energy) / self.count)
@@ -109,9 +113,9 @@ class RidgeSolution:
     """The chosen weights, and the error of every strength tried."""
 
     weight: Float[Tensor, "d t"]  # rows: as the columns of X
-    strength: float  # the best of those that are one for all parts
-    errors: dict[float, float]  # strength -> mean squared error on the judging split
-    strengths: tuple[float, ...]  # of each part, of the mean diagonal of its own block
+    strength: float  # the best common strength of all parts
+    errors: dict[float, float]  # common strength -> mean squared error on the judging split
+    strengths: tuple[float, ...]  # of each part, relative to the mean diagonal of its own block
     error: float  # of `weight` on the judging split
 
 
@@ -121,12 +125,16 @@ def solve(
     strengths: Sequence[float] = STRENGTHS,
     elsewhere: Sequence[int] = (),
 ) -> RidgeSolution:
-    """Fit on `train` with the strength whose error on `judge` is least; one factorisation serves all strengths.
+    """Fit on `train` with the strength of the lowest error on `judge`; one factorisation serves all strengths.
 
-    Of several parts each has a strength of its own, found one after the other from the best of: one strength for all,
-    and each part alone. So none of them costs anything on `judge`, and the price is bounded: the factorisation of each
-    part beside that of all, and a Cholesky decomposition of all for each part and strength of `PART_STRENGTHS`.
-    Parts that are tried alone `elsewhere` are not here.
+    Each of several parts has its own strength. The search starts from the best of: one strength for all parts, and each
+    part alone; then it tries other strengths for one part after the other. So no part raises the error on `judge`. The
+    cost is one factorisation for all parts and one for each part, and one Cholesky decomposition of the whole for each
+    part and strength of `PART_STRENGTHS`.
+
+    Args:
+        strengths: relative to the mean diagonal of the Gram matrix.
+        elsewhere: positions of parts that the caller tries alone itself.
     """
     together = _with_one_strength(train, judge, strengths)
     if len(train.parts) == 1:
@@ -169,7 +177,7 @@ def _centred(equations: NormalEquations) -> _Centred:
     """Raises TrainingError: a sum is not finite."""
     if not (equations.gram.isfinite().all() and equations.cross.isfinite().all()):
         raise TrainingError(
-            "sums over the features are not finite, so the features are not; extract them again "
+            "sums over the features are not finite, so some features are not finite; extract them again "
             "(python -m stages extract), with extract.precision: fp32"
         )
     positions = equations.gram[-1, -1]
@@ -179,13 +187,13 @@ def _centred(equations: NormalEquations) -> _Centred:
 
 
 def _scale(system: _Centred, gram: Tensor, part: slice = slice(None)) -> float:
-    """The mean diagonal of a part's block, 0 where nothing varies but by rounding."""
+    """The mean diagonal of a part's block; 0 if it is only rounding."""
     scale, before = system.gram.diagonal()[part].mean(), gram.diagonal()[:-1][part].mean()
     return float(scale) if scale > ROUNDING * before else 0.0
 
 
 def _with_one_strength(train: NormalEquations, judge: NormalEquations, strengths: Sequence[float]) -> RidgeSolution:
-    """XᵀX = QΛQᵀ gives W(λ) = Q(Λ + λ)⁻¹QᵀXᵀY for every λ. Where nothing varies, the mean colour."""
+    """XᵀX = QΛQᵀ gives W(λ) = Q(Λ + λ)⁻¹QᵀXᵀY for every λ. For constant features, W predicts the mean colour."""
     system = _centred(train)
     scale = _scale(system, train.gram)
     values, vectors = torch.linalg.eigh(system.gram)
@@ -204,7 +212,7 @@ def _with_one_strength(train: NormalEquations, judge: NormalEquations, strengths
 def _with_strengths(
     system: _Centred, strengths: Sequence[float], scales: Sequence[float], columns: Sequence[slice]
 ) -> Tensor | None:
-    """The weights under a strength for each part; None where rounding leaves no positive definite matrix."""
+    """The weights for one strength per part; None if the matrix is not positive definite because of rounding."""
     penalised = system.gram.clone()
     for strength, scale, part in zip(strengths, scales, columns, strict=True):
         penalised.diagonal()[part] += strength * (scale or max(scales))

@@ -14,9 +14,9 @@ from pipeline.models.parts.tokens import TokenMixer, TokenOptions
 
 @DECODERS.register("attention")
 class Attention(Decoder):
-    """`blocks` pre-norm transformer blocks on the H·W tokens, then the ladder of `transposed_conv`.
+    """`blocks` pre-norm transformer blocks on the H·W tokens, then the upsampling layers of `transposed_conv`.
 
-    By default the tokens have no positions, as published.
+    With `positions: none`, as published, tokens have no position code.
     """
 
     class Options(TokenOptions):

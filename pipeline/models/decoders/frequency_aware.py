@@ -1,4 +1,4 @@
-"""Low and high frequencies of the features take separate ways and meet again before the upsampling."""
+"""Separate pathways for low and high frequencies of the features, fused before the upsampling."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def spatial_channel_attention(channels: int, reduction: int) -> nn.Sequential:
 
 
 class FrequencySplit(nn.Module):
-    """x = low + high: low is x under the binomial filter [1 2 1]ᵀ[1 2 1] / 16, high is what it takes away.
+    """x = low + high: low is x filtered by the binomial [1 2 1]ᵀ[1 2 1] / 16, high is the difference.
 
-    Two 2×2 means are that filter, which is 1 at frequency zero and 0 at the highest one.
+    The filter is two successive 2×2 means; its gain is 1 at frequency zero and 0 at the highest frequency.
     """
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,7 +66,7 @@ class ResidualUpsample(nn.Module):
         self.skip = nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        # the 1×1 commutes with the interpolation and is four times cheaper on the coarse grid
+        # the 1×1 convolution commutes with the interpolation and costs a quarter on the coarse grid
         return self.main(x) + F.interpolate(self.skip(x), scale_factor=2, mode="bilinear")
 
 
@@ -84,7 +84,7 @@ class MultiScale(nn.Module):
 
 
 class ColourEnhancement(nn.Module):
-    """x + 3×3 of the instance-normalised x (Ulyanov et al. 2016); the skip keeps the brightness that is lost."""
+    """x + 3×3 of the instance-normalised x (Ulyanov et al. 2016); the skip keeps the brightness of each instance."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -99,8 +99,8 @@ class ColourEnhancement(nn.Module):
 class FrequencyAware(Decoder):
     """Attention ×2, low and high pathways of C/2 channels, fusion, upsampling, refinement, colour.
 
-    C is the number of feature channels, or `max_width` (after a 1×1 convolution) where there are more:
-    the pathways' 3×3 convolutions grow with C².
+    C is the number of feature channels, or `max_width` (after a 1×1 convolution) if there are more, because
+    the cost of the pathways' 3×3 convolutions grows with C².
     """
 
     class Options(Section):

@@ -17,9 +17,8 @@ from pipeline.models.parts.vectors import Spread, laid_out
 class PatchTransformer(Decoder):
     """Pre-norm transformer blocks on the H·W tokens, then 1×1 and a pixel shuffle.
 
-    In the manner of MAE's decoder (He et al. 2022), small and without its mask tokens: what a transformer's blocks
-    did to its tokens is undone by one of their kind. A vector is laid out on a grid first (`Spread`). 2,070,144
-    parameters on `vit_small`.
+    Similar to MAE's decoder (He et al. 2022), but small and without mask tokens: a transformer block inverts
+    transformer blocks. A vector is expanded to a grid first (`Spread`). It has 2,070,144 parameters on `vit_small`.
     """
 
     class Options(TokenOptions):

@@ -36,9 +36,9 @@ class ResidualBlock(nn.Module):
 class Residual(Decoder):
     """Bilinear to `scale` times the feature grid, 3×3, residual blocks, 3×3, pixel shuffle to the image.
 
-    At scale 1 all the work is done on the coarse grid, where it is cheapest; 287,088 parameters on
-    `resnet34.layer1`. A larger scale must divide the ratio of image to feature edge. The blocks take
-    the `dilations` in turn. A vector is laid out on a grid first (`Spread`).
+    At scale 1 all layers work on the coarse grid, where they are cheapest; 287,088 parameters on
+    `resnet34.layer1`. A larger scale must divide the ratio of image to feature edge. The blocks use
+    the `dilations` in turn. A vector is expanded to a grid first (`Spread`).
     """
 
     class Options(Section):

@@ -1,4 +1,4 @@
-"""The image's Haar sub-bands are predicted; an inverse Haar transform makes the image of them."""
+"""Predicts the image's Haar sub-bands, from which an inverse Haar transform computes the image."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ BANDS = 4  # LL, LH, HL, HH
 
 
 class BandFusion(nn.Module):
-    """Weighs the four bands against each other at every position, then mixes them, around a skip.
+    """Weights the four bands at every position, mixes them, and adds the result to the bands.
 
-    The weights are a softmax over the bands times 4, so that equal weights leave the bands as they are.
+    The weights are a softmax over the bands times 4, so that equal weights leave the bands unchanged.
     """
 
     def __init__(self, channels: int) -> None:

@@ -1,1 +1,1 @@
-"""Fusions: several sources to one. One file each; the file's name is the fusion's name."""
+"""Fusions of several sources into one: one file each; the file's name is the fusion's name."""

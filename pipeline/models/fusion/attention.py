@@ -1,4 +1,4 @@
-"""The share of each source is decided anew for each image."""
+"""The weight of each source depends on the image."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pipeline.models.common.fusion import FUSIONS, AlignedFusion
 class Attention(AlignedFusion):
     """Σᵢ wᵢ xᵢ with w the softmax over the sources of scores of their global means.
 
-    One small network scores every source, so nothing but the projections belongs to a place in the
-    order; each source can be favoured through the BatchNorm of its projection.
+    One small network scores every source, so only the projections differ between sources; the BatchNorm of a
+    projection can favour its source.
     """
 
     class Options(AlignedFusion.Options):

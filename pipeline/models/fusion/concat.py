@@ -1,4 +1,4 @@
-"""All sources side by side, mixed by convolutions."""
+"""The channels of all sources, concatenated and mixed by convolutions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No fusion: one source, passed on as it is."""
+"""No fusion: one source, unchanged."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Parts that several decoders are made of: convolution blocks, transformers on a grid, the Haar transform."""
+"""Parts shared by several decoders: convolution blocks, transformers on a grid, the Haar transform."""

@@ -1,4 +1,4 @@
-"""Parts that several decoders are made of."""
+"""Convolution blocks shared by several decoders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transformers on a grid of features: what the decoders `attention` and `patch_transformer` have in common."""
+"""Transformers on a grid of features, shared by the decoders `attention` and `patch_transformer`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.core.section import Count, Section
 
 
 class TokenOptions(Section):
-    """Of a `TokenMixer`, a part of its decoder's section."""
+    """Options of a `TokenMixer`, part of its decoder's section."""
 
     blocks: Count
     heads: Count
@@ -26,8 +26,8 @@ class TokenOptions(Section):
 class TransformerBlock(nn.Module):
     """Pre-norm block (Xiong et al. 2020): x + attention(norm(x)), then x + MLP(norm(x)).
 
-    The scores of all pairs of tokens are never held at once (`scaled_dot_product_attention`), so memory
-    grows linearly with the tokens, up to the 12,544 of a 112×112 grid.
+    `scaled_dot_product_attention` never holds the scores of all pairs of tokens at once, so memory grows linearly with
+    the number of tokens, up to the 12,544 of a 112×112 grid.
     """
 
     def __init__(self, channels: int, heads: int, mlp_ratio: int) -> None:
@@ -54,17 +54,17 @@ class TransformerBlock(nn.Module):
 
 
 class TokenMixer(nn.Module):
-    """Pre-norm transformer blocks on the H·W positions of a feature grid, each one token.
+    """Pre-norm transformer blocks on a feature grid, whose H·W positions are the tokens.
 
-    Without positions the blocks treat the tokens as a set; `sincos` adds a fixed two-dimensional
-    sine-cosine code (no parameters) first. Features wider than `max_width` channels are projected to
-    that width by a 1×1 convolution.
+    With `positions: none` the blocks treat the tokens as a set; `sincos` first adds a fixed two-dimensional
+    sine-cosine code (no parameters). A 1×1 convolution projects features of more than `max_width` channels to that
+    width.
     """
 
     positions: Tensor | None
 
     def __init__(self, decoder: str, channels: int, grid: tuple[int, int], options: TokenOptions) -> None:
-        """Raises ShapeError, in the name of `decoder`: the channels do not divide into the heads."""
+        """`decoder` is for messages. Raises ShapeError: the channels do not divide into the heads."""
         super().__init__()
         self.width = min(channels, options.max_width)
         codes = 4 if options.positions == "sincos" else 1

@@ -30,7 +30,7 @@ def haar_dwt(image: Float[Tensor, "*b h w"]) -> Bands:
     """
     height, width = image.shape[-2:]
     if height % 2 or width % 2:
-        raise ShapeError(f"the Haar transform halves both edges and {height}×{width} is odd; pad or crop to even edges")
+        raise ShapeError(f"the Haar transform needs even edges, but these are {height}×{width}; pad or crop the image")
     a, b = image[..., 0::2, 0::2], image[..., 0::2, 1::2]
     c, d = image[..., 1::2, 0::2], image[..., 1::2, 1::2]
     return _butterfly(a, b, c, d)

@@ -1,4 +1,4 @@
-"""A vision transformer's blocks run backwards, then a linear read-out of the patch tokens."""
+"""Inverts a vision transformer's blocks, then reads the pixels from the patch tokens linearly."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from pipeline.refinement.token_blocks import TokenBlocks, check_token_blocks
 
 @REFINERS.register("block_inverse")
 class BlockInverse(Refiner):
-    """Run the blocks backwards, by t ← t + η (f − F(t)) for the tokens t that entered each block F.
+    """Invert the blocks by t ← t + η (f − F(t)) for the tokens t that entered each block F.
 
-    Each block adds a residual to its input, so it is near the identity and the iteration contracts as long as the
-    residual does (Behrmann et al. 2019, "Invertible residual networks"); where it does not, the best iterate is kept.
-    The start image is not used. The pixels are read from the tokens that entered the first block, less the position
-    embedding, by a ridge regression fitted on training features that were treated alike.
+    Each block adds a residual to its input, so the iteration converges if the residual is a contraction (Behrmann et
+    al. 2019, "Invertible residual networks"); otherwise the best iterate is kept. The start image is not used. A ridge
+    regression, fitted on training features inverted in the same way, reads the pixels from the tokens that entered the
+    first block, minus the position embedding.
     """
 
-    advice = "the blocks are not run back far enough for the read-out; raise {budget}, or set {refine}: none"
+    advice = "the blocks are not inverted far enough for the read-out; raise {budget}, or set {refine}: none"
 
     class Options(Section):
         damping: Annotated[float, Field(gt=0, le=1)]  # η
@@ -51,7 +51,7 @@ class BlockInverse(Refiner):
 
     @torch.no_grad()
     def learn(self, examples: Examples) -> None:
-        """Fit the read-out on inverted training features, its strength judged on the validation images."""
+        """Fit the read-out on inverted training features; validation images choose its strength."""
         train = self._accumulate(examples.training(self.readout_images))
         judge = self._accumulate(examples.validation())
         weight = solve(train, judge).weight
@@ -80,7 +80,7 @@ class BlockInverse(Refiner):
         return equations
 
     def _inverted(self, features: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Patch tokens less their position, and what is unexplained of the features, after each sweep."""
+        """Patch tokens minus their position embedding, and the feature error, after each sweep."""
         for tokens, error in invert(self._blocks, features, self.damping, self.budget, self.layer.precision):
             yield tokens - self._blocks.position, error
 
@@ -95,12 +95,13 @@ def invert(
 ) -> Iterator[tuple[Float[Tensor, "b c h w"], Float[Tensor, " b"]]]:
     """Find the patch tokens that enter the first of `blocks` from the features that leave the last.
 
-    A sweep runs every block once, the last one first: t ← t + damping · (what should leave it − what does), where
-    what should leave a block is what enters the next. The prefix tokens that enter a block are those that left the one
-    before it in the sweep before.
+    A sweep runs every block once, the last block first: t ← t + damping · (target − output), where the target of a
+    block is the current input of the next. The prefix tokens that enter a block are those that left the block before it
+    in the previous sweep.
 
-    Yields, after each sweep, the best tokens so far for each image, and what is unexplained there: the norm of all
-    blocks' residuals over that of the features.
+    Yields:
+        After each sweep, the best tokens so far for each image, and their error: the norm of all blocks' residuals over
+        the norm of the features.
     """
     height, width = features.shape[-2:]
     entering = [features.flatten(2).mT] * len(blocks.blocks)  # (B, h·w, C)
@@ -117,7 +118,7 @@ def invert(
             target = entering[number] = entering[number] + damping * residual
             unexplained += squared_norm(residual)
         error = error_share(unexplained, squared_norm(features))
-        better = error < lowest  # false where the iteration blew up
+        better = error < lowest  # false where the iteration diverged
         lowest = torch.where(better, error, lowest)
         best = torch.where(better[:, None, None, None], first.mT.unflatten(2, (height, width)), best)
         yield best, lowest

@@ -1,4 +1,4 @@
-"""The image whose features are nearest, and nothing else: no prior."""
+"""The image with the nearest features, without a prior."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from pipeline.refinement.descent import Evaluated, lbfgs
 class Lbfgs(Refiner):
     """Minimise ‖f(x) − f‖² over x by L-BFGS (Mahendran & Vedaldi 2015, without their regulariser).
 
-    Shallow layers are all but lossless, and so is this. Of deeper ones many images have the same features, and it
-    finds one that is no photograph: the feature error falls, and PSNR with it.
+    Shallow layers lose almost nothing, and this method recovers it. Many images share a deep layer's features, and
+    this method finds one that is no photograph: the feature error falls, and PSNR falls too.
     """
 
     advice = "many images have these features; set {refine}: map, or lower {budget}"
@@ -31,8 +31,8 @@ class Lbfgs(Refiner):
         self.history = options.history
 
     def refine(self, features: Float[Tensor, "b c h w"], start: Float[Tensor, "b 3 y x"]) -> Iterator[Step]:
-        size = squared_norm(features).sqrt()  # the unit does not matter
-        if not size.all():  # features that are all zero have none: what the network makes of the start
+        size = squared_norm(features).sqrt()  # makes the objective independent of the features' unit
+        if not size.all():  # for zero features, use the norm of the start image's features
             with torch.no_grad():
                 size = torch.where(size > 0, size, squared_norm(self.layer(start)).sqrt())
         size = torch.where(size > 0, size, 1).to(features)[:, None, None, None]

@@ -1,4 +1,4 @@
-"""The most probable photograph, given its features and what photographs look like."""
+"""The most probable photograph, given its features and the prior of photographs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from pipeline.refinement.base import REFINERS, Examples, KnownLayer, Refiner, St
 from pipeline.refinement.descent import Evaluated, Objective, lbfgs, nesterov
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-GAIN = "gain"  # name of the network's among what is saved
-GAIN_IMAGES = 8  # training images that the network's gain is measured at
+GAIN = "gain"  # name of the network's gain in the saved state
+GAIN_IMAGES = 8  # training images at which the network's gain is measured
 DIFFERENCE = 1e-3  # standard deviation of the noise, in units of [0, 1], that measures it
 
 
@@ -26,10 +26,10 @@ DIFFERENCE = 1e-3  # standard deviation of the noise, in units of [0, 1], that m
 class Map(Refiner):
     """Minimise ‖f(x) − f‖² / α + λ (x − m)ᵀ C⁻¹ (x − m), for each λ in turn.
 
-    C and m are the Gaussian prior of the training photographs, α the mean gain of the network, ‖J v‖² / ‖v‖² for
-    white noise v, so that λ is a variance of noise per pixel whatever the scale of the features. It runs over
-    z = P⁻¹ (x − m), P = (I + λ C⁻¹)^(-½), in which both terms together are about as curved in every direction; there
-    the prior is ‖z‖² − ‖x − m‖². (MAP with a quadratic prior: Mahendran & Vedaldi 2015, section 2.)
+    C and m are the Gaussian prior of the training photographs. α is the mean gain of the network, ‖J v‖² / ‖v‖² for
+    white noise v, so that λ is a variance of noise per pixel at any scale of the features. The minimisation runs over
+    z = P⁻¹ (x − m) with P = (I + λ C⁻¹)^(-½), in which the sum of both terms has similar curvature in every direction;
+    there the prior is ‖z‖² − ‖x − m‖². (MAP with a quadratic prior: Mahendran & Vedaldi 2015, section 2.)
     """
 
     advice = (
@@ -53,10 +53,10 @@ class Map(Refiner):
         self._gain = 1.0
 
     def learn(self, examples: Examples) -> None:
-        """Take the prior over, and measure the network's gain on training images."""
+        """Read the prior, and measure the network's gain on training images."""
         self._prior = examples.prior()
         gains = [network_gain(self.layer, pair.targets) for pair in examples.training(GAIN_IMAGES)]
-        self._gain = float(torch.cat(gains).mean()) or 1.0  # of a dead layer the prior alone is left
+        self._gain = float(torch.cat(gains).mean()) or 1.0  # 0 for a constant layer, where only the prior matters
 
     def state(self) -> dict[str, Tensor]:
         assert self._prior is not None, "learn comes first"
@@ -103,14 +103,14 @@ def shrinkage(strength: float) -> Callable[[Tensor], Tensor]:
 
 
 def expansion(strength: float) -> Callable[[Tensor], Tensor]:
-    """P⁻¹."""
+    """P⁻¹ as a function of C's eigenvalues."""
     return lambda variances: ((variances + strength) / variances).sqrt()
 
 
 def network_gain(layer: KnownLayer, images: Tensor) -> Tensor:
     """‖J v‖² / ‖v‖² at each image (B, 3, H, W) in the direction of white noise, by a finite difference: (B,).
 
-    In float32: in half precision the difference would be lost in the features' rounding.
+    Computed in float32, because in half precision the features' rounding would hide the difference.
     """
     generator = torch.Generator().manual_seed(0)
     noise = DIFFERENCE * torch.randn(images.shape, generator=generator).to(images)
@@ -121,5 +121,5 @@ def network_gain(layer: KnownLayer, images: Tensor) -> Tensor:
 
 
 def shares(total: int, parts: int) -> list[int]:
-    """`total` evaluations in `parts` nearly equal portions, the first ones larger."""
+    """Divide `total` evaluations into `parts` nearly equal portions, the first ones larger."""
     return [total // parts + (part < total % parts) for part in range(parts)]

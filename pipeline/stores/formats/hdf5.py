@@ -1,7 +1,7 @@
 """HDF5: one file for each shard below `shards/`, and `features.h5`, whose virtual data set joins them.
 
-A single HDF5 file cannot be resumed: killed during a write it is lost, or silently holds zeros. Files that are
-finished one by one can; and h5py opens `features.h5` as one array all the same.
+A single HDF5 file could not be resumed: a kill during a write destroys it, or leaves zeros in it. With one file for
+each shard, finished shards survive, and h5py still opens `features.h5` as one array.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Hdf5Format(StoreFormat):
 
 
 def _storage(layout: Layout) -> dict[str, Any]:
-    """Keywords of create_dataset: contiguous without compression, otherwise a chunk a row behind a filter."""
+    """Arguments of create_dataset: contiguous without compression, otherwise one filtered chunk for each row."""
     if layout.compression == "none":
         return {}
     filters = {
@@ -105,7 +105,7 @@ def _storage(layout: Layout) -> dict[str, Any]:
 
 
 def _joined(layout: Layout, attributes: Mapping[str, str]) -> bytes:
-    """The file that joins the shards: a few kB, made in memory."""
+    """The content of the file that joins the shards: a few kB, written in memory."""
     content = io.BytesIO()
     with h5py.File(content, "w", libver=("v110", "v110")) as file:
         _join(file, "features", layout, layout.row_shape, layout.stored)
@@ -116,7 +116,7 @@ def _joined(layout: Layout, attributes: Mapping[str, str]) -> bytes:
 
 
 def _join(file: h5py.File, array: Array, layout: Layout, row_shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """A virtual data set over all shards. h5py's own helper would put the time of day into the file."""
+    """Add a virtual data set over all shards. h5py's own helper would write the time of day into the file."""
     whole = h5s.create_simple((layout.rows, *row_shape))
     properties = h5p.create(h5p.DATASET_CREATE)
     properties.set_obj_track_times(False)
@@ -130,7 +130,7 @@ def _join(file: h5py.File, array: Array, layout: Layout, row_shape: tuple[int, .
 
 
 class Hdf5Store(FeatureStore):
-    """A store of HDF5 shards, mapped into memory past the HDF5 library; see FeatureStore."""
+    """A store of HDF5 shards, memory-mapped without the HDF5 library; see FeatureStore."""
 
     def _shard_file(self, array: Array, shard: int) -> str:
         return shard_name(shard)

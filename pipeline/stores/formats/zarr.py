@@ -1,8 +1,8 @@
 """Zarr v3: one sharded array `features.zarr` (and `scales.zarr` for int8), one file for each shard.
 
-The shards are written here, byte for byte as the `sharding_indexed` codec of the Zarr v3 specification lays them
-out (payload first, then offset and size of every chunk and a CRC-32C of that index), because zarr's own writer
-would read, change and rewrite a shard for every batch. The metadata is written by zarr itself.
+This module writes the shards itself, because zarr's own writer would read, change and rewrite a shard for every batch.
+It follows the `sharding_indexed` codec of the Zarr v3 specification: the chunks, then the offset and size of every
+chunk and a CRC-32C of that index. zarr itself writes the metadata.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def shard_name(array: Array, shard: int) -> str:
 
 
 class _ArrayShard:
-    """One shard file of one array: chunks one after the other, then their index."""
+    """One shard file of one array: the chunks, then their index."""
 
     def __init__(self, path: Path, chunks: int, rows: int, encoder: Codec | None) -> None:
         self._path, self._expected, self._encoder = path, rows, encoder
@@ -123,7 +123,7 @@ class ZarrFormat(StoreFormat):
 
 
 def _metadata(layout: Layout, row_shape: tuple[int, ...], dtype: np.dtype[Any], attributes: Mapping[str, str]) -> bytes:
-    """zarr.json as zarr itself makes it, in memory: files that are killed half-way must not stay behind."""
+    """zarr.json as zarr itself writes it, but in memory, so that a kill leaves no partial file."""
     is_features = len(row_shape) == 3
     memory: dict[str, Any] = {}
     zarr.create_array(
