@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-    `body` may contain the parameters of both; those of `readout` train at READOUT_SHARE of the rate. Muon takes the
-    matrices, except a decoder's last layer with fewer outputs than inputs. After a warm start that layer starts at zero,
-    and Muon's steps, equally long from the first one on, would lose the start again. (Jordan et al. 2024 leave every
-    last layer to Adam; a wide one, the patches of patch_transformer, trains better with Muon.)
+from pipeline.models.common.decoder import Decoder
+
+ADAM_SHARE = 0.1  # Adam's rate on the parameters that Muon does not update, as a fraction of the peak rate
+READOUT_SHARE = 0.05  # rate of a warm-started read-out, which starts at its optimum, as a fraction of Adam's
 
 
 class Muon(Optimizer):
@@ -61,9 +61,9 @@ def build_optimizers(name: str, rate: float, body: nn.Module, readout: nn.Module
     """The optimisers of a decoder (`body`) and of the read-out from which it was warm-started.
 
     `body` may contain the parameters of both; those of `readout` train at READOUT_SHARE of the rate. Muon takes the
-    matrices, except a decoder's last layer with fewer outputs than inputs. After a warm start that layer starts at zero,
-    and Muon's steps, equally long from the first one on, would lose the start again. (Jordan et al. 2024 leave every
-    last layer to Adam; a wide one, the patches of patch_transformer, trains better with Muon.)
+    matrices, except a decoder's last layer with fewer outputs than inputs. After a warm start that layer starts at
+    zero, and Muon's steps, equally long from the first one on, would lose the start again. (Jordan et al. 2024 leave
+    every last layer to Adam; a wide one, the patches of patch_transformer, trains better with Muon.)
     """
     slow = {id(p) for p in readout.parameters()} if readout is not None else set()
     fast = [p for p in body.parameters() if id(p) not in slow and p.requires_grad]

@@ -16,6 +16,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.core.errors import ParamsError, WeightsError
+from pipeline.core.former import FORMER
 from pipeline.core.params import load_params
 from pipeline.core.section import did_you_mean
 from pipeline.core.sources import Source
@@ -30,8 +31,8 @@ MISTAKES = {
     "backbone=vgg61": "params.yaml: backbone = 'vgg61' is unknown (did you mean 'vgg16'?); choose one of: "
     "efficientnet_lite0, efficientnet_lite1, efficientnet_lite2, pvt_v2_b2, resnet34, resnet50, vgg16, vit_base, "
     "vit_small",
-    "layer=block9": "params.yaml: layer = 'block9' is unknown (did you mean 'block5'?); choose one of: "
-    "block1, block2, block3, block4, block5 (or add it to backbones.vgg16.layers)",
+    "layer=stage9": "params.yaml: layer = 'stage9' is unknown (did you mean 'stage5'?); choose one of: "
+    "stage1, stage2, stage3, stage4, stage5 (or add it to backbones.efficientnet_lite0.layers)",
     "loss=huber": "params.yaml: loss = 'huber' is unknown; choose one of: hybrid, lpips, mse, ssim_l1",
     "dataset=coco": "params.yaml: dataset = 'coco' is unknown; choose one of: "
     "celeba_hq, div2k, folder, imagenet_val, sample",
@@ -122,7 +123,7 @@ def test_all_problems_are_reported_at_once() -> None:
 
 def test_the_shipped_file_is_valid() -> None:
     params = load_checked(ROOT / "params.yaml", [])
-    assert params.sources == (Source("vgg16", "block1"),)
+    assert params.sources == (Source("efficientnet_lite0", "stage1"),)
 
 
 def test_the_published_protocol_is_the_literatures() -> None:
@@ -208,7 +209,8 @@ def test_each_key_is_required_and_a_missing_one_is_named_with_the_remedy(key: st
     section, _, name = key.rpartition(".")
     assert re.search(rf"{re.escape(key)}\b.* is missing.*; add ({name}: .+|it) ?", str(caught.value))
     if section.partition(".")[0] in ("decoders", "fusions", "refiners") or (name in ("seed", "weights") and section):
-        value = json.dumps("random" if name == "weights" else reduce(getitem, key.split("."), SHIPPED))
+        shipped = "random" if name == "weights" else reduce(getitem, key.split("."), SHIPPED)
+        value = json.dumps(FORMER.get(section, {}).get(name, shipped))
         assert f"add {name}: {value}" in str(caught.value)
 
 
@@ -239,7 +241,7 @@ def test_only_random_weights_need_a_seed() -> None:
 def test_an_ensemble_has_its_sources_in_slot_order() -> None:
     slots = ["ensemble.second={backbone: resnet34, layer: layer1}", "fusion=weighted"]
     params = load_params(ROOT / "params.yaml", slots)
-    assert params.sources == (Source("vgg16", "block1"), Source("resnet34", "layer1"))
+    assert params.sources == (Source("efficientnet_lite0", "stage1"), Source("resnet34", "layer1"))
 
 
 @pytest.mark.parametrize(

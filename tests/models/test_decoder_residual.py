@@ -16,7 +16,7 @@ def _residual(options: dict[str, object]) -> Decoder:
 
 
 def _parameters(shape: FeatureShape) -> int:
-    decoder = build_decoder("residual", {}, shape, ImageSize(224, 224))
+    decoder = build_decoder("residual", {"width": 64}, shape, ImageSize(224, 224))
     return sum(parameter.numel() for parameter in decoder.parameters())
 
 
@@ -47,7 +47,7 @@ def test_the_blocks_take_the_dilations_in_turn() -> None:
 def test_dilation_widens_the_view_and_keeps_the_grid() -> None:
     reach = {}
     for dilation in (1, 2):
-        block = _residual({"dilations": [dilation], "norm": "none", "activation": "silu"}).blocks[0]
+        block = _residual({"width": 64, "dilations": [dilation], "norm": "none", "activation": "silu"}).blocks[0]
         impulse = torch.zeros(1, 64, 11, 11)
         impulse[..., 5, 5] = 1
         touched = (block(impulse) - block(torch.zeros_like(impulse))).abs().sum((0, 1)) > 0

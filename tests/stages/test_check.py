@@ -25,6 +25,9 @@ def empty_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+VGG = ("backbone=vgg16", "layer=block1")
+
+
 def check(*overrides: str) -> Result:
     options = [part for override in overrides for part in ("--set", override)]
     result = CliRunner().invoke(app, ["check", "--params", str(PARAMS), *options])
@@ -36,7 +39,7 @@ def check(*overrides: str) -> Result:
 def test_missing_weights_are_a_note_that_says_how_to_get_them(tmp_path: Path) -> None:
     folder = tmp_path / "torch/hub/checkpoints"
     says(
-        check("backbones.vgg16.weights=imagenet").stderr,
+        check(*VGG, "backbones.vgg16.weights=imagenet").stderr,
         "note: vgg16-397923af.pth",
         f"not in {folder}",
         "extract will download",
@@ -45,7 +48,7 @@ def test_missing_weights_are_a_note_that_says_how_to_get_them(tmp_path: Path) ->
     )
     folder.mkdir(parents=True)
     (folder / "vgg16-397923af.pth").touch()
-    assert check("backbones.vgg16.weights=imagenet").stderr == ""
+    assert check(*VGG, "backbones.vgg16.weights=imagenet").stderr == ""
 
 
 def test_weights_that_the_experiment_does_not_use_are_no_ones_concern() -> None:
@@ -55,7 +58,7 @@ def test_weights_that_the_experiment_does_not_use_are_no_ones_concern() -> None:
 def test_each_network_of_an_ensemble_has_its_note() -> None:
     second = ("fusion=concat", "ensemble.second.backbone=vit_small", "ensemble.second.layer=block0")
     networks = ("backbones.vgg16.weights=imagenet", "backbones.vit_small.weights=imagenet")
-    notes = check(*second, *networks).stderr.splitlines()
+    notes = check(*VGG, *second, *networks).stderr.splitlines()
     assert [note.partition(" is not in ")[0].rpartition(" of ")[2] for note in notes] == [
         "VGG16_Weights.IMAGENET1K_V1,",
         "vit_small_patch16_224.augreg_in21k_ft_in1k,",
@@ -66,7 +69,7 @@ def test_what_check_has_proved_is_not_proved_again(monkeypatch: pytest.MonkeyPat
     proved: list[str] = []
     monkeypatch.setattr("stages.check.check_experiment", lambda params: proved.append(params.decoder))
     loading.load_checked(PARAMS, [])
-    assert proved == ["transposed_conv"]  # nothing was remembered before
+    assert proved == ["residual"]  # nothing was remembered before
     check()
     loading.load_checked(PARAMS, [])
     assert len(proved) == 2  # by check itself
