@@ -20,9 +20,9 @@ CREDITS = (
 )
 PICTURES = "evaluate.reconstructions=3"
 EXPERIMENTS = {
-    "block1-transposed_conv": ("decoder=transposed_conv",),
-    "block1-linear": ("decoder=linear",),
-    "block3-linear": ("decoder=linear", "layer=block3"),
+    "stage1-wavelet": ("decoder=wavelet",),
+    "stage1-residual": (),
+    "stage1-linear": ("decoder=linear",),
 }
 
 

@@ -20,7 +20,14 @@ INSTALLS = "make test"  # the suite cannot run itself; continuous integration ru
 def project(tmp_path: Path) -> Project:
     project = small_project(tmp_path)
     shutil.copy(ROOT / "dvc.lock", project.root)  # the last commit was computed elsewhere: no cache has its files
-    project.set({"backbones.vgg16.layers": ["block1", "block2", "block3"]})
+    project.set(
+        {
+            "backbone": "efficientnet_lite0",
+            "layer": "stage1",
+            "decoder": "residual",
+            "backbones.efficientnet_lite0.layers": ["stage1", "stage2", "stage3"],
+        }
+    )
     project.commit("a third layer")
     project.make_environment()
     return project
@@ -53,7 +60,7 @@ def test_readme(project: Project) -> None:
 @pytest.mark.slow
 def test_tutorial(project: Project) -> None:
     output = _type(project, "".join(blocks("docs/tutorial.md", "bash")))
-    assert output.count("Running stage 'extract@vgg16'") == 1
+    assert output.count("Running stage 'extract@efficientnet_lite0'") == 1
     assert "Data and pipelines are up to date." in output
 
 

@@ -32,7 +32,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home directory with a clone that has computed something, and photographs."""
     home = tmp_path_factory.mktemp("home")
     project = small_project(home / "feature-inversion")
-    project.set({"decoder": "linear"})
+    project.set({"backbone": "efficientnet_lite0", "layer": "stage1", "decoder": "linear"})
     project.make_environment()
     project.run("make", "setup")
     for stage in ("prepare", "prior", "extract", "train"):
@@ -70,10 +70,10 @@ def test_every_example_is_five_lines() -> None:
 def test_features_of_photographs(home: Path) -> None:
     printed, _ = typed(home, "Features of my photographs")
     params = load_params(home / "feature-inversion/params.yaml")
-    shape = open_store(home / "feature-inversion/features/vgg16/block2").shape
+    shape = open_store(home / "feature-inversion/features/efficientnet_lite0/stage2").shape
     found = ast.literal_eval(printed)
-    assert found["block2"] == (3, shape.channels, shape.height, shape.width)
-    assert tuple(found) == params.backbone_params("vgg16").layers
+    assert found["stage2"] == (3, shape.channels, shape.height, shape.width)
+    assert tuple(found) == params.backbone_params("efficientnet_lite0").layers
 
 
 def test_a_reconstruction(home: Path) -> None:
@@ -92,7 +92,7 @@ def test_scores_of_two_images(home: Path) -> None:
 
 def test_a_torch_dataset(home: Path) -> None:
     printed, _ = typed(home, "A store as a torch Dataset")
-    sizes = re.findall(r"torch.Size\(\[(\d+), 64, 32, 32\]\) torch.Size\(\[(\d+), 3, 64, 64\]\)", printed)
+    sizes = re.findall(r"torch.Size\(\[(\d+), 16, 32, 32\]\) torch.Size\(\[(\d+), 3, 64, 64\]\)", printed)
     data = PreparedData.open(home / "feature-inversion/data/prepared")
     assert sum(int(features) for features, _ in sizes) == len(data.rows("train"))
     assert all(features == crops for features, crops in sizes)
@@ -102,13 +102,13 @@ def test_an_array(home: Path) -> None:
     printed, _ = typed(home, "A store as an (N, d) array")
     data = PreparedData.open(home / "feature-inversion/data/prepared")
     names = [data.image_ids[image] for image in data.image[data.rows("test")]]
-    assert printed == f"({len(names)}, {64 * 32 * 32}) {names}\n"
+    assert printed == f"({len(names)}, {16 * 32 * 32}) {names}\n"
 
 
 def test_a_reconstruction_from_features_alone(home: Path) -> None:
     """The sentence below the example."""
     clone = home / "feature-inversion"
-    store = open_store(clone / "features/vgg16/block1")
+    store = open_store(clone / "features/efficientnet_lite0/stage1")
     features = torch.from_numpy(store.read(np.array([0, 5])))
     images = load_inverter(clone / "models", torch.device("cpu"))(Inputs((features,)))
     assert images.shape == (2, 3, 64, 64)

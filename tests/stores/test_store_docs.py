@@ -17,7 +17,14 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 def test_snippets_run(snippet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     features = torch.rand(9, 2, 4, 4, generator=torch.Generator().manual_seed(0)).half().float()
-    write_store(Path("features/vgg16/block1"), features, "hdf5" if "h5py" in snippet else "zarr", "float16", "lz4", 4)
+    write_store(
+        Path("features/efficientnet_lite0/stage1"),
+        features,
+        "hdf5" if "h5py" in snippet else "zarr",
+        "float16",
+        "lz4",
+        4,
+    )
     names: dict[str, object] = {}
     exec(snippet, names)
     expected = features[[0, 7, 3]] if "pipeline" in snippet else features[:4]
