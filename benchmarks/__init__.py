@@ -1,1 +1,1 @@
-"""Measurements, each one command and one table: python -m benchmarks.store, .train, .prepare, …"""
+"""Benchmarks, each one command that prints one table: python -m benchmarks.store, .train, .prepare, …"""

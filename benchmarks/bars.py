@@ -1,4 +1,4 @@
-"""Measurements as one table: what was measured, against what, and the bar it is held to."""
+"""Measurements as one table: the quantity, its reference, and the bar it must reach."""
 
 from __future__ import annotations
 

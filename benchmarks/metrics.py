@@ -1,7 +1,7 @@
-"""`python -m benchmarks.metrics`: PSNR and SSIM of many images, against a scikit-image loop on the same cores.
+"""`python -m benchmarks.metrics`: PSNR and SSIM of many images, beside a scikit-image loop on the same cores.
 
-The loop is also run as one process for each core, which is the most it can get. `--memory` measures instead what
-scoring holds: the peak resident memory of a process that scores N pairs, and of one that scores four times as many.
+The loop also runs as one process for each core, its fastest form. `--memory` measures memory instead: the peak
+resident memory of a process that scores N pairs, and of one that scores four times as many.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.mutations`: break the library in a scratch copy, one line a time; a test must notice each.
+"""`python -m benchmarks.mutations`: break the library in a scratch copy, one line at a time; a test must notice each.
 
-Prints, for each mutation, the first test that failed; exits with 1 when one survives. It is an error when a line is not
-there any more.
+Prints the first failed test of each mutation; exits with 1 if a mutation survives. A line that no longer exists is an
+error.
 """
 
 import os

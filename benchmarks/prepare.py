@@ -1,8 +1,8 @@
-"""`python -m benchmarks.prepare`: photographs a second of `prepare`, against a plain Pillow loop on the same cores.
+"""`python -m benchmarks.prepare`: photographs per second of `prepare`, beside a plain Pillow loop on the same cores.
 
-The loop does the least that can be done: open, RGB, resize, one process for each core, no checks, no checksums,
-nothing written. The same work in threads is shown beside it, as the reason for using them. CPU time is shown beside
-the rate because it stays the same on a busy machine.
+The loop does the minimum: open, RGB, resize, in one process for each core, without checks, checksums or writing. The
+same work in threads is measured too, because `prepare` uses threads. CPU time is shown because, unlike the rate, it
+does not depend on other work on the machine.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The README's picture and tables, measured anew: `python -m benchmarks.readme`.
+"""`python -m benchmarks.readme`: measure the README's picture and tables again.
 
-Runs the study by depth and the experiments through DVC in temporary copies (what is cached is not computed again),
-compares them, and replaces what stands between the markers in README.md. Nothing in the tables is typed by hand.
+Runs the study by depth and the experiments through DVC in temporary copies (cached results are not computed again),
+compares them, and replaces the text between the markers in README.md. No number of the tables is typed by hand.
 """
 
 from __future__ import annotations

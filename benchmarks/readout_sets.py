@@ -1,6 +1,6 @@
-"""`python -m benchmarks.readout_sets`: the read-out of two layers beside that of each, six photographs at 224 pixels.
+"""`python -m benchmarks.readout_sets`: the read-out of two layers beside that of each, on six photographs, 224 pixels.
 
-Four photographs of the sample are fitted, two are judged: the validation PSNR of the mean error, as `train` prints it.
+Four photographs of the sample are for fitting, two for validation: the PSNR of the mean error, as `train` prints it.
 """
 
 from __future__ import annotations

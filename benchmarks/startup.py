@@ -1,7 +1,7 @@
-"""`python -m benchmarks.startup`: what a command takes before its first work, as multiples of `import torch`.
+"""`python -m benchmarks.startup`: seconds from a command to its first work, as multiples of `import torch`.
 
-A stage is asked for prepared photographs that are not there: it ends where its work would begin, with everything it
-needs imported and params.yaml validated. `check` runs first, so that what it proved need not be proved again.
+Prepared photographs are missing, so a stage ends where its work would begin, after importing its modules and
+validating params.yaml. `check` runs first, so that later stages skip its checks.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`python -m benchmarks.store`: the feature store against np.memmap, plain zarr, plain h5py and a DataLoader.
 
-One table of ratios, each within this run: what two readers do in turn on one machine can be compared, while
-absolute speeds drift. The features are those of the sample photographs in a random VGG-16. Exit code 1 when a bar
+It prints one table of ratios, each within this run, because absolute speeds drift and two readers that take turns on
+one machine can be compared. The features are those of the sample photographs in a random VGG-16. Exit code 1 if a bar
 does not hold.
 """
 

@@ -1,9 +1,9 @@
-"""`python -m benchmarks.train`: how fast decoders train from the store, against steps that wait for nothing.
+"""`python -m benchmarks.train`: speed of training from the store, beside training that reads nothing.
 
-For each decoder the same optimiser step is timed on batches from the store, on one batch that lies ready in memory
-(the floor: no reading at all), and on features that the backbone computes anew for every batch, from photographs alone
-and in the step's own precision. --compare times the step once more with one thing changed. Ratios are taken within a
-round, in which all take turns. Exit code 1 when a bar does not hold.
+For each decoder the same optimiser step is timed on batches from the store, on one batch kept in memory (no reading),
+and on features that the backbone computes for every batch from photographs, in the step's precision. --compare also
+times the step with one change. Ratios are taken within a round, in which all take turns. Exit code 1 if a bar does not
+hold.
 """
 
 from __future__ import annotations

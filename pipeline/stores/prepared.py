@@ -173,7 +173,9 @@ _REMEDY = "prepare the data again with `dvc repro -f prepare` or `python -m stag
 def _reopened(root: Path, fingerprint: str) -> PreparedData:
     data = PreparedData.open(root)
     if data.fingerprint != fingerprint:
-        raise DataError(f"{root} was prepared anew: its fingerprint is not {fingerprint[:12]}… any more; open it again")
+        raise DataError(
+            f"{root} was prepared again: its fingerprint is not {fingerprint[:12]}… any more; open it again"
+        )
     return data
 
 

@@ -64,5 +64,5 @@ def test_prepared_data_is_pickled_as_its_place(tmp_path: Path, monkeypatch: pyte
     assert len(content) < 1000
     manifest = (place / "manifest.json").read_text()
     (place / "manifest.json").write_text(manifest.replace(data.fingerprint, "0" * len(data.fingerprint)))
-    with pytest.raises(DataError, match="prepared anew"):
+    with pytest.raises(DataError, match="prepared again"):
         pickle.loads(content)

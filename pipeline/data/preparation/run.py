@@ -17,7 +17,7 @@ import PIL
 
 from pipeline.core import code
 from pipeline.core.errors import DataError
-from pipeline.core.files import can_rename
+from pipeline.core.files import can_rename, existing
 from pipeline.core.locks import locked
 from pipeline.core.params import Params, PrepareParams
 from pipeline.core.progress import counted
@@ -96,12 +96,11 @@ def _check_room(photographs: Sequence[Photograph], rules: PrepareParams, prepare
     images = sum(len(photograph.image_ids) for photograph in photographs)
     written = sum(file.stat().st_size for file in prepared.glob("*/*.npy"))
     needed = images * rules.size**2 * 3 - written
-    place = next(folder for folder in prepared.absolute().parents if folder.is_dir())
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(existing(prepared)).free
     if needed > free:
         raise DataError(
             f"preparing {counted(images, 'image')} of {rules.size}×{rules.size} needs {needed / 1e9:.2f} GB more in "
-            f"{prepared}, where {free / 1e9:.2f} GB are free; make room, lower prepare.size or take a subset"
+            f"{prepared}, where {free / 1e9:.2f} GB are free; free some space, lower prepare.size or take a subset"
         )
 
 
