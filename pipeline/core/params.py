@@ -134,6 +134,20 @@ class TwoStageParams(Section):
     budget: Count
 
 
+class DistanceParams(Section):
+    """A frozen network of `backbones`, or `none`, and the layers of it in which `features` is a distance."""
+
+    backbone: str
+    layers: Names
+
+
+class PerceptualParams(Section):
+    """`features` twice, as a loss term and as a metric: each with a network of its own."""
+
+    loss: DistanceParams
+    metric: DistanceParams
+
+
 class Params(Section):
     """All of params.yaml. `load_params` is the way to get one."""
 
@@ -153,6 +167,7 @@ class Params(Section):
     decoders: dict[str, dict[str, Any]]
     fusions: dict[str, dict[str, Any]]
     losses: dict[str, dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]]
+    perceptual: PerceptualParams
     two_stage: TwoStageParams
     train: TrainParams
     protocols: dict[str, ProtocolParams]
@@ -185,6 +200,12 @@ class Params(Section):
     def loss_terms(self) -> dict[str, float]:
         """Terms of the chosen loss, with their weights."""
         return self.losses[self.loss]
+
+    @property
+    def distances(self) -> dict[str, DistanceParams]:
+        """Networks behind `features` that are used: of the `loss` where it has the term, of the `metric` if any."""
+        asked = {"loss": bool(self.loss_terms.get("features")), "metric": self.perceptual.metric.backbone != NONE}
+        return {name: getattr(self.perceptual, name) for name, used in asked.items() if used}
 
     @property
     def dataset_options(self) -> dict[str, Any]:
@@ -281,9 +302,25 @@ def _unknown_names(params: Params) -> Iterable[str]:
     for key, value, legal in chosen:
         if value not in legal:
             yield unknown_name(key, value, legal)
+    for key in ("loss", "metric"):
+        yield from _unknown_layers(params, f"perceptual.{key}", getattr(params.perceptual, key))
     slots = (("", Source(params.backbone, params.layer)), *_ensemble_slots(params))
     for prefix, source in slots:
         yield from _unknown_source(params, prefix, source)
+
+
+def _unknown_layers(params: Params, key: str, chosen: DistanceParams) -> Iterable[str]:
+    if chosen.backbone == NONE:
+        return
+    if chosen.backbone not in params.backbones:
+        yield unknown_name(f"{key}.backbone", chosen.backbone, [*params.backbones, NONE])
+        return
+    legal = params.backbones[chosen.backbone].layers
+    if not chosen.layers:
+        yield f"params.yaml: {key}.layers is empty; list some of: {', '.join(legal)}"
+    for layer in chosen.layers:
+        if layer not in legal:
+            yield unknown_name(f"{key}.layers", layer, legal) + f" (or add it to backbones.{chosen.backbone}.layers)"
 
 
 def _ensemble_slots(params: Params) -> Iterable[tuple[str, Source]]:
@@ -340,6 +377,8 @@ def _contradictions(params: Params) -> Iterable[str]:
     for name, terms in params.losses.items():
         if not any(terms.values()):
             yield f"params.yaml: losses.{name} = {terms} has no term above 0; give at least one term a weight"
+    if params.losses.get(params.loss, {}).get("features") and params.perceptual.loss.backbone == NONE:
+        yield f"params.yaml: loss = {params.loss!r} has the term features, and no network: set perceptual.loss.backbone"
     for name, protocol in params.protocols.items():
         if protocol.schedule == "plateau" and protocol.warmup:
             yield (

@@ -1,3 +1,3 @@
 """What is measured between two images: PSNR, SSIM, LPIPS, errors, and the bootstrap over photographs. May import
-core.
+core and backbones.
 """

@@ -32,7 +32,7 @@ MISTAKES = {
     "vit_small",
     "layer=block9": "params.yaml: layer = 'block9' is unknown (did you mean 'block5'?); choose one of: "
     "block1, block2, block3, block4, block5 (or add it to backbones.vgg16.layers)",
-    "loss=huber": "params.yaml: loss = 'huber' is unknown; choose one of: hybrid, lpips, mse, ssim_l1",
+    "loss=huber": "params.yaml: loss = 'huber' is unknown; choose one of: hybrid, lpips, mse, perceptual, ssim_l1",
     "dataset=coco": "params.yaml: dataset = 'coco' is unknown; choose one of: "
     "celeba_hq, div2k, folder, imagenet_val, sample",
     "train.protocol=quick": (
@@ -84,7 +84,7 @@ def test_a_mistake_gets_its_sentence(override: str, sentence: str) -> None:
         "decoders.nosuch={}": "params.yaml: decoders = 'nosuch' is unknown; choose one of: "
         "attention, frequency_aware, linear, patch_transformer, residual, transposed_conv, wavelet",
         "losses.mine={mae: 1.0}": "params.yaml: losses.mine = 'mae' is unknown "
-        "(did you mean 'mse'?); choose one of: l1, lpips, mse, ssim",
+        "(did you mean 'mse'?); choose one of: features, l1, lpips, mse, ssim",
     }.items(),
 )
 def test_options_of_parts_that_are_not_chosen_are_checked_too(override: str, sentence: str) -> None:
@@ -164,6 +164,8 @@ REMOVABLE = {
     "losses.hybrid.lpips": None,
     "losses.ssim_l1.l1": None,
     "losses.ssim_l1.ssim": None,
+    "losses.perceptual.mse": None,
+    "losses.perceptual.features": None,
 }
 UNCHOSEN = (
     "datasets.folder",
