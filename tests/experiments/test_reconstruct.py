@@ -88,7 +88,7 @@ def test_bad_files_are_all_listed_and_good_ones_finished(photographs: Path, tmp_
     with pytest.raises(DataError) as refusal:
         run(photographs, output=tmp_path / "out")
     assert str(refusal.value) == (
-        f"3 of 6 photographs cannot be used (the other 3 are in {tmp_path / 'out'}); repair or leave them out, or "
+        f"3 of 6 photographs cannot be used (the good ones are in {tmp_path / 'out'}); repair or leave them out, or "
         "--set prepare.on_bad_image=skip:"
         f"\n  {photographs / 'empty.png'}: is empty (0 bytes)"
         f"\n  {photographs / 'grey.png'}: is grayscale, not 8-bit RGB"
