@@ -95,7 +95,7 @@ def fitter_of(params: Params, data: PreparedData, store: FeatureStore, device: t
     """As `train` builds it."""
     seed_everything(params.seed)
     inverter = build_inverter(params, data, Inputs((store,))).to(device)
-    return build_fitter(inverter, Loss(params.loss_terms).to(device), params)
+    return build_fitter(inverter, Loss(params.loss_terms, params).to(device), params)
 
 
 def compiled(fitter: Fitter) -> None:

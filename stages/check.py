@@ -88,6 +88,8 @@ def check_experiment(params: Params) -> None:
         WeightsError: weights of a network are missing.
     """
     crop = ImageSize(params.prepare.crop, params.prepare.crop)
+    for name in sorted({distance.backbone for distance in params.distances.values()}):
+        check_backbone(name, params.backbone_params(name), crop)
     shapes = {}
     for source in params.sources:
         entry = params.backbone_params(source.backbone)
@@ -111,7 +113,7 @@ def check_networks(params: Params) -> None:
         ParamsError: all problems found, a line each.
     """
     crop = ImageSize(params.prepare.crop, params.prepare.crop)
-    chosen = {source.backbone for source in params.sources}
+    chosen = {source.backbone for source in params.sources} | {each.backbone for each in params.distances.values()}
     problems: list[str] = []
     for name, entry in params.backbones.items():
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ UNUSED = ("num_batches_tracked",)  # last parts of keys that no feature depends 
 REAL = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # 8-bit floats need scales, which are missing
 
 WHOLE = (torch.int64, torch.int32, torch.bool)  # of counters, positions and masks
+BFLOAT16_OF_JAX = "|V2"  # what NumPy calls it
+LEARNED = ("weight", "bias", "kernel", "running_mean", "running_var")  # last parts of keys, in torch and in JAX
 CODES = "is of type {}, which are not the weights but codes of them without their scale; save them as float32"
 
 
@@ -48,11 +51,20 @@ def check_state(network: Network, state: Mapping[str, Any], file: str) -> dict[s
 
 
 def check_types(state: Mapping[str, Any], file: str) -> None:
-    """Raise WeightsError if `file` holds integer or 8-bit codes of weights without their scale, under any key."""
+    """Raise WeightsError if `file` holds integer or 8-bit codes of weights without their scale, under any key.
+
+    The values of `state` are tensors or NumPy arrays.
+    """
+    real, whole = ({_name(dtype) for dtype in dtypes} for dtypes in (REAL, WHOLE))
     for key, tensor in state.items():
-        if isinstance(tensor, Tensor) and tensor.dtype not in (*REAL, *WHOLE):
-            kind = str(tensor.dtype).removeprefix("torch.")
+        learned = re.split(r"[./]", key)[-1] in LEARNED
+        kind = _name(getattr(tensor, "dtype", REAL[0]))
+        if kind not in real | {BFLOAT16_OF_JAX} and (learned or kind not in whole):
             raise WeightsError(f"{file} does not hold the weights of this network: '{key}' {CODES.format(kind)}")
+
+
+def _name(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def fits(network: Network, state: Mapping[str, Any]) -> bool:
@@ -88,7 +100,7 @@ def _problem(key: str, found: Any, wanted: Tensor) -> str | None:
         return f"is {_size(found)}, not {_size(wanted)}"
     if found.layout != torch.strided or found.is_meta:
         return "is sparse or without numbers; save it dense"
-    kind = str(found.dtype).removeprefix("torch.")
+    kind = _name(found.dtype)
     if not wanted.is_floating_point():
         whole = not (found.is_floating_point() or found.is_complex() or found.is_quantized)
         return None if whole else f"is of type {kind}, not of whole numbers"

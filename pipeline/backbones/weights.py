@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from huggingface_hub.errors import HTTPError
 from safetensors import SafetensorError
@@ -181,8 +182,8 @@ def _published(name: str, library: Library, model: str, published: Published) ->
     with hub_offline(), _readable(published), torch.random.fork_rng(devices=[]), torch.device("cpu"):
         network = library.build_published(model, published)
     weights = next(file.root / member for member in file.members(file.root) if "refs" not in member.parts)
-    if weights.suffix != ".npz":  # of JAX: NumPy's types, converted by timm
-        check_types(read_state(weights), str(weights))  # the library's cast hides the types in the network
+    with _readable(published):  # the library's cast hides the types in the network
+        check_types(np.load(weights) if weights.suffix == ".npz" else read_state(weights), str(weights))
     check_state(network, network.model.state_dict(), str(weights))
     return network
 

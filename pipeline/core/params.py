@@ -13,6 +13,7 @@ from pipeline.core.errors import ParamsError
 from pipeline.core.rules import problems
 from pipeline.core.schema import (
     BackboneParams,
+    DistanceParams,
     EvaluateParams,
     ExtractParams,
     Params,
@@ -27,6 +28,7 @@ __all__ = [
     "LINEAR",
     "NONE",
     "BackboneParams",
+    "DistanceParams",
     "EvaluateParams",
     "ExtractParams",
     "Params",

@@ -128,6 +128,20 @@ class TwoStageParams(Section):
     budget: Count
 
 
+class DistanceParams(Section):
+    """The network of a distance `features`, an entry of `backbones` or `none`, and the layers that it compares."""
+
+    backbone: str
+    layers: Names
+
+
+class PerceptualParams(Section):
+    """The networks of `features`: that of the loss term, and that of the metric."""
+
+    loss: DistanceParams
+    metric: DistanceParams
+
+
 class Params(Section):
     """All of params.yaml; made by `load_params`."""
 
@@ -147,6 +161,7 @@ class Params(Section):
     decoders: dict[str, dict[str, Any]]
     fusions: dict[str, dict[str, Any]]
     losses: dict[str, dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]]
+    perceptual: PerceptualParams
     two_stage: TwoStageParams
     train: TrainParams
     protocols: dict[str, ProtocolParams]
@@ -179,6 +194,12 @@ class Params(Section):
     def loss_terms(self) -> dict[str, float]:
         """The weight of each term of the chosen loss."""
         return self.losses[self.loss]
+
+    @property
+    def distances(self) -> dict[str, DistanceParams]:
+        """The distances `features` in use: `loss` if the chosen loss has the term, `metric` if it has a network."""
+        used = {"loss": bool(self.loss_terms.get("features")), "metric": self.perceptual.metric.backbone != NONE}
+        return {name: getattr(self.perceptual, name) for name in used if used[name]}
 
     @property
     def dataset_options(self) -> dict[str, Any]:

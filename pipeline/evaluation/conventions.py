@@ -7,7 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.metrics.table import all_metrics
+from pipeline.metrics.perceptual import title
+from pipeline.metrics.table import METRICS, all_metrics
 
 CONVENTIONS = {
     "images": "RGB, float32 in [0, 1], clamped, no border crop; scored one by one, then averaged",
@@ -30,13 +31,18 @@ def identity(protocol: Mapping[str, Any]) -> int:
     return int(hashlib.sha256(shared.encode()).hexdigest()[:7], 16)
 
 
-def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """The reasons why scores under two protocols cannot be compared: each key with its difference."""
-    return [
+def differences(first: Mapping[str, Any], second: Mapping[str, Any], metric: str = "psnr") -> list[str]:
+    """The reasons why scores by `metric` under two protocols cannot be compared: each key with its difference."""
+    reasons = [
         f"{key} ({_contrast(first.get(key), second.get(key))})"
         for key in COMPARABLE
         if first.get(key) != second.get(key)
     ]
+    judges = [protocol.get("perceptual", {}).get("metric") for protocol in (first, second)]
+    if METRICS.get(metric).judged and judges[0] != judges[1]:
+        names = ("no network" if judge is None else title(judge) for judge in judges)
+        reasons.append(f"{metric} is judged by {' and by '.join(names)}")
+    return reasons
 
 
 def _contrast(first: Any, second: Any) -> str:

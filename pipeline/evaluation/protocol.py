@@ -52,6 +52,7 @@ def describe(
         **({} if stores.image is None else {"first_stage": stores.image.manifest.facts["backbone"]["refined"]}),
         "model": dict(subject.description),
         "lpips_weights": None if subject.perceptual is None else subject.perceptual.sha256,
+        **({"perceptual": subject.distances} if subject.distances else {}),
         "bootstrap": {
             "resamples": params.evaluate.bootstrap,
             "seed": params.seed,

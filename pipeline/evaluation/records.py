@@ -18,6 +18,7 @@ from pipeline.evaluation.refined import Refinement, trajectory_tables
 from pipeline.evaluation.scoring import Columns, Energies
 from pipeline.evaluation.spectrum import octaves
 from pipeline.evaluation.subject import WEIGHT, Subject
+from pipeline.metrics.perceptual import title
 from pipeline.metrics.scores import summarise
 from pipeline.metrics.table import all_metrics
 
@@ -38,15 +39,19 @@ def summary(
 ) -> dict[str, Any]:
     """The content of metrics.json: numbers at most three levels deep, null for a metric that was not computed.
 
+    The only texts are the networks behind `features`, of the loss and of the metric, under `perceptual`.
+
     Args:
         photographs: the photograph of each test image.
         crop: edge of the images, pixels.
     """
     jpeg_bytes = float(columns["jpeg_bytes"].mean())
     weights = {name.removeprefix(WEIGHT): float(v.mean()) for name, v in columns.items() if name.startswith(WEIGHT)}
+    scores, networks = _scores(params, columns, photographs), subject.distances
     values = {
         "images": len(columns["psnr"]),
-        **_scores(params, columns, photographs),
+        **scores,
+        **({"perceptual": {name: title(network) for name, network in networks.items()}} if networks else {}),
         "floors": {name: _pair(columns, name) for name in FLOORS if f"{name}_psnr" in columns},
         "ceilings": {"jpeg": {**_pair(columns, "jpeg"), "bits_per_pixel": 8 * jpeg_bytes / crop**2}},
         **({} if refinement is None else {"refined": _refined(params, refinement, photographs)}),
@@ -56,7 +61,11 @@ def summary(
             "parameters": sum(parameter.numel() for parameter in subject.inverter.parameters()),
             **{key: value for key, value in subject.description.items() if key == "best_epoch"},  # of a trained one
         },
-        "features": {"bits_per_pixel": 8 * subject.feature_bytes / crop**2, "rounding": subject.rounding},
+        "features": {  # the stored ones; and the metric, which has the same name
+            "bits_per_pixel": 8 * subject.feature_bytes / crop**2,
+            "rounding": subject.rounding,
+            **(scores.get("features") or {}),
+        },
     }
     return rounded(values)
 
@@ -123,8 +132,8 @@ def rounded(values: Any) -> Any:
 
 
 def _scores(params: Params, columns: Columns, photographs: Sequence[str]) -> dict[str, dict[str, float] | None]:
-    """Mean, spread and interval of every metric; null if it was not computed."""
-    names = list(all_metrics())
+    """Mean, spread and interval of every metric; null if it was not computed, absent if no network judges it."""
+    names = [name for name, metric in all_metrics().items() if name in columns or not metric.judged]
     own = {name: columns[name] for name in names if name in columns}
     spread = summarise(own, photographs, params.evaluate.bootstrap, params.seed)
     return {name: spread.get(name) for name in names}

@@ -94,8 +94,8 @@ def refine(
             before, refined = capped_psnr(start, batch.targets), step.images
             psnr.append(torch.stack(scores, dim=1))
             feature_error.append(torch.stack(errors, dim=1))
-            own = score(refined, batch.targets, subject.perceptual) | subject.compare(refined, batch.inputs)
-            columns.append(own | {"gain": scores[-1] - before})
+            own = score(refined, batch.targets, subject.perceptual, subject.judge)
+            columns.append(own | subject.compare(refined, batch.inputs) | {"gain": scores[-1] - before})
             for place, row in enumerate(batch.rows.tolist()):
                 if row in shown:
                     pictures = [to_picture(images[place]) for images in (batch.targets, start, refined)]

@@ -16,6 +16,8 @@ from pipeline.core.files import write_whole
 from pipeline.core.progress import counted
 from pipeline.core.tables import text_table
 from pipeline.evaluation import plots
+from pipeline.metrics.perceptual import same_network
+from pipeline.metrics.perceptual import title as title_of_network
 
 ROWS = (  # label, keys in metrics.json
     ("this decoder", ()),
@@ -116,6 +118,7 @@ def score_table(metrics: Path) -> str:
     protocol = read_protocol(metrics)
     notes = [
         *[NOTHING_GAINED] * is_linear_start(scores),
+        *_judged(scores, protocol),
         *(f"no {metric}: {reason}" for metric, reason in protocol["not_computed"].items()),
     ]
     return "\n".join([title(protocol), *lines, *notes, *(f"warning: {each}" for each in _warnings(protocol))])
@@ -188,9 +191,27 @@ def _base64(path: Path) -> str:
     return base64.b64encode(path.read_bytes()).decode("ascii")
 
 
-def _warnings(protocol: Mapping[str, Any]) -> list[str]:
-    warning = protocol.get("refinement", {}).get("warning")
-    return [] if warning is None else [warning]
+def _warnings(protocol: Mapping[str, Any]) -> Iterator[str]:
+    if (warning := protocol.get("refinement", {}).get("warning")) is not None:
+        yield warning
+    networks = protocol.get("perceptual", {})
+    if len(networks) == 2 and same_network(networks["loss"], networks["metric"]):
+        yield (
+            f"features is judged by {title_of_network(networks['metric'])}, the network with which the decoder was "
+            "trained: set perceptual.metric.backbone to another"
+        )
+
+
+def _judged(scores: Mapping[str, Any], protocol: Mapping[str, Any]) -> Iterator[str]:
+    """The score `features`, and the networks behind it, in words."""
+    networks = {
+        name: title_of_network(network) + " with {kind} weights ({detail})".format(**network["backbone"]["weights"])
+        for name, network in protocol.get("perceptual", {}).items()
+    }
+    if "metric" in networks:
+        yield f"features {_cell(scores['features'], 4)}, lower is better: the distance in {networks['metric']}."
+    if "loss" in networks:
+        yield f"Trained by a loss with the distance in {networks['loss']}."
 
 
 def is_linear_start(scores: Mapping[str, Any]) -> bool:
@@ -207,6 +228,7 @@ def _notes(scores: Mapping[str, Any], protocol: Mapping[str, Any]) -> Iterator[s
     )
     if is_linear_start(scores):
         yield NOTHING_GAINED
+    yield from _judged(scores, protocol)
     if scores["consistency"] is not None:
         yield (
             "Features of the reconstruction against those of the photograph: cosine {cosine:.4f}, relative error "

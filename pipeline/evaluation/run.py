@@ -56,7 +56,7 @@ def evaluate(params: Params, data: PreparedData, paths: Paths, device: torch.dev
     if not len(rows):
         raise DataError(f"{data.root} has no test images; give the data set a test split and run: dvc repro")
     subject = open_subject(params, data, paths, device)
-    tally = Tally(_references(data, subject), len(rows), subject.perceptual)
+    tally = Tally(_references(data, subject), len(rows), subject.perceptual, subject.judge)
     with CachedFeatures(data, subject.stores, device, resident="never") as cached:
         refiner = None
         if params.evaluate.refine != NONE:  # before the scores, because learning may fail

@@ -14,6 +14,7 @@ from torch import Tensor
 from pipeline.core.errors import DataError
 from pipeline.evaluation import baselines
 from pipeline.evaluation.spectrum import octave_energy
+from pipeline.metrics.perceptual import FeatureDistance
 from pipeline.metrics.scores import capped_psnr, check_eight_bit, score, ssim
 from pipeline.metrics.similarity import Lpips
 
@@ -47,8 +48,10 @@ class Tally:
     heap and grow the process by gigabytes.
     """
 
-    def __init__(self, references: References, images: int, perceptual: Lpips | None = None) -> None:
-        self.references, self.perceptual = references, perceptual
+    def __init__(
+        self, references: References, images: int, perceptual: Lpips | None = None, judge: FeatureDistance | None = None
+    ) -> None:
+        self.references, self.perceptual, self.judge = references, perceptual, judge
         self._images, self._done = images, 0
         self._columns: Columns = {}
         self._energy: Tensor | None = None  # (2, octaves): images, errors
@@ -72,7 +75,7 @@ class Tally:
         Raises:
             ValueError: predictions or targets break the metric contract (range, dtype, not 8-bit targets).
         """
-        scores = score(predictions, targets, self.perceptual)
+        scores = score(predictions, targets, self.perceptual, self.judge)
         check_eight_bit(targets)
         images = {
             "mean_colour": baselines.flat(targets, self.references.colour),

@@ -16,6 +16,7 @@ from pipeline.core.paths import LINEAR_FOLDER, Paths
 from pipeline.core.sources import Inputs
 from pipeline.loading.inputs import open_inputs
 from pipeline.metrics.alexnet import ALEXNET_FILE, lpips_available
+from pipeline.metrics.perceptual import FeatureDistance, load_distance
 from pipeline.metrics.similarity import Lpips, load_lpips
 from pipeline.models.common.checkpoint import DESCRIPTION, load_model
 from pipeline.models.common.inverter import Inverter, load_inverter
@@ -40,6 +41,7 @@ class Subject:
     description: Mapping[str, Any]
     stores: Inputs[FeatureStore]
     perceptual: Lpips | None
+    judge: FeatureDistance | None  # of the metric `features`, where params.yaml names a network
     networks: Networks | None
     missing: Mapping[str, str]
 
@@ -64,6 +66,13 @@ class Subject:
         return images | ({} if inputs.image is None else {FIRST_STAGE: inputs.image.clamp(0, 1)})
 
     @property
+    def distances(self) -> dict[str, Mapping[str, Any]]:
+        """Networks behind `features`, with their layers: of the `loss` in training, of the `metric` here; if any."""
+        found = {"loss": self.description.get("loss_networks", {}).get("features")}
+        found["metric"] = None if self.judge is None else self.judge.describe()
+        return {name: network for name, network in found.items() if network is not None}
+
+    @property
     def feature_bytes(self) -> int:
         """Bytes of one image's stored features before compression, including int8's two scales per channel."""
         return sum(store.layout.row_bytes for store in self.stores.features)
@@ -82,7 +91,7 @@ def open_subject(params: Params, data: PreparedData, paths: Paths, device: torch
     Raises:
         CheckpointError: the model is missing, of other sources than `params` names, or trained on other features.
         StoreError: a store is missing or damaged, or was made with other parameters, weights or data.
-        WeightsError: images are to be refined, and the network's weights are missing here.
+        WeightsError: images are to be refined, or judged by a network, and its weights are missing here.
     """
     models = paths.models
     inverter = load_inverter(models, device)
@@ -105,6 +114,7 @@ def open_subject(params: Params, data: PreparedData, paths: Paths, device: torch
         description=description,
         stores=stores,
         perceptual=perceptual,
+        judge=load_distance(judge, params).to(device) if (judge := params.distances.get("metric")) else None,
         networks=_networks(params, stores.features, device, missing),
         missing=missing,
     )

@@ -68,10 +68,10 @@ def compare(names: Sequence[str], output: Path, metric: str = "psnr") -> str:
         place = Path(temporary)
         experiments, left_out = (read_named(names, place), []) if names else read_all(place)
         table = leaderboard(experiments, metric)
-        notes = [*lead_notes(table), *gain_notes(experiments), *protocol_notes(experiments), *left_out]
+        notes = [*lead_notes(table), *gain_notes(experiments), *protocol_notes(experiments, metric), *left_out]
         with whole_file(output / "leaderboard.csv") as part:
             table.to_csv(part, index=False, float_format="%.6g", lineterminator="\n")
-        text = "\n".join([markdown(table), *(f"\n{note}" for note in notes)]) + "\n"
+        text = "\n".join([markdown(table, metric), *(f"\n{note}" for note in notes)]) + "\n"
         write_whole(output / "leaderboard.md", text.encode())
         picture = strip(experiments)
         (output / STRIP).unlink(missing_ok=True)  # of an earlier comparison
@@ -82,7 +82,7 @@ def compare(names: Sequence[str], output: Path, metric: str = "psnr") -> str:
 
 def leaderboard(experiments: Sequence[Experiment], metric: str) -> pd.DataFrame:
     """One row for each experiment, best first. Raises DataError: one has no `metric`."""
-    without = [each.name for each in experiments if each.metrics.get(metric) is None]
+    without = [each.name for each in experiments if "mean" not in (each.metrics.get(metric) or {})]
     if without:
         raise DataError(f"no {metric} in {', '.join(without)}; compare by a metric that all have (--metric psnr)")
     sign = -1 if METRICS.get(metric).higher_is_better else 1
@@ -99,7 +99,7 @@ def lead(first: Experiment, second: Experiment, metric: str) -> Lead | None:
     Raises:
         DataError: per_image.csv names no photographs.
     """
-    if differences(first.protocol, second.protocol):
+    if differences(first.protocol, second.protocol, metric):
         return None
     sign = 1 if METRICS.get(metric).higher_is_better else -1
     # equal protocols mean equal pixels in equal order, even if files have other names
@@ -130,19 +130,19 @@ def gain_notes(experiments: Sequence[Experiment]) -> Iterator[str]:
         yield f"{', '.join(names)}: {NOTHING_GAINED}"
 
 
-def protocol_notes(experiments: Sequence[Experiment]) -> Iterator[str]:
+def protocol_notes(experiments: Sequence[Experiment], metric: str) -> Iterator[str]:
     """A sentence for each experiment that cannot be compared with the first."""
     for other in experiments[1:]:
-        found = differences(experiments[0].protocol, other.protocol)
+        found = differences(experiments[0].protocol, other.protocol, metric)
         if found:
             yield f"{other.name} was scored under another protocol than {experiments[0].name}: {'; '.join(found)}."
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """The leaderboard as a Markdown table."""
+def markdown(table: pd.DataFrame, metric: str) -> str:
+    """The leaderboard as a Markdown table, with `metric` beside PSNR, SSIM and LPIPS."""
     columns = {
-        "rank": "#", "experiment": "experiment", "setting": "setting", "psnr": "PSNR dB", "ssim": "SSIM",
-        "lpips": "LPIPS", "parameters": "parameters", "lead": "ahead of the next by",
+        "rank": "#", "experiment": "experiment", "setting": "setting", metric: METRICS.get(metric).label,
+        "psnr": "PSNR dB", "ssim": "SSIM", "lpips": "LPIPS", "parameters": "parameters", "lead": "ahead of the next by",
     }  # fmt: skip
     formats: dict[str, Callable[[Any], str]] = {name: metric.shown for name, metric in all_metrics().items()}
     formats["parameters"] = "{:,.0f}".format

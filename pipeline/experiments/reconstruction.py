@@ -222,6 +222,6 @@ def _bad_files(result: Result, total: int, output: Path) -> str:
     if not result.scores:  # skipping them would leave nothing
         return f"{total} of {counted(total, 'photograph')} cannot be used; repair these, or give others:{lines}"
     return (
-        f"{len(result.bad)} of {total} photographs cannot be used (the other {len(result.scores)} are in {output}); "
+        f"{len(result.bad)} of {total} photographs cannot be used (the good ones are in {output}); "
         f"repair or leave them out, or --set prepare.on_bad_image=skip:{lines}"
     )

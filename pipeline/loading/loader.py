@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from pipeline.core.errors import StoreError
+from pipeline.core.progress import counted
 from pipeline.core.sources import Inputs
 from pipeline.loading.slots import Rows, Slot, Stored, fill_ahead, new_slots
 from pipeline.stores.base import FeatureStore
@@ -86,7 +87,7 @@ class CachedFeatures:
         for store in stores:
             if store.data_fingerprint != data.fingerprint or store.rows != len(data):
                 raise StoreError(
-                    f"{store.path} is stale: it holds {store.rows} rows of prepared data "
+                    f"{store.path} is stale: it holds {counted(store.rows, 'row')} of prepared data "
                     f"{store.data_fingerprint[:12]}…, not the {len(data)} of {data.fingerprint[:12]}… in {data.root}; "
                     f"{remedy(store.path)}"
                 )

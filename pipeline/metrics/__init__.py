@@ -1,3 +1,3 @@
-"""Scores of one image against another (PSNR, SSIM, LPIPS, errors), and the bootstrap over photographs. May import
-core.
+"""Scores of one image against another (PSNR, SSIM, LPIPS, `features`, errors), and the bootstrap over photographs. May
+import core and backbones.
 """

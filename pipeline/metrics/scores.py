@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline.core.runtime import computing_in
 from pipeline.metrics import similarity
+from pipeline.metrics.perceptual import FeatureDistance
 from pipeline.metrics.similarity import Lpips
 from pipeline.metrics.table import Pair, all_metrics, mean_of_each
 
@@ -79,8 +80,10 @@ def ssim(prediction: Tensor, target: Tensor) -> Tensor:
         return torch.cat(parts).view(-1, target.shape[1]).mean(dim=1)
 
 
-def score(prediction: Tensor, target: Tensor, perceptual: Lpips | None = None) -> dict[str, Tensor]:
-    """Every metric of each image, {name: (B,) float64}; `lpips` only if `perceptual` is given.
+def score(
+    prediction: Tensor, target: Tensor, perceptual: Lpips | None = None, judge: FeatureDistance | None = None
+) -> dict[str, Tensor]:
+    """Every metric of each image, {name: (B,) float64}; `lpips` only with `perceptual`, `features` only with `judge`.
 
     Raises:
         ValueError: a batch that is not float32 RGB in [0, 1] (see `check_images`).
@@ -90,7 +93,7 @@ def score(prediction: Tensor, target: Tensor, perceptual: Lpips | None = None) -
     if prediction.shape != target.shape:
         raise ValueError(f"reconstructions are {tuple(prediction.shape)}, targets {tuple(target.shape)}; must be equal")
     with torch.no_grad(), computing_in("fp32", target.device):
-        pair = Pair(prediction, target, perceptual)
+        pair = Pair(prediction, target, perceptual, judge)
         scores = {name: metric.measure(pair) for name, metric in all_metrics().items()}
     return {name: values for name, values in scores.items() if values is not None}
 

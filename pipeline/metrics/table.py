@@ -12,6 +12,7 @@ from pipeline.core.registry import Registry
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pipeline.metrics.perceptual import FeatureDistance
     from pipeline.metrics.similarity import Lpips
 
 
@@ -22,6 +23,7 @@ class Pair:
     prediction: Tensor
     target: Tensor
     perceptual: Lpips | None = None  # None without AlexNet's weights
+    judge: FeatureDistance | None = None  # None where params.yaml names no network
 
     @cached_property
     def difference(self) -> Tensor:
@@ -43,6 +45,7 @@ class Metric:
         label, unit, digits: its form in tables; `digits` after the decimal point.
         higher_is_better: the order of a leaderboard.
         convention: how it is computed, for protocol.json; scores are compared only if their conventions are equal.
+        judged: whether a network that params.yaml names computes it; scores are compared only if that network is equal.
         measure: `Pair` → (B,) float64, one number per image; None if it cannot be computed here.
     """
 
@@ -53,6 +56,7 @@ class Metric:
     measure: Callable[[Pair], Tensor | None]
     unit: str = ""
     convention: str = ""
+    judged: bool = False
 
     @property
     def title(self) -> str:

@@ -78,7 +78,7 @@ def train(params: Params, data: PreparedData, paths: Paths, device: torch.device
     if params.two_stage.refine != NONE:
         require_first_stage(paths.first_stage, first_stage_facts(params, *stores.features))
     inverter = build_inverter(params, data, stores).to(device)
-    loss = Loss(params.loss_terms).to(device)
+    loss = Loss(params.loss_terms, params).to(device)
     description = _describe(params, data, stores, inverter, loss)
     workspace = paths.work / "train" / _work_key(params, description, device)
     finished = paths.work / "finished" / workspace.name  # holds a digest of what was written
@@ -218,6 +218,7 @@ def _describe(
         "seed": params.seed,
         "loss": {params.loss: params.loss_terms},
         **({"loss_weights": loss.weights_sha256} if loss.weights_sha256 else {}),
+        **({"loss_networks": loss.networks} if loss.networks else {}),
         "train": params.train.model_dump(exclude={"resident"}),
         "protocol": params.recipe.model_dump(),
     }

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from messages import says
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from weight_caches import HALF, RESNET18, VIT, entry, fresh, place_hub, place_torch, same_numbers, use_empty_caches
 
 from pipeline.backbones.backbone import load_backbone
+from pipeline.backbones.checking import check_types
 from pipeline.core.errors import ParamsError, WeightsError
 
 CPU = torch.device("cpu")
@@ -156,13 +158,16 @@ def test_published_weights_of_older_torch_load_too(caches: Path) -> None:
 
 
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
-@pytest.mark.parametrize(("change", "said"), [("int8", "is of type int8"), ("variance", "holds a variance of -0.5")])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [("int8", "is of type int8"), ("int64", "is of type int64"), ("variance", "holds a variance of -0.5")],
+)
 def test_published_weights_are_checked_like_files(caches: Path, library: str, change: str, said: str) -> None:
     model = "resnet18" if library == "torchvision" else "test_resnet"
     state = fresh(model, library).state_dict()
     variance = next(key for key in state if key.endswith("running_var"))
-    if change == "int8":
-        state[variance] = state[variance].to(torch.int8)
+    if change.startswith("int"):
+        state[variance] = state[variance].to(getattr(torch, change))
     else:
         state[variance][0] = -0.5
     chosen = dict(RESNET18)
@@ -173,6 +178,18 @@ def test_published_weights_are_checked_like_files(caches: Path, library: str, ch
         chosen |= {"library": "timm", "model": model, "layers": ["stage2"]}
     with pytest.raises(WeightsError, match=rf"'{re.escape(variance)}' {said}"):
         load_backbone("mine", entry(chosen, weights="imagenet"), CPU)
+
+
+@pytest.mark.parametrize("types", [np.int8, np.int32, np.uint16])
+def test_weights_of_jax_are_checked_for_their_types(tmp_path: Path, types: type) -> None:
+    good = {"embedding/kernel": np.ones((2, 2), np.float32), "norm/scale": np.ones(2, "V2"), "step": np.int64(3)}
+    np.savez(tmp_path / "good.npz", **good)
+    check_types(np.load(tmp_path / "good.npz"), "good.npz")
+    np.savez(tmp_path / "codes.npz", **good | {"head/kernel": np.ones((2, 2), types)})
+    with pytest.raises(
+        WeightsError, match=rf"codes\.npz .* 'head/kernel' is of type {np.dtype(types)}, .* save them as"
+    ):
+        check_types(np.load(tmp_path / "codes.npz"), "codes.npz")
 
 
 # --- what trainers put around a state dict ----------------------------------------------------------------------------
@@ -186,6 +203,10 @@ WRAPPED = {
     "without the prefix 'module.'": lambda state: behind("module.", state),
     "without the prefix 'module.backbone.'": lambda state: behind("module.backbone.", state),
     "its part 'state_dict'": lambda state: {"epoch": 3, "state_dict": state},
+    "without the prefix 'module.model.'": lambda state: behind("module.model.", state),
+    "its part 'model_state'": lambda state: {"model_state": state, "epoch": 3},
+    "its part 'ema', without the prefix '_orig_mod.'": lambda state: {"ema": behind("_orig_mod.", state)},
+    "its part 'state_dict', without the prefix 'net.'": lambda state: {"state_dict": behind("net.", state)},
     "its part 'model'": lambda state: {"model": state, "optimizer": {"state": {}, "param_groups": []}},
     "its part 'state_dict', without the prefix 'model.'": lambda state: {
         "state_dict": behind("model.", state),

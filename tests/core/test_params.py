@@ -33,7 +33,7 @@ MISTAKES = {
     "vit_small",
     "layer=stage9": "params.yaml: layer = 'stage9' is unknown (did you mean 'stage5'?); choose one of: "
     "stage1, stage2, stage3, stage4, stage5 (or add it to backbones.efficientnet_lite0.layers)",
-    "loss=huber": "params.yaml: loss = 'huber' is unknown; choose one of: hybrid, lpips, mse, ssim_l1",
+    "loss=huber": "params.yaml: loss = 'huber' is unknown; choose one of: hybrid, lpips, mse, perceptual, ssim_l1",
     "dataset=coco": "params.yaml: dataset = 'coco' is unknown; choose one of: "
     "celeba_hq, div2k, folder, imagenet_val, sample",
     "train.protocol=quick": (
@@ -85,7 +85,7 @@ def test_a_mistake_gets_its_sentence(override: str, sentence: str) -> None:
         "decoders.nosuch={}": "params.yaml: decoders = 'nosuch' is unknown; choose one of: "
         "attention, frequency_aware, linear, patch_transformer, residual, transposed_conv, wavelet",
         "losses.mine={mae: 1.0}": "params.yaml: losses.mine = 'mae' is unknown "
-        "(did you mean 'mse'?); choose one of: l1, lpips, mse, ssim",
+        "(did you mean 'mse'?); choose one of: features, l1, lpips, mse, ssim",
     }.items(),
 )
 def test_options_of_parts_that_are_not_chosen_are_checked_too(override: str, sentence: str) -> None:
@@ -166,6 +166,8 @@ REMOVABLE = {
     "losses.hybrid.lpips": None,
     "losses.ssim_l1.l1": None,
     "losses.ssim_l1.ssim": None,
+    "losses.perceptual.mse": None,
+    "losses.perceptual.features": None,
 }
 UNCHOSEN = (
     "datasets.folder",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from photo_trees import picture, png
 from PIL import Image, ImageCms
 from shipped import prepare_params
@@ -94,15 +95,48 @@ def test_a_profile_that_is_not_srgb_is_converted_to_srgb(
     assert ignored.content != decoded(tmp_path / name).content
 
 
+def in_jpeg2000(icc: bytes) -> bytes:
+    data = saved("RGB", "JPEG2000")()
+    at = data.index(b"colr") - 4
+    box = (7 + 8 + len(icc) - 4).to_bytes(4, "big") + b"colr\2\0\0" + icc
+    own = int.from_bytes(data[at : at + 4], "big")
+    header = data.index(b"jp2h") - 4
+    length = int.from_bytes(data[header : header + 4], "big") + len(box) - own
+    return data[:header] + length.to_bytes(4, "big") + data[header + 4 : at] + box + data[at + own :]
+
+
+def in_bmp(icc: bytes) -> bytes:
+    """A version 5 header, 124 bytes long, with the profile behind the pixels."""
+    rows = PIXELS[::-1, :, ::-1].tobytes()
+    fields = struct.pack("<IiiHHIIiiII", 124, 48, 48, 1, 24, 0, len(rows), 0, 0, 0, 0) + bytes(16) + b"DEBM"
+    head = fields.ljust(112, b"\0") + struct.pack("<III", 124 + len(rows), len(icc), 0)
+    return b"BM" + struct.pack("<IHHI", 138 + len(rows) + len(icc), 0, 0, 138) + head + rows + icc
+
+
+@pytest.mark.parametrize("embedded", [in_jpeg2000, in_bmp])
+def test_a_profile_that_pillow_does_not_look_for_is_converted_too(
+    tmp_path: Path, embedded: Callable[[bytes], bytes]
+) -> None:
+    (tmp_path / "a").write_bytes(embedded(profile(DISPLAY_P3)))
+    assert np.array_equal(decoded(tmp_path / "a", colour_profile="ignore").pixels[0], PIXELS)
+    assert np.abs(decoded(tmp_path / "a").pixels[0] - by_hand(PIXELS, DISPLAY_P3)).max() < 3
+    (tmp_path / "a").write_bytes(embedded(profile(DISPLAY_P3)[:200]))
+    assert "broken colour profile" in decoded(tmp_path / "a").reason
+    (tmp_path / "a").write_bytes(embedded(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()))
+    assert np.array_equal(decoded(tmp_path / "a").pixels[0], PIXELS)
+
+
 def test_srgb_is_left_as_it_is_to_the_bit(tmp_path: Path) -> None:
     own = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     Image.fromarray(PIXELS).save(tmp_path / "a.png", icc_profile=own)
     assert np.array_equal(decoded(tmp_path / "a.png").pixels[0], PIXELS)
 
 
-@pytest.mark.parametrize("broken", [b"no profile at all", profile(DISPLAY_P3)[:200], bytes(3000)])
+@pytest.mark.parametrize("broken", [b"no profile at all", profile(DISPLAY_P3)[:200], bytes(3000), b""])
 def test_a_broken_profile_is_a_bad_image_with_the_remedy(tmp_path: Path, broken: bytes) -> None:
-    Image.fromarray(PIXELS).save(tmp_path / "a.png", icc_profile=broken)
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(data[:33] + chunk(b"iCCP", b"p\0\0" + zlib.compress(broken)) + data[33:])
     reason = decoded(tmp_path / "a.png").reason
     assert "broken colour profile" in reason
     assert "prepare.colour_profile: ignore" in reason
@@ -212,6 +246,15 @@ def long(order: str, tag: int, value: int) -> bytes:
     return struct.pack(f"{order}HHII", tag, 4, 1, value)
 
 
+def tiff(values: np.ndarray, **options: str) -> Callable[[], bytes]:
+    def make() -> bytes:
+        buffer = io.BytesIO()
+        tifffile.imwrite(buffer, np.ascontiguousarray(values), **options)
+        return buffer.getvalue()
+
+    return make
+
+
 def deep_jpeg2000() -> bytes:
     """16-bit RGB, which Pillow does not write: without wavelet levels, the packets of three grey files, one by one."""
     planes = []
@@ -253,6 +296,9 @@ MADE: dict[str, Callable[[], bytes]] = {
     "16-bit TIFF, big-endian": array(GREY.astype(">u2") * np.uint16(257), "TIFF"),
     "48-bit TIFF": lambda: deep_tiff("<"),
     "48-bit TIFF, big-endian": lambda: deep_tiff(">"),
+    "48-bit TIFF in planes": tiff(DEEP.transpose(2, 0, 1), photometric="rgb", planarconfig="separate"),
+    "16-bit TIFF, 0 is white": tiff(DEEP[..., 0], photometric="miniswhite"),
+    "signed 8-bit TIFF": tiff((GREY - 128).astype(np.int8), photometric="minisblack"),
     "16-bit JPEG 2000": array(GREY.astype("<u2") * np.uint16(257), "JPEG2000"),
     "48-bit JPEG 2000": deep_jpeg2000,
     "PGM": netpbm(b"P5 48 48 255\n", GREY),
@@ -294,6 +340,18 @@ def test_the_table_of_modes_is_what_happens(tmp_path: Path, kind: str) -> None:
     if result.mode.endswith(";16") or kind == "PGM":
         expected = PIXELS if mode.startswith("RGB") else np.repeat(GREY[..., None], 3, axis=2)
         assert np.abs(result.pixels[0].astype(int) - expected).max() <= 1
+
+
+def test_pillow_still_misreads_these_tiffs() -> None:
+    """Why they are refused; where this fails, they can be taken."""
+    with pytest.raises(OSError, match="truncated"):  # 4 bytes a pixel are read where there are 3
+        Image.open(io.BytesIO(MADE["YCbCr TIFF, uncompressed"]())).load()
+    found = [
+        np.asarray(Image.open(io.BytesIO(MADE[kind]()))) for kind in ("48-bit TIFF in planes", "signed 8-bit TIFF")
+    ]
+    assert np.abs(found[0].astype(int) - PIXELS).max() > 100
+    assert np.array_equal(found[1], GREY - 128)  # modulo 256
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(MADE["16-bit TIFF, 0 is white"]()))), DEEP[..., 0])
 
 
 def test_pillow_still_turns_the_white_of_deep_jpeg_2000_black() -> None:

@@ -91,7 +91,7 @@ def test_bad_files_are_all_listed_and_good_ones_finished(photographs: Path, tmp_
     says(
         refusal.value,
         "3 of 6 photographs cannot be used",
-        f"the other 3 are in {tmp_path / 'out'}",
+        f"the good ones are in {tmp_path / 'out'}",
         "--set prepare.on_bad_image=skip",
         f"{photographs / 'empty.png'}: is empty",
         f"{photographs / 'grey.png'}: is grayscale",

@@ -60,8 +60,8 @@ class Scaled(SmallBackbone):
         return {layer: values * self.unit for layer, values in features.items()}
 
 
-def stores(root: Path, unit: float) -> list[FeatureStore]:
-    small_extraction(root, small_params(dtype="float32"), backbone=Scaled(unit))
+def stores(root: Path, unit: float, dtype: str = "float32") -> list[FeatureStore]:
+    small_extraction(root, small_params(dtype=dtype), backbone=Scaled(unit))
     return [open_store(root / "features/small" / layer) for layer in SHAPES]
 
 
@@ -99,9 +99,10 @@ def decoded(opened: list[FeatureStore], decoder: str, fusion: str) -> np.ndarray
         return inverter(inputs).numpy()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("exponent", EXPONENTS)
-def test_a_power_of_two_changes_no_image(tmp_path: Path, exponent: int) -> None:
-    usual, scaled = stores(tmp_path / "usual", 1.0), stores(tmp_path / "scaled", 2.0**exponent)
+def test_a_power_of_two_changes_no_image(tmp_path: Path, exponent: int, dtype: str) -> None:
+    usual, scaled = stores(tmp_path / "usual", 1.0, dtype), stores(tmp_path / "scaled", 2.0**exponent, dtype)
     for one, other in zip(usual, scaled, strict=True):
         np.testing.assert_allclose(other.std, one.std * 2.0**exponent, rtol=1e-6)
     cases = [("linear", "none"), ("transposed_conv", "none"), *(("transposed_conv", name) for name in FUSION_NAMES)]
@@ -263,13 +264,13 @@ def known_layer(refiner: str, unit: float) -> KnownLayer:
 
 
 @torch.no_grad()
-def refined(name: str, unit: float, present: float = 1.0) -> Step:
+def refined(name: str, unit: float, present: float = 1.0, **changes: object) -> Step:
     """Two images matched again through a network in that unit; `present` is a factor of their features."""
     layer = known_layer(name, unit)
     shown = torch.nn.functional.interpolate(images(), (layer.image.height, layer.image.width))
     crops = (shown * 255).round().byte().permute(0, 2, 3, 1).numpy()
     pairs = [SimpleNamespace(inputs=Inputs((layer(part),)), targets=part) for part in (shown[2:26], shown[26:])]
-    refiner = build_refiner(name, {}, layer, 12)
+    refiner = build_refiner(name, changes, layer, 12)
     refiner.learn(
         SimpleNamespace(  # type: ignore[arg-type]
             training=lambda count: pairs[:1],
@@ -281,9 +282,11 @@ def refined(name: str, unit: float, present: float = 1.0) -> Step:
 
 
 @pytest.mark.parametrize("exponent", [-40, 12])
-@pytest.mark.parametrize("name", REFINERS.names())
-def test_a_power_of_two_changes_no_refined_image(name: str, exponent: int) -> None:
-    usual, scaled = refined(name, 1.0), refined(name, 2.0**exponent)
+@pytest.mark.parametrize(
+    ("name", "changes"), [*((name, {}) for name in REFINERS.names()), ("map", {"descent": "lbfgs"})]
+)
+def test_a_power_of_two_changes_no_refined_image(name: str, changes: dict[str, str], exponent: int) -> None:
+    usual, scaled = refined(name, 1.0, **changes), refined(name, 2.0**exponent, **changes)
     assert usual.images.std() > 0.005
     torch.testing.assert_close(scaled.images, usual.images, atol=1e-3, rtol=0)
     torch.testing.assert_close(scaled.feature_error, usual.feature_error, rtol=1e-3, atol=0)

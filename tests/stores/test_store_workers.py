@@ -39,9 +39,12 @@ class Rows(Dataset[torch.Tensor]):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_a_store_is_read_by_a_worker_of_a_torch_dataset(tmp_path: Path, method: str) -> None:
-    store = open_store(written(tmp_path))
+@pytest.mark.parametrize(
+    ("method", "format", "dtype"),
+    [("spawn", "zarr", "float16"), ("forkserver", "hdf5", "int8"), ("fork", "hdf5", "int8")],
+)
+def test_a_store_is_read_by_a_worker_of_a_torch_dataset(tmp_path: Path, method: str, format: str, dtype: str) -> None:
+    store = open_store(written(tmp_path, format, dtype))
     store.read(np.arange(store.rows))  # it holds maps of every shard by now
     found = torch.cat(list(DataLoader(Rows(store), 4, num_workers=1, multiprocessing_context=method)))
     assert torch.equal(found, torch.from_numpy(store.read(np.arange(store.rows))))

@@ -35,6 +35,7 @@ SMALL = {
     "backbones.resnet34.layers": ["layer1", "layer2"],
     "protocols.fast.epochs": 2,
     "evaluate.bootstrap": 100,
+    "perceptual.metric.backbone": "none",
 }
 
 

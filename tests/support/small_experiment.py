@@ -105,6 +105,7 @@ def small_settings(root: Path) -> tuple[str, ...]:
         "protocols.fast.epochs=2",
         "backbones.vgg16.layers=[block1]",
         "evaluate.bootstrap=100",
+        "perceptual.metric.backbone=none",
         "evaluate.batch_size=3",
     )
 

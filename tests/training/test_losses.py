@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from skimage.metrics import structural_similarity
 
 from pipeline.core.errors import ParamsError, WeightsError
+from pipeline.core.params import load_params
 from pipeline.metrics.similarity import load_lpips
 from pipeline.training.losses import TERMS, Loss
 from stages.loading import load_checked
@@ -69,12 +70,12 @@ def test_lpips_is_the_mean_distance() -> None:
 
 
 @pytest.mark.usefixtures("lpips_weights")
-@pytest.mark.parametrize("name", ["mse", "lpips", "hybrid", "ssim_l1"])
+@pytest.mark.parametrize("name", ["mse", "lpips", "hybrid", "ssim_l1", "perceptual"])
 def test_presets_of_params_yaml_are_weighted_sums(name: str) -> None:
     terms = YAML(typ="safe", pure=True).load(PARAMS)["losses"][name]
     prediction, target = _pair()
     prediction.requires_grad_()
-    values = Loss(terms)(prediction, target)
+    values = Loss(terms, load_params(PARAMS, ["prepare.crop=64"]))(prediction, target)
     assert set(values) == {*terms, "total"}
     expected = sum(weight * values[term].item() for term, weight in terms.items())
     assert values["total"].item() == pytest.approx(expected, rel=1e-5)
@@ -88,7 +89,8 @@ def test_presets_of_params_yaml_are_weighted_sums(name: str) -> None:
 def test_every_term_is_zero_at_the_target_and_grows_with_the_error(name: str) -> None:
     _, target = _pair()
     noise = torch.randn(target.shape, generator=torch.Generator().manual_seed(1))
-    losses = [Loss({name: 1.0})(target + scale * noise, target)[name].item() for scale in (0.0, 0.02, 0.1)]
+    loss = Loss({name: 1.0}, load_params(PARAMS, ["prepare.crop=64"]))
+    losses = [loss(target + scale * noise, target)[name].item() for scale in (0.0, 0.02, 0.1)]
     assert losses[0] == pytest.approx(0, abs=1e-7)
     assert losses[0] < losses[1] < losses[2]
 

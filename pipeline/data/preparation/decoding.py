@@ -8,6 +8,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,7 @@ _UPRIGHT = {  # the transpose that undoes each EXIF orientation, as in ImageOps.
     8: Image.Transpose.ROTATE_90,
 }
 _JPEG2000 = b"\xff\x4f\xff\x51"
+_BITS, _COMPRESSION, _PHOTOMETRIC, _PLANES, _SIGNS = 258, 259, 262, 284, 339  # tags of TIFF
 _PROFILED = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # colour space of a profile → mode to which it applies
 _IGNORE = "; repair the file, or set prepare.colour_profile: ignore to read its numbers as they are"
 # Errors that Pillow raises on damaged bytes; undocumented, found by fuzzing (as in the tests) and by reading Pillow.
@@ -112,6 +114,7 @@ def open_rgb(data: bytes, rules: PrepareParams) -> tuple[Image.Image, str]:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         _check_size(image, rules.smallest_edge)
         mode = _mode(image, data)
+        _check_tiff(image)
     except UnidentifiedImageError:
         raise BadImageError(f"is no image that can be read ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:
@@ -122,6 +125,7 @@ def open_rgb(data: bytes, rules: PrepareParams) -> tuple[Image.Image, str]:
         image.load()
     except _BROKEN as error:
         raise BadImageError(f"is truncated or broken ({error})") from None
+    image.info |= _unread_profile(image.format, data)
     return _rgb(_upright(image), mode, image.format, rules), mode
 
 
@@ -172,6 +176,35 @@ def _mode(image: ImageFile.ImageFile, data: bytes) -> str:
     return image.mode + ";16" if deep else image.mode
 
 
+def _check_tiff(image: ImageFile.ImageFile) -> None:
+    """Raise BadImageError for a TIFF of which Pillow makes other numbers than the file's, without an error."""
+    tags = getattr(image, "tag_v2", None) or {}
+    deep = max(tags.get(_BITS, (1,))) > 8
+    name = _describe(f"{image.mode};16" if deep else image.mode, transparent=False)
+    if deep and tags.get(_PLANES) == 2:
+        raise BadImageError(f"is {name} in planes, a TIFF that Pillow misreads; save it as PNG")
+    if tags.get(_PHOTOMETRIC) == 6 and tags.get(_COMPRESSION) == 1:
+        raise BadImageError("is YCbCr without compression, a TIFF that Pillow misreads; save it as PNG")
+    if image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == 0:
+        raise BadImageError(
+            "is 16-bit grayscale where 0 is white, a TIFF that Pillow reads as a negative; save it as PNG"
+        )
+    if not deep and any(sign == 2 for sign in tags.get(_SIGNS, ())):
+        raise BadImageError(f"is {name} of signed numbers, a TIFF that Pillow reads as unsigned; save it as PNG")
+
+
+def _unread_profile(format: str | None, data: bytes) -> dict[str | tuple[int, int], Any]:
+    """For `Image.info`, the profile in a JPEG 2000 or a BMP, which Pillow does not look for; empty if there is none."""
+    if format == "JPEG2000":
+        box = data.find(b"colr", 0, data.find(_JPEG2000) + 1 or None)  # length, name, method, two bytes, profile
+        if box >= 4 and data[box + 4] in (2, 3):
+            return {"icc_profile": data[box + 7 : box - 4 + int.from_bytes(data[box - 4 : box])]}
+    if format == "BMP" and data[14] == 124 and data[70:74] == b"DEBM":  # version 5, with an embedded profile
+        start, size = (int.from_bytes(data[place : place + 4], "little") for place in (126, 130))
+        return {"icc_profile": data[14 + start : 14 + start + size]}
+    return {}
+
+
 def _content(image: Image.Image, pixels: NDArray[np.uint8]) -> str:
     """A digest that is equal for equal decoded images: CRC-32C of all pixels, and SHA-256 of the few that are stored.
 
@@ -196,7 +229,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _rgb(image: Image.Image, mode: str, format: str | None, rules: PrepareParams) -> Image.Image:
     transparent = "A" in image.mode or "transparency" in image.info
-    profile = image.info.get("icc_profile", b"") if rules.colour_profile == "convert" else b""
+    profiled = "icc_profile" in image.info and rules.colour_profile == "convert"
     if mode != "RGB" or transparent:
         name = _describe(mode, transparent)
         if rules.non_rgb == "refuse":
@@ -209,7 +242,7 @@ def _rgb(image: Image.Image, mode: str, format: str | None, rules: PrepareParams
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         if transparent and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
             raise BadImageError(f"is {name} and partly transparent, so its background is unknown")
-    return image.convert("RGB") if profile == b"" else _srgb(image, profile)
+    return _srgb(image, image.info["icc_profile"]) if profiled else image.convert("RGB")
 
 
 def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:

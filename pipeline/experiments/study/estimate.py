@@ -118,7 +118,7 @@ class _NoiseBatch:
 def _step_seconds(inverter: Inverter, params: Params, crop: ImageSize) -> float:
     """Seconds of the fitter's own step; the second one is timed."""
     protocol, device = params.recipe, inverter.device
-    loss = Loss(params.loss_terms).to(device)
+    loss = Loss(params.loss_terms, params).to(device)
     fitter = build_fitter(inverter, loss, params)
     target = torch.rand(protocol.batch_size, 3, crop.height, crop.width, device=device)
     feed = _NoiseFeed(_NoiseBatch(_noise(protocol.batch_size, inverter), target))

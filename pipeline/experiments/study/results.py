@@ -42,7 +42,7 @@ def write_results(
     """
     with opened([each.name for each in configurations]) as experiments:
         table = leaderboard(experiments, metric)
-        remarks = [*lead_notes(table), *gain_notes(experiments), *protocol_notes(experiments), *notes]
+        remarks = [*lead_notes(table), *gain_notes(experiments), *protocol_notes(experiments, metric), *notes]
         # weights and data behind all numbers of a figure: `random weights (seed 0) · sample`
         behind = (f"{weights(each.protocol)} · {each.protocol['data']['dataset']}" for each in experiments)
         title = "; ".join(dict.fromkeys(behind))
@@ -63,7 +63,7 @@ def write_results(
         texts["held.svg"] = depth_curves(by_depth(refined), depths, METRICS.get("psnr").title, title)
     for name, content in texts.items():
         _write_or_remove(output / name, content)
-    text = "\n".join([markdown(table), *(f"\n{remark}" for remark in remarks)]) + "\n"
+    text = "\n".join([markdown(table, metric), *(f"\n{remark}" for remark in remarks)]) + "\n"
     write_whole(output / "leaderboard.md", text.encode())
     return text
 

@@ -1,0 +1,15 @@
+"""Distance in layers of a frozen network (Johnson et al. 2016); left out where params.yaml names none."""
+
+from torch import Tensor
+
+from pipeline.metrics.table import METRICS, Metric, Pair
+
+
+def distance(pair: Pair) -> Tensor | None:
+    """(B,) float64."""
+    return None if pair.judge is None else pair.judge(pair.prediction, pair.target).double()
+
+
+METRICS.register("features")(
+    Metric(place=5, label="features", digits=4, higher_is_better=False, measure=distance, judged=True)
+)
