@@ -19,8 +19,8 @@ from pipeline.core.errors import ParamsError, WeightsError
 from pipeline.core.params import load_params
 from pipeline.core.section import did_you_mean
 from pipeline.core.sources import Source
-from stages.check import check_networks
 from stages.loading import load_checked
+from stages.networks import check_networks
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.backbones import backbone
 from pipeline.core.errors import ParamsError, ShapeError
 from pipeline.core.params import NONE, Params, load_params
 from pipeline.data.preparation.dataset import DATASETS
 from pipeline.models.common.decoder import DECODERS
-from stages.check import check_experiment
+from stages import networks
+from stages.choices import check_experiment
 from stages.loading import load_checked
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
@@ -41,12 +41,13 @@ def remembered(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.fixture(autouse=True)
-def networks_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def networks_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same answers with one network built for all its layers, which is nearly all the time there is."""
-    whole = remembered(backbone.feature_shapes)
-    monkeypatch.setattr(backbone, "check_backbone", remembered(backbone.check_backbone))
+    monkeypatch.chdir(tmp_path)  # where nothing was proved before
+    whole = remembered(networks.feature_shapes)
+    monkeypatch.setattr(networks, "check_backbone", remembered(networks.check_backbone))
     monkeypatch.setattr(
-        backbone,
+        networks,
         "feature_shapes",
         lambda name, entry, layers, image: {layer: whole(name, entry, entry.layers, image)[layer] for layer in layers},
     )

@@ -60,7 +60,7 @@ def test_each_network_of_an_ensemble_has_its_note() -> None:
 
 def test_what_check_has_proved_is_not_proved_again(monkeypatch: pytest.MonkeyPatch) -> None:
     proved: list[str] = []
-    monkeypatch.setattr("stages.check.check_experiment", lambda params: proved.append(params.decoder))
+    monkeypatch.setattr("stages.choices.check_experiment", lambda params: proved.append(params.decoder))
     loading.load_checked(PARAMS, [])
     assert proved == ["transposed_conv"]  # nothing was remembered before
     check()
@@ -68,7 +68,7 @@ def test_what_check_has_proved_is_not_proved_again(monkeypatch: pytest.MonkeyPat
     assert len(proved) == 2  # by check itself
     loading.load_checked(PARAMS, ["decoder=wavelet"])
     assert proved[2:] == ["wavelet"]
-    monkeypatch.setattr("stages.proof.digest", lambda *_: "edited")
+    monkeypatch.setattr("stages.proof.code", lambda: "edited")
     loading.load_checked(PARAMS, [])
     assert len(proved) == 4
 
