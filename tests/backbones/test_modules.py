@@ -58,6 +58,7 @@ MAPS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("entry", "path", "shape"), MAPS, ids=str)
 def test_a_map_is_what_the_module_returns(entry: BackboneParams, path: str, shape: FeatureShape) -> None:
     images = photograph(64, 64, count=2)

@@ -67,6 +67,7 @@ def outcomes(network: str, crop: int) -> Iterator[tuple[Params, str]]:
             yield one, str(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 def test_at_the_crop_of_params_yaml_every_layer_goes_with_every_decoder(network: str) -> None:
     found = list(outcomes(network, load_params(PARAMS).prepare.crop))
@@ -74,6 +75,7 @@ def test_at_the_crop_of_params_yaml_every_layer_goes_with_every_decoder(network:
     assert len(found) == len(load_params(PARAMS).backbone_params(network).layers) * len(DECODERS.names())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 def test_at_another_crop_a_refusal_names_what_excludes_each_other(network: str) -> None:
     """100 pixels: no multiple of a ViT's patch, no whole ratio for many layers, 25 for the last ones of the ResNets."""

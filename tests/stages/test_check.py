@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ import torch
 from huggingface_hub import constants
 from typer.testing import CliRunner, Result
 
-from pipeline.core.errors import ParamsError
+from pipeline.core.errors import ParamsError, ShapeError
 from stages import loading
 from stages.__main__ import app
 
@@ -71,6 +74,48 @@ def test_what_check_has_proved_is_not_proved_again(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("stages.proof.code", lambda: "edited")
     loading.load_checked(PARAMS, [])
     assert len(proved) == 4
+
+
+LOADED = """
+import sys
+from stages.__main__ import main
+sys.argv = ["stages", *sys.argv[1:]]
+try:
+    main()
+finally:
+    print("loaded:", *sorted({"torch", "torchvision", "timm"} & {*sys.modules}))
+"""
+
+
+def loaded(*overrides: str) -> str:
+    """What a `check` of its own process loads."""
+    options = [part for override in overrides for part in ("--set", override)]
+    command = [sys.executable, "-c", LOADED, "check", "--params", str(PARAMS), *options]
+    environment = os.environ | {"PYTHONPATH": str(PARAMS.parent)}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    return found.stdout.splitlines()[-1]
+
+
+def test_check_loads_only_what_is_not_yet_proved(tmp_path: Path) -> None:
+    weights = tmp_path / "resnet34.safetensors"
+    weights.touch()
+    of_a_file = f"backbones.resnet34.weights={weights}"
+    check(of_a_file)
+    assert loaded(of_a_file) == "loaded:"
+    assert loaded(of_a_file, "decoder=linear") == "loaded: torch"  # networks and their shapes are known
+    weights.unlink()
+    assert loaded(of_a_file, "decoder=linear") == "loaded: timm torch torchvision"  # nothing is known of that file
+
+
+def test_known_shapes_refuse_what_does_not_go_together() -> None:
+    check("prepare.crop=100", "decoder=linear")
+    source = ("prepare.crop=100", "backbone=resnet34", "layer=layer4")
+    check(*source, "decoder=linear")
+    with pytest.raises(ShapeError, match=r"^resnet34.layer4 and decoder = 'wavelet' do not go together: .* ratio 25 "):
+        loading.load_checked(PARAMS, [*source, "decoder=wavelet"])
+    with pytest.raises(ShapeError, match=r"^vit_small cannot take images of 100×100 pixels"):
+        loading.load_checked(PARAMS, ["prepare.crop=100", "backbone=vit_small", "layer=block0"])
 
 
 def test_a_typo_is_refused_whatever_was_proved() -> None:

@@ -23,6 +23,7 @@ def project(tmp_path: Path) -> Project:
     project.set({"backbones.vgg16.layers": ["block1", "block2", "block3"]})
     project.commit("a third layer")
     project.make_environment()
+    project.fork_stages()
     return project
 
 

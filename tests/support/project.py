@@ -108,6 +108,14 @@ class Project:
         (packages / "tests.pth").write_text("\n".join(seen))
         (place / ".installed").touch()
 
+    def fork_stages(self) -> None:
+        """`python -m stages` of the `.venv` that `make_environment` made is forked, too; all else is its own."""
+        folder = self.root / ".venv/bin"
+        (folder / "python").rename(folder / "own")
+        script = f'#!/bin/sh\n[ "$1 $2" = "-m stages" ] && exec "{commands()}/python" "$@"\nexec "{folder}/own" "$@"\n'
+        (folder / "python").write_text(script)
+        (folder / "python").chmod(0o755)
+
     def clone(self, target: Path) -> Project:
         self.run("git", "clone", "--quiet", str(self.root), str(target))
         return _with_identity(Project(target))
