@@ -13,7 +13,8 @@ from huggingface_hub import constants
 from typer.testing import CliRunner, Result
 
 from pipeline.core.errors import ParamsError, ShapeError
-from stages import loading
+from pipeline.core.params import load_params
+from stages import loading, proof
 from stages.__main__ import app
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
@@ -105,7 +106,8 @@ def test_check_loads_only_what_is_not_yet_proved(tmp_path: Path) -> None:
     assert loaded(of_a_file) == "loaded:"
     assert loaded(of_a_file, "decoder=linear") == "loaded: torch"  # networks and their shapes are known
     weights.unlink()
-    assert loaded(of_a_file, "decoder=linear") == "loaded: timm torch torchvision"  # nothing is known of that file
+    assert not proof.proved(load_params(PARAMS, [of_a_file]))  # nothing is known of that file
+    assert proof.shapes(load_params(PARAMS, [of_a_file, "decoder=linear"])) is None
 
 
 def test_known_shapes_refuse_what_does_not_go_together() -> None:
