@@ -197,6 +197,7 @@ def without(key: str, tmp_path: Path) -> Path:
     return tmp_path / "params.yaml"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [key for key in leaves(SHIPPED) if key not in REMOVABLE])
 def test_each_key_is_required_and_a_missing_one_is_named_with_the_remedy(key: str, tmp_path: Path) -> None:
     """No value that makes numbers stands in the code."""
