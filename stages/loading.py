@@ -30,7 +30,7 @@ def load_checked(path: Path, overrides: Iterable[str] | None, loss: bool = True)
     if loss:
         check_loss(params)
     if not proved(params):
-        from stages.check import check_choices  # which loads torch
+        from stages.choices import check_choices  # which loads torch
 
         check_choices(params)
     return params

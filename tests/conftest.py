@@ -12,11 +12,16 @@ import shared
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 
+LONGEST = (  # minutes of real processes each, under DVC
+    *("test_docs.py", "test_dvc.py", "test_fresh_clone.py", "test_study_dvc.py", "test_queue.py", "test_extending.py"),
+    *("test_training.py", "test_remotes.py", "test_extraction_killed.py", "test_extraction_processors.py"),
+)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with many slow tests begin: a long file that starts last runs alone at the end."""
+    """The longest files begin, then those with many slow tests: a long file that starts last runs alone at the end."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    items.sort(key=lambda item: (LONGEST.index(item.path.name) if item.path.name in LONGEST else 99, -slow[item.path]))
 
 
 @pytest.fixture(scope="session", autouse=True)

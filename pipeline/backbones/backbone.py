@@ -112,20 +112,23 @@ def feature_shapes(
     return _shapes(name, spec, layers, image)[0]
 
 
-def check_backbone(name: str, entry: BackboneParams, image: ImageSize) -> None:
+def check_backbone(name: str, entry: BackboneParams, image: ImageSize) -> dict[str, FeatureShape]:
     """Check everything about an entry that needs no weights and no internet.
+
+    Returns: the shape of each of its layers.
 
     Raises:
         ParamsError: unknown network, layer or tag. ShapeError: the network cannot take images of this size.
         WeightsError: none are published, the package is not installed, or the named file does not exist.
     """
-    feature_shapes(name, entry, entry.layers, image)
+    shapes = feature_shapes(name, entry, entry.layers, image)
     if entry.kind == "imagenet":
         published_weights(name, entry)
     elif entry.kind == "package":
         package_of(name, entry).locate()
     elif entry.kind == "path":
         weights_file(name, entry)
+    return shapes
 
 
 def published_weights(name: str, entry: BackboneParams) -> Published:

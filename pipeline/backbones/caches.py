@@ -19,7 +19,6 @@ from urllib.parse import urlparse
 import torch
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
-from timm.models import load_state_dict_from_hf
 
 from pipeline.core.errors import WeightsError
 
@@ -147,6 +146,8 @@ class HubFile(CachedFile):
         # one request first, because the hub's own download tries ten times, for most of a minute, before it gives up
         with suppress(EntryNotFoundError):  # the repository exists; timm knows the other names of its weights
             get_hf_file_metadata(url, timeout=REACH_SECONDS)
+        from timm.models import load_state_dict_from_hf  # slow to import, and needed only here
+
         load_state_dict_from_hf(self._asked, self._filename)
 
 

@@ -53,10 +53,14 @@ class Package:
         """The command that installs or restores it."""
         return f"python -m pip install --force-reinstall --no-deps {self.name}=={self.version}"
 
+    def place(self) -> Path:
+        """Where the file should be. Raises PackageNotFoundError."""
+        return Path(str(distribution(self.name).locate_file(self.file)))
+
     def locate(self) -> Path:
         """The path of the file. Raises WeightsError: the package is not installed, or its file has another SHA-256."""
         try:
-            path = Path(str(distribution(self.name).locate_file(self.file)))
+            path = self.place()
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
         except (PackageNotFoundError, FileNotFoundError):

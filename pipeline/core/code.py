@@ -109,7 +109,7 @@ def _folder(package: str, library: Path) -> Path:
 def _reached(path: Path, changed: int, library: Path, chosen: tuple[tuple[str, str | None], ...]) -> tuple[str, ...]:
     """Modules that the file imports, and members of its registries. `changed`, the file's time, keys the cache."""
     found: list[str] = []
-    for node in _executed(ast.parse(path.read_bytes())):
+    for node in _executed(_tree(path, changed)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE:
             found += [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Registry" and len(node.args) == 2:
@@ -127,19 +127,24 @@ def _executed(tree: ast.AST) -> Iterator[ast.AST]:
             yield from _executed(node)
 
 
-@lru_cache(maxsize=1024)
 def _statements(path: Path, changed: int) -> int:
     """The number of statements in the file, without its docstring."""
-    return sum(not _is_text(node) for node in ast.parse(path.read_bytes()).body)
+    return len(_tree(path, changed).body)
 
 
 @lru_cache(maxsize=1024)
 def _canonical(path: Path, changed: int) -> str:
+    return ast.dump(_tree(path, changed))
+
+
+@lru_cache(maxsize=1024)
+def _tree(path: Path, changed: int) -> ast.Module:
+    """The syntax tree without docstrings."""
     tree = ast.parse(path.read_bytes())
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [each for number, each in enumerate(node.body) if number or not _is_text(each)]
-    return ast.dump(tree)
+    return tree
 
 
 def _is_text(node: ast.AST) -> bool:

@@ -144,6 +144,7 @@ def test_imagenet_normalisation_exists_in_one_file() -> None:
     assert found == {"pipeline/backbones/normalization.py"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("entry", "layer", "reference"),
     [

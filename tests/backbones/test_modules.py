@@ -58,6 +58,7 @@ MAPS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("entry", "path", "shape"), MAPS, ids=str)
 def test_a_map_is_what_the_module_returns(entry: BackboneParams, path: str, shape: FeatureShape) -> None:
     images = photograph(64, 64, count=2)
@@ -132,6 +133,7 @@ REFUSED: list[tuple[BackboneParams, str, str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("entry", "path", "why"), REFUSED, ids=str)
 def test_what_is_no_layer_is_refused_by_name_before_anything_runs(entry: BackboneParams, path: str, why: str) -> None:
     size = ImageSize(224, 224)

@@ -216,6 +216,7 @@ WRAPPED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "library"), [("resnet18", "torchvision"), ("test_vit", "timm")])
 @pytest.mark.parametrize("taken_off", WRAPPED)
 def test_a_common_wrapper_or_prefix_is_taken_off_said_and_recorded(

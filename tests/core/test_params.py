@@ -20,8 +20,8 @@ from pipeline.core.former import FORMER
 from pipeline.core.params import load_params
 from pipeline.core.section import did_you_mean
 from pipeline.core.sources import Source
-from stages.check import check_networks
 from stages.loading import load_checked
+from stages.networks import check_networks
 
 ROOT = Path(__file__).parents[2]
 
@@ -201,6 +201,7 @@ def without(key: str, tmp_path: Path) -> Path:
     return tmp_path / "params.yaml"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [key for key in leaves(SHIPPED) if key not in REMOVABLE])
 def test_each_key_is_required_and_a_missing_one_is_named_with_the_remedy(key: str, tmp_path: Path) -> None:
     """No value that makes numbers stands in the code."""

@@ -34,7 +34,7 @@ def test_rows_are_those_of_the_split_with_their_crops(split: str) -> None:
     np.testing.assert_allclose(crop.permute(1, 2, 0), data.crops(rows[1:2])[0] / 255, rtol=1e-6)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_batches_in_any_order_from_this_process_or_others(workers: int) -> None:
     store, data = opened()
     method = "spawn" if workers else None

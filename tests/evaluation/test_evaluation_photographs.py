@@ -13,6 +13,8 @@ from pipeline.core.params import EvaluateParams, Params
 from pipeline.evaluation.run import evaluate
 from pipeline.metrics.scores import summarise
 
+pytestmark = pytest.mark.slow
+
 SCENES = ("cat", "cup", "sea")
 
 

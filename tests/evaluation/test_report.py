@@ -293,6 +293,7 @@ def test_dvc_draws_both_histograms() -> None:
         assert (histogram["x"], histogram["template"]) == ("images", "bar_horizontal")
 
 
+@pytest.mark.slow
 def test_dvc_plots_show_works_offline(metrics: Path, tmp_path: Path) -> None:
     """Real DVC draws the evaluation's files; a JavaScript engine, where there is one, compiles every chart."""
     (tmp_path / ".dvc").mkdir()

@@ -17,7 +17,7 @@ from pipeline.experiments.study.grid import Configuration, load_study
 from pipeline.experiments.study.held import by_depth, held, held_markdown
 from pipeline.experiments.study.results import pivot
 from pipeline.experiments.study.work import check_jobs
-from stages.check import check_experiment
+from stages.choices import check_experiment
 
 ROOT = Path(__file__).parents[2]
 PARAMS = ROOT / "params.yaml"

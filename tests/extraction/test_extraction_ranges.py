@@ -17,6 +17,8 @@ from pipeline.core.sources import ImageSize
 from pipeline.stores.encoding import ROUNDING_LIMIT, rgb
 from pipeline.stores.opening import open_store
 
+pytestmark = pytest.mark.slow
+
 NETWORKS = (
     *("convnext_atto", "mobilenetv3_small_050", "regnetx_002", "efficientnet_lite0", "resnet10t", "test_vit"),
     *("vit_tiny_patch16_224", "deit_tiny_patch16_224", "levit_128s", "edgenext_xx_small", "ghostnet_050"),

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from messages import says
 
-from pipeline.backbones import backbone
 from pipeline.core.errors import ParamsError, ShapeError
 from pipeline.core.params import NONE, Params, load_params
 from pipeline.data.preparation.dataset import DATASETS
 from pipeline.models.common.decoder import DECODERS
-from stages.check import check_experiment
+from stages import networks
+from stages.choices import check_experiment
 from stages.loading import load_checked
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
@@ -42,12 +42,13 @@ def remembered(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.fixture(autouse=True)
-def networks_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def networks_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same answers with one network built for all its layers, which is nearly all the time there is."""
-    whole = remembered(backbone.feature_shapes)
-    monkeypatch.setattr(backbone, "check_backbone", remembered(backbone.check_backbone))
+    monkeypatch.chdir(tmp_path)  # where nothing was proved before
+    whole = remembered(networks.feature_shapes)
+    monkeypatch.setattr(networks, "check_backbone", remembered(networks.check_backbone))
     monkeypatch.setattr(
-        backbone,
+        networks,
         "feature_shapes",
         lambda name, entry, layers, image: {layer: whole(name, entry, entry.layers, image)[layer] for layer in layers},
     )
@@ -67,6 +68,7 @@ def outcomes(network: str, crop: int) -> Iterator[tuple[Params, str]]:
             yield one, str(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 def test_at_the_crop_of_params_yaml_every_layer_goes_with_every_decoder(network: str) -> None:
     found = list(outcomes(network, load_params(PARAMS).prepare.crop))
@@ -74,6 +76,7 @@ def test_at_the_crop_of_params_yaml_every_layer_goes_with_every_decoder(network:
     assert len(found) == len(load_params(PARAMS).backbone_params(network).layers) * len(DECODERS.names())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 def test_at_another_crop_a_refusal_names_what_excludes_each_other(network: str) -> None:
     """100 pixels: no multiple of a ViT's patch, no whole ratio for many layers, 25 for the last ones of the ResNets."""

@@ -52,6 +52,7 @@ def decoder(request: pytest.FixtureRequest) -> Decoder:
     return _small(request.param)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SOURCE_SHAPES, ids=shape_id)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_source_becomes_a_whole_image_in_range(name: str, shape: tuple[int, int, int]) -> None:
@@ -147,6 +148,7 @@ def test_channels_last_gives_the_same_image(decoder: Decoder) -> None:
     torch.testing.assert_close(other, usual, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_compiles_without_a_graph_break(decoder: Decoder) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(copy.deepcopy(decoder), fullgraph=True, backend="aot_eager", dynamic=False)

@@ -16,6 +16,8 @@ from torch import Tensor
 from pipeline.core.sources import FeatureShape, ImageSize
 from pipeline.models.common.decoder import DECODERS, Decoder
 
+pytestmark = pytest.mark.slow
+
 NAMES = DECODERS.names()
 
 

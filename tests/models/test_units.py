@@ -129,6 +129,7 @@ def _trained(opened: list[FeatureStore], work: Path, *overrides: str) -> Trained
     return trained(opened if any(each.startswith("fusion=") for each in overrides) else opened[:1], work, *overrides)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exponent", [-40, 12])
 @pytest.mark.parametrize(
     "overrides",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,8 +13,9 @@ from huggingface_hub import constants
 from messages import says
 from typer.testing import CliRunner, Result
 
-from pipeline.core.errors import ParamsError
-from stages import loading
+from pipeline.core.errors import ParamsError, ShapeError
+from pipeline.core.params import load_params
+from stages import loading, proof
 from stages.__main__ import app
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
@@ -67,7 +71,7 @@ def test_each_network_of_an_ensemble_has_its_note() -> None:
 
 def test_what_check_has_proved_is_not_proved_again(monkeypatch: pytest.MonkeyPatch) -> None:
     proved: list[str] = []
-    monkeypatch.setattr("stages.check.check_experiment", lambda params: proved.append(params.decoder))
+    monkeypatch.setattr("stages.choices.check_experiment", lambda params: proved.append(params.decoder))
     loading.load_checked(PARAMS, [])
     assert proved == ["residual"]  # nothing was remembered before
     check()
@@ -75,9 +79,52 @@ def test_what_check_has_proved_is_not_proved_again(monkeypatch: pytest.MonkeyPat
     assert len(proved) == 2  # by check itself
     loading.load_checked(PARAMS, ["decoder=wavelet"])
     assert proved[2:] == ["wavelet"]
-    monkeypatch.setattr("stages.proof.digest", lambda *_: "edited")
+    monkeypatch.setattr("stages.proof.code", lambda: "edited")
     loading.load_checked(PARAMS, [])
     assert len(proved) == 4
+
+
+LOADED = """
+import sys
+from stages.__main__ import main
+sys.argv = ["stages", *sys.argv[1:]]
+try:
+    main()
+finally:
+    print("loaded:", *sorted({"torch", "torchvision", "timm"} & {*sys.modules}))
+"""
+
+
+def loaded(*overrides: str) -> str:
+    """What a `check` of its own process loads."""
+    options = [part for override in overrides for part in ("--set", override)]
+    command = [sys.executable, "-c", LOADED, "check", "--params", str(PARAMS), *options]
+    environment = os.environ | {"PYTHONPATH": str(PARAMS.parent)}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    return found.stdout.splitlines()[-1]
+
+
+def test_check_loads_only_what_is_not_yet_proved(tmp_path: Path) -> None:
+    weights = tmp_path / "resnet34.safetensors"
+    weights.touch()
+    of_a_file = f"backbones.resnet34.weights={weights}"
+    check(of_a_file)
+    assert loaded(of_a_file) == "loaded:"
+    assert loaded(of_a_file, "decoder=linear") == "loaded: torch"  # networks and their shapes are known
+    weights.unlink()
+    assert not proof.proved(load_params(PARAMS, [of_a_file]))  # nothing is known of that file
+    assert proof.shapes(load_params(PARAMS, [of_a_file, "decoder=linear"])) is None
+
+
+def test_known_shapes_refuse_what_does_not_go_together() -> None:
+    check("prepare.crop=100", "decoder=linear")
+    source = ("prepare.crop=100", "backbone=resnet34", "layer=layer4")
+    check(*source, "decoder=linear")
+    with pytest.raises(ShapeError, match=r"^resnet34.layer4 and decoder = 'wavelet' do not go together: .* ratio 25 "):
+        loading.load_checked(PARAMS, [*source, "decoder=wavelet"])
+    with pytest.raises(ShapeError, match=r"^vit_small cannot take images of 100×100 pixels"):
+        loading.load_checked(PARAMS, ["prepare.crop=100", "backbone=vit_small", "layer=block0"])
 
 
 def test_a_typo_is_refused_whatever_was_proved() -> None:

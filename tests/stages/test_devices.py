@@ -21,6 +21,8 @@ from pipeline.models.common.decoder import DECODERS
 from pipeline.models.common.fusion import FUSIONS
 from pipeline.stores.opening import open_store
 
+pytestmark = pytest.mark.slow
+
 LINEAR = ("decoder=linear",)
 
 

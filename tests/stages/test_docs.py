@@ -30,6 +30,7 @@ def project(tmp_path: Path) -> Project:
     )
     project.commit("a third layer")
     project.make_environment()
+    project.fork_stages()
     return project
 
 

@@ -53,6 +53,7 @@ def test_a_python_that_will_not_do_is_one_sentence(tmp_path: Path, python: str, 
     assert not (tmp_path / ".venv").exists()
 
 
+@pytest.mark.slow
 def test_make_installs_the_project_and_not_twice(tmp_path: Path) -> None:
     project = checkout(tmp_path / "clone")
     project.make_environment()
@@ -74,6 +75,7 @@ def test_make_installs_the_project_and_not_twice(tmp_path: Path) -> None:
     assert stamps()[1] > first[1]
 
 
+@pytest.mark.slow
 def test_the_package_needs_what_requirements_txt_lists_and_tests_need_more(tmp_path: Path) -> None:
     """As `pip install` elsewhere would see it."""
     project = checkout(tmp_path / "clone")

@@ -23,6 +23,8 @@ from pipeline.stores.prepared import PreparedData
 from stages.__main__ import app
 from stages.tables import duration, size
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ruamel.yaml import YAML
 
@@ -15,8 +15,9 @@ from pipeline.core.sources import FeatureShape, ImageSize
 from pipeline.models.common import decoder, fusion
 from pipeline.models.common.decoder import Decoder
 from pipeline.models.common.fusion import Fusion
-from pipeline.refinement import base
-from pipeline.refinement.base import KnownLayer, Refiner
+
+if TYPE_CHECKING:
+    from pipeline.refinement.base import KnownLayer, Refiner
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 S = TypeVar("S", bound=Section)
@@ -62,4 +63,6 @@ def build_fusion(name: str, changes: Mapping[str, Any], shapes: Sequence[Feature
 
 
 def build_refiner(name: str, changes: Mapping[str, Any], layer: KnownLayer, budget: int) -> Refiner:
+    from pipeline.refinement import base  # which loads timm: processes of tests start without
+
     return base.build_refiner(name, options(f"refiners.{name}", **changes), layer, budget)

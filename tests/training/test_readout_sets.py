@@ -122,6 +122,7 @@ SETS = [
 TWICE = [("good.narrow", "good.twice"), ("good.narrow", "good.twice", "poor.fine")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", SETS + TWICE, ids="+".join)
 def test_a_set_is_as_good_as_its_best_member(names: tuple[str, ...]) -> None:
     members = {name: decibels(name) for name in names if _solvable((name,))}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from forks import commands
 from project import ROOT
 from small_experiment import CPU, Experiment, experiment, photographs, small_settings
 from toy_training import ToyFeed, toy_fitter
@@ -84,7 +86,8 @@ def test_the_other_adam_is_another_and_steps() -> None:
 
 
 @pytest.mark.slow
-def test_the_published_training_runs_to_its_end() -> None:
+def test_the_published_training_runs_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", f"{commands()}/python")  # the stages are forks
     options = published.parse(["--images", "6", "--epochs", "2", "--device", "cpu", "--set", *TINY])
     said = published.measure(options)
     assert said.startswith("transposed_conv on vgg16.block1, protocol published, cpu (")

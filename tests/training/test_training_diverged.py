@@ -14,6 +14,8 @@ from pipeline.core.errors import TrainingError
 from pipeline.loading.loader import Batch
 from pipeline.loading.sampler import SplitFeed
 
+pytestmark = pytest.mark.slow
+
 # a linear start that leaves something to be learned, so that the first epoch is better than it
 SETTINGS = (
     "decoders.linear.kernel=1",

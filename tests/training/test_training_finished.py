@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from small_experiment import Experiment, experiment, retrain
 
+pytestmark = pytest.mark.slow
+
 FINISHED = "nothing left to do"
 
 

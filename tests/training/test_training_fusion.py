@@ -14,6 +14,8 @@ from pipeline.loading.loader import CachedFeatures
 from pipeline.models.common.inverter import Blueprint, Inverter, load_inverter
 from pipeline.stores.opening import open_store
 
+pytestmark = pytest.mark.slow
+
 KERNEL = "decoders.linear.kernel=1"
 PAIR = (
     "fusion=weighted",

@@ -29,6 +29,8 @@ from pipeline.training import run
 from pipeline.training.readout import ReadoutSolution, solve_readout
 from stages.__main__ import app
 
+pytestmark = pytest.mark.slow
+
 NOTHING = "Training gained nothing"
 DECODERS = ("linear", "transposed_conv")
 
