@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image
 
 from pipeline.core.errors import NOTHING_GAINED, DataError
 from pipeline.core.files import whole_file, write_whole
+from pipeline.core.params import NONE
 from pipeline.core.progress import counted
 from pipeline.core.tables import markdown_table
 from pipeline.evaluation.conventions import differences
@@ -24,7 +26,7 @@ from pipeline.evaluation.report import is_linear_start, read_protocol, read_scor
 from pipeline.metrics.scores import bootstrap_means
 from pipeline.metrics.table import METRICS, all_metrics
 
-METRICS_FOLDER = "metrics"
+METRICS_FOLDER, CURVES = "metrics", "training.csv"
 WORKSPACE, COMMITTED = "workspace", "HEAD"  # DVC calls the files as they are now `workspace`
 STRIP = "strip.png"
 NEEDED = ("metrics.json", "protocol.json", "per_image.csv", "reconstructions")
@@ -42,6 +44,7 @@ class Experiment:
     protocol: dict[str, Any]
     per_image: pd.DataFrame  # indexed by image id
     pictures: Path
+    curves: pd.DataFrame | None = None  # a row for each epoch; None where no training left any
 
     @classmethod
     def read(cls, name: str, folder: Path) -> Experiment:
@@ -53,13 +56,13 @@ class Experiment:
                 f"{folder} lacks {', '.join(absent)}; fetch what DVC has cached of it (dvc pull, or dvc repro), or "
                 "evaluate again: python -m stages evaluate"
             )
-        protocol = read_protocol(folder)
         return cls(
             name,
             metrics,
-            protocol,
+            read_protocol(folder),
             pd.read_csv(folder / "per_image.csv", index_col="image", converters={"image": str, "photograph": str}),
             folder / "reconstructions",
+            pd.read_csv(folder / CURVES) if (folder / CURVES).is_file() else None,
         )
 
     @property
@@ -126,7 +129,7 @@ def compare(names: Sequence[str], output: Path, metric: str = "psnr") -> str:
     require_folder(output)
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
-        experiments, left_out = (_named(names, place), []) if names else _everything(place)
+        experiments, left_out = (_named(names, place), []) if names else everything(place)
         table = leaderboard(experiments, metric)
         notes = [*lead_notes(table), *gain_notes(experiments), *protocol_notes(experiments), *left_out]
         with whole_file(output / "leaderboard.csv") as part:
@@ -138,6 +141,71 @@ def compare(names: Sequence[str], output: Path, metric: str = "psnr") -> str:
         if picture is not None:
             save_png(picture, output / STRIP)
     return text
+
+
+def everything(fetched: Path, root: Path = Path()) -> tuple[list[Experiment], list[str]]:
+    """What can be compared in the project in `root`, and a sentence for each that cannot.
+
+    The workspace, all DVC experiments and the last commit; equal scores are one, under all their names. What comes out
+    of Git and DVC's cache is put into `fetched`, and is not fetched again where it is there already.
+
+    Raises:
+        DataError: there is nothing at all.
+    """
+    found: dict[str, Experiment] = {}  # by what was scored and how
+    left_out: list[str] = []
+    try:
+        revisions = [(WORKSPACE, WORKSPACE), *_experiments(root), (COMMITTED, COMMITTED)]
+    except DataError as error:
+        revisions = [(WORKSPACE, WORKSPACE)]
+        left_out.append(f"{error}.")
+    for name, revision in revisions:
+        try:
+            experiment = Experiment.read(name, _place(revision, fetched, root))
+            assert experiment.photographs
+        except DataError as error:
+            left_out.append(f"{name} is left out: {error}.")
+            continue
+        content = json.dumps([experiment.metrics, experiment.protocol], sort_keys=True)
+        same = found.get(content)
+        found[content] = experiment if same is None else replace(same, name=f"{same.name}, {name}")
+    if not found:
+        raise DataError("\n".join(["there is nothing to compare yet; run dvc repro, or name folders", *left_out]))
+    return list(found.values()), left_out
+
+
+def varied(experiments: Sequence[Experiment]) -> pd.DataFrame:
+    """A row for each experiment, a column for each setting that differs between those that have it, as text.
+
+    Columns are called as in params.yaml, but for `source` (layers) and `weights` (of the networks).
+    """
+    table = pd.DataFrame([settings(each.protocol) for each in experiments], index=[each.name for each in experiments])
+    return table.loc[:, [column for column in table if table[column].nunique() > 1]].fillna("")
+
+
+def settings(protocol: Mapping[str, Any]) -> dict[str, str]:
+    """What made the scores of an experiment: its settings by their keys in params.yaml, as text."""
+    model, features = protocol["model"], protocol["features"]
+    blueprint = model["blueprint"]
+    found = {
+        "dataset": protocol["data"]["dataset"],
+        "source": " + ".join(features),
+        "weights": weights(protocol),
+        "store.dtype": ", ".join(dict.fromkeys(each["dtype"] for each in features.values() if "dtype" in each)),
+        "decoder": blueprint["decoder"],
+        f"decoders.{blueprint['decoder']}": blueprint.get("decoder_options", {}),
+        "fusion": blueprint["fusion"],
+        f"fusions.{blueprint['fusion']}": blueprint.get("fusion_options", {}),
+        "two_stage.refine": protocol.get("first_stage", {}).get("refiner", NONE),
+        "loss": ", ".join(model.get("loss", {})),
+        "seed": model.get("seed", ""),
+        "train": model.get("train", {}),
+        f"protocols.{model.get('train', {}).get('protocol')}": model.get("protocol", {}),
+        "prepare": model.get("prepare", {}),
+        "evaluate.refine": protocol.get("refinement", {}).get("refiner", NONE),
+        "evaluate.refine_budget": protocol.get("refinement", {}).get("budget", ""),
+    }
+    return dict(_flat(found))
 
 
 def leaderboard(experiments: Sequence[Experiment], metric: str) -> pd.DataFrame:
@@ -261,78 +329,71 @@ def _row(rank: int, experiment: Experiment, following: Experiment | None, metric
     }
 
 
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every value that is no section, as text, by its dotted key."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", str(value)
+
+
 def _named(names: Sequence[str], temporary: Path) -> list[Experiment]:
-    return [Experiment.read(name, _place(name, temporary / str(number))) for number, name in enumerate(names)]
+    return [Experiment.read(name, _place(name, temporary)) for name in names]
 
 
-def _everything(temporary: Path) -> tuple[list[Experiment], list[str]]:
-    """What can be compared here, and a sentence for each that cannot; equal scores are one, under all their names."""
-    found: dict[str, Experiment] = {}  # by what was scored and how
-    left_out: list[str] = []
-    revisions = [(WORKSPACE, WORKSPACE), *_experiments(), (COMMITTED, COMMITTED)]
-    for number, (name, revision) in enumerate(revisions):
-        try:
-            experiment = Experiment.read(name, _place(revision, temporary / str(number)))
-            assert experiment.photographs
-        except DataError as error:
-            left_out.append(f"{name} is left out: {error}.")
-            continue
-        content = json.dumps([experiment.metrics, experiment.protocol], sort_keys=True)
-        same = found.get(content)
-        found[content] = experiment if same is None else replace(same, name=f"{same.name}, {name}")
-    if not found:
-        raise DataError("\n".join(["there is nothing to compare yet; run dvc repro, or name folders", *left_out]))
-    return list(found.values()), left_out
-
-
-def _experiments() -> list[tuple[str, str]]:
-    """Names and revisions of all DVC experiments of this project, whatever commit they started from."""
+def _experiments(root: Path) -> list[tuple[str, str]]:
+    """Names and revisions of all DVC experiments of the project in `root`, whatever commit they started from."""
     from dvc.exceptions import NotDvcRepoError
     from dvc.repo import Repo
     from dvc.scm import NoSCMError
 
     try:
-        with Repo() as repo:
+        with Repo(str(root)) as repo:
             listed = [pair for pairs in repo.experiments.ls(all_commits=True).values() for pair in pairs]
     except (NoSCMError, NotDvcRepoError):
         raise DataError(
-            f"DVC experiments cannot be looked up because {Path.cwd()} is in no Git repository with DVC; name folders "
-            "with metrics.json, or run compare inside the project"
+            f"DVC experiments cannot be looked up because {root.resolve()} is in no Git repository with DVC; name "
+            "folders with metrics.json, or run compare inside the project"
         ) from None
     names = [name for name, _ in listed]
     return [(name if names.count(name) == 1 else f"{name} ({revision[:7]})", revision) for name, revision in listed]
 
 
-def _place(name: str, temporary: Path) -> Path:
-    """The folder that holds the metrics of `name`; those of a revision are fetched into `temporary`."""
-    folder = Path() if name == WORKSPACE else Path(name)
+def _place(name: str, fetched: Path, root: Path = Path()) -> Path:
+    """The folder that holds the metrics of `name`; those of a revision are in `fetched`, and come there where not."""
+    folder = root if name == WORKSPACE else root / name
     for place in (folder, folder / METRICS_FOLDER):
         if (place / "metrics.json").is_file():
             return place
-    if name == WORKSPACE:
-        return folder / METRICS_FOLDER
-    _fetch(name, temporary)
-    return temporary
+    return folder / METRICS_FOLDER if name == WORKSPACE else _fetch(name, fetched, root)
 
 
-def _fetch(revision: str, target: Path) -> None:
-    """Metrics of a DVC experiment or Git revision of this project, from Git and DVC's cache."""
+def _fetch(revision: str, fetched: Path, root: Path) -> Path:
+    """Metrics of a DVC experiment or Git revision of this project, from Git and DVC's cache, below `fetched`."""
     from dvc.api import DVCFileSystem  # slow to import, and not needed for folders
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo
     from dvc.scm import NoSCMError, RevError, resolve_rev
 
     try:
-        with Repo() as repo:
+        with Repo(str(root)) as repo:
             commit = resolve_rev(repo.scm, revision)
+            target = fetched / commit
+            if target.is_dir():
+                return target
             files = DVCFileSystem(repo.root_dir, rev=commit)
-            for name in NEEDED:
-                target.mkdir(parents=True, exist_ok=True)
-                files.get(f"{METRICS_FOLDER}/{name}", str(target / name), recursive=name == "reconstructions")
+            with tempfile.TemporaryDirectory(dir=fetched) as part:
+                for name in NEEDED:
+                    files.get(f"{METRICS_FOLDER}/{name}", f"{part}/{name}", recursive=name == "reconstructions")
+                if files.isfile(f"{METRICS_FOLDER}/{CURVES}"):
+                    files.get(f"{METRICS_FOLDER}/{CURVES}", f"{part}/{CURVES}")
+                shutil.copytree(part, target)
+            return target
     except (NoSCMError, NotDvcRepoError):
         raise DataError(
             f"'{revision}' is no folder with metrics.json, and experiments and revisions cannot be looked up because "
-            f"{Path.cwd()} is in no Git repository with DVC; name a folder, or run compare inside the project"
+            f"{root.resolve()} is in no Git repository with DVC; name a folder, or run compare inside the project"
         ) from None
     except RevError:
         raise DataError(
