@@ -280,6 +280,17 @@ def markdown(table: pd.DataFrame) -> str:
     return markdown_table([*columns.values()], rows)
 
 
+def same_photographs(experiments: Sequence[Experiment]) -> tuple[list[Experiment], list[str]]:
+    """The experiments of the first one's protocol, and the images that all of these saved."""
+    alike = [each for each in experiments if not differences(experiments[0].protocol, each.protocol)]
+    common = [
+        image
+        for image in alike[0].protocol["reconstructions"]
+        if all(image in each.protocol["reconstructions"] for each in alike)
+    ]
+    return alike, common
+
+
 def strip(experiments: Sequence[Experiment], caption: Caption | None = None, about: str = "") -> Picture | None:
     """The photographs that all experiments saved, a row each: original, then every experiment's reconstruction.
 
@@ -287,12 +298,7 @@ def strip(experiments: Sequence[Experiment], caption: Caption | None = None, abo
     `about` all of them stands under the photograph's name.
     Experiments of another protocol than the first are left out; None when there is no common photograph.
     """
-    alike = [each for each in experiments if not differences(experiments[0].protocol, each.protocol)]
-    common = [
-        image
-        for image in alike[0].protocol["reconstructions"]
-        if all(image in each.protocol["reconstructions"] for each in alike)
-    ]
+    alike, common = same_photographs(experiments)
     if not common:
         return None
     rows = [
