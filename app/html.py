@@ -21,8 +21,8 @@ _ENVIRONMENT = Environment(
 
 
 def breakable(text: str) -> Markup:
-    """A long name that may go on in another line after `-`, `_`, `.` and `/`."""
-    return Markup(re.sub(r"([-_./])", r"\1<wbr>", str(escape(text))))
+    """A long name that may go on in another line after a mark."""
+    return Markup(re.sub(r"([-_./@,])", r"\1<wbr>", str(escape(text))))
 
 
 _ENVIRONMENT.filters["breakable"] = breakable

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import gradio as gr
-from gradio.themes.utils.fonts import LocalFont
+from gradio.themes.utils.fonts import Font, LocalFont
 
 STYLE = Path(__file__).parent / "style.css"
 WEIGHTS = (400, 700)  # the others that Gradio brings of these fonts lack most letters
 
 
 def theme() -> gr.themes.Base:
-    fonts = [LocalFont("IBM Plex Sans", WEIGHTS), "system-ui", "sans-serif"]
-    mono = [LocalFont("IBM Plex Mono", WEIGHTS), "ui-monospace", "monospace"]
+    fonts: list[Font | str] = [LocalFont("IBM Plex Sans", WEIGHTS), "system-ui", "sans-serif"]
+    mono: list[Font | str] = [LocalFont("IBM Plex Mono", WEIGHTS), "ui-monospace", "monospace"]
     return gr.themes.Base(
         primary_hue="blue",
         secondary_hue="blue",

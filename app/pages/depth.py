@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.core.sources import Source
+import pandas as pd
+from torch import Tensor
 
-LAYER, PSNR, WEIGHTS = "layer", "PSNR, dB", "weights"  # columns of the curve
+from app.html import data_uri, render
+from pipeline.core.sources import Source
+from pipeline.evaluation.baselines import thumbnail
+from pipeline.evaluation.pictures import Picture, enlarged, to_picture
+from pipeline.experiments.reconstruction import Encoder
+from pipeline.metrics.scores import score
+
+LAYER, PSNR, IMAGE = "layer", "PSNR, dB", "image"  # columns of the curve
+BICUBIC = "bicubic thumbnail of the layer's grid"
 
 
 @dataclass(frozen=True)
@@ -40,3 +49,68 @@ def series(descriptions: Mapping[str, Mapping[str, Any]], depths: Mapping[str, S
         others = sorted(models.keys() - set(known))
         ordered.append(Series(network, weights, {layer: models[layer] for layer in (*known, *others)}))
     return sorted(ordered, key=lambda each: -len(each.models))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A photograph through one layer and back."""
+
+    layer: str
+    model: str
+    picture: Picture
+    psnr: float
+    ssim: float
+    bicubic: float  # PSNR of a thumbnail as small as the layer's grid
+
+
+def through(each: Series, original: Tensor, encoder: Callable[[str], Encoder]) -> list[Seen]:
+    """The photograph (3, crop, crop) through every layer of a series, shallow to deep; `encoder` gives a model's."""
+    found = []
+    for layer, model in each.models.items():
+        seen_by, target = encoder(model), original[None]
+        reconstruction = seen_by.reconstruct(target)
+        scores, floor = score(reconstruction, target), score(thumbnail(target, seen_by.inverter.grid), target)
+        psnr, ssim, bicubic = (float(value) for value in (scores["psnr"], scores["ssim"], floor["psnr"]))
+        found.append(Seen(layer, model, to_picture(reconstruction[0]), psnr, ssim, bicubic))
+    return found
+
+
+def page(
+    photograph: str, original: Tensor, seen: Sequence[tuple[Series, Sequence[Seen]]], layers: Sequence[str]
+) -> str:
+    """The scrubber as HTML: the layer that is chosen beside the original, and under them a row for each series."""
+    rows = []
+    for each, found in seen:
+        kind, _, detail = each.weights.partition(" (")
+        by_layer = {one.layer: one for one in found}
+        tiles = [_tile(by_layer.get(layer)) for layer in layers]
+        rows.append({"name": kind, "detail": detail.removesuffix(")"), "tiles": tiles})
+    picture = to_picture(original)
+    return render(
+        "depth.html",
+        photograph=photograph,
+        original=data_uri(enlarged(picture)),
+        edge=len(enlarged(picture)),
+        layers=layers,
+        chosen=0,
+        all=rows,
+    )
+
+
+def curve(seen: Sequence[tuple[Series, Sequence[Seen]]], layers: Sequence[str]) -> pd.DataFrame:
+    """Columns layer, PSNR and image: the decoders of each series, and the bicubic floor of every layer's grid."""
+    rows = [(one.layer, one.psnr, each.weights) for each, found in seen for one in found]
+    floors = {one.layer: one.bicubic for _, found in seen for one in found}
+    rows += [(layer, floors[layer], BICUBIC) for layer in layers if layer in floors]
+    return pd.DataFrame(rows, columns=[LAYER, PSNR, IMAGE])
+
+
+def more_layers(network: str, layers: Sequence[str]) -> str:
+    """The commands that make models of these layers."""
+    return f"dvc exp run --queue -S backbone={network} -S layer={','.join(layers)} && dvc queue start"
+
+
+def _tile(one: Seen | None) -> dict[str, str] | None:
+    if one is None:
+        return None
+    return {"source": data_uri(enlarged(one.picture)), "caption": f"{one.psnr:.2f} dB, SSIM {one.ssim:.3f}"}

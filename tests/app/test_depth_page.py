@@ -2,10 +2,18 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from small_checkout import EXPERIMENTS
+from small_experiment import CPU, experiment
 
-from app.pages.depth import series
+from app.pages.depth import BICUBIC, Seen, Series, curve, more_layers, page, series, through
+from pipeline.experiments.reconstruction import load_encoder
+from pipeline.models.common.checkpoint import load_model
+from pipeline.stores.encoding import rgb
 
+LAYERS = {"efficientnet_lite0": ("stage1", "stage2")}
 DEPTHS = {"vgg16": ("block1", "block2", "block10")}
 
 
@@ -48,3 +56,55 @@ def test_what_is_of_no_single_layer_is_left_out(other: dict[str, Any]) -> None:
 def test_a_layer_that_params_no_longer_name_stands_last() -> None:
     (found,) = series({"old": model("vgg16.block0"), "deep": model("vgg16.block10")}, DEPTHS)
     assert list(found.models) == ["block10", "block0"]
+
+
+@pytest.fixture(scope="module")
+def original() -> torch.Tensor:
+    data = experiment("linear", *EXPERIMENTS["shallow"]).data()
+    return rgb(torch.from_numpy(data.crops(data.rows("test")[:1])))[0]
+
+
+@pytest.fixture(scope="module")
+def seen(original: torch.Tensor) -> list[tuple[Series, list[Seen]]]:
+    """A photograph through two layers of a trained network and one of the same with random weights."""
+    made = {name: experiment("linear", *overrides) for name, overrides in EXPERIMENTS.items()}
+    encoders = {name: load_encoder(each.models, each.params, CPU) for name, each in made.items()}
+    found = series({name: load_model(each.models)[1] for name, each in made.items()}, LAYERS)
+    return [(each, through(each, original, encoders.__getitem__)) for each in found]
+
+
+@pytest.mark.slow
+def test_a_photograph_through_every_layer(seen: list[tuple[Series, list[Seen]]], original: torch.Tensor) -> None:
+    (trained, layers), (random, alone) = seen
+    assert (trained.weights.partition(" ")[0], random.weights) == ("package", "random weights (seed 0)")
+    assert [one.layer for one in layers] == ["stage1", "stage2"]
+    assert [one.model for one in alone] == ["shallow-random"]
+    assert layers[0].psnr > layers[1].psnr  # of twice the grid
+    for one in (*layers, *alone):
+        error = (one.picture / 255 - original.permute(1, 2, 0).numpy()) ** 2
+        assert one.psnr == pytest.approx(-10 * np.log10(error.mean()), abs=0.05)  # of the picture, rounded to 8 bits
+
+
+@pytest.mark.slow
+def test_the_curve_has_a_line_for_each_series_and_the_floor(seen: list[tuple[Series, list[Seen]]]) -> None:
+    table = curve(seen, LAYERS["efficientnet_lite0"])
+    assert table.groupby("image").size().to_dict() == {seen[0][0].weights: 2, seen[1][0].weights: 1, BICUBIC: 2}
+    floors = table[table["image"] == BICUBIC].set_index("layer")["PSNR, dB"]
+    assert floors["stage1"] > floors["stage2"]
+
+
+@pytest.mark.slow
+def test_a_layer_without_a_model_has_an_empty_place(
+    seen: list[tuple[Series, list[Seen]]], original: torch.Tensor
+) -> None:
+    html = page("<b>cat</b>", original, seen, LAYERS["efficientnet_lite0"])
+    rows = html.split('class="layers"')[1:]
+    assert [row.count("<img") for row in rows] == [2, 1]
+    assert rows[1].count("no model") == 1
+    assert "<b>cat" not in html
+
+
+def test_the_commands_for_more_layers() -> None:
+    assert more_layers("vgg16", ["block2", "block3"]).startswith(
+        "dvc exp run --queue -S backbone=vgg16 -S layer=block2,block3 "
+    )
