@@ -9,7 +9,9 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
+from app.chooser import Chosen
 from app.html import data_uri, render
+from app.laboratory import Laboratory
 from pipeline.core.sources import Source
 from pipeline.evaluation.baselines import thumbnail
 from pipeline.evaluation.pictures import Picture, enlarged, to_picture
@@ -114,3 +116,7 @@ def _tile(one: Seen | None) -> dict[str, str] | None:
     if one is None:
         return None
     return {"source": data_uri(enlarged(one.picture)), "caption": f"{one.psnr:.2f} dB, SSIM {one.ssim:.3f}"}
+
+
+def build(laboratory: Laboratory, chosen: Chosen) -> None:
+    """Inside the Blocks."""

@@ -7,7 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from app.chooser import Chosen
 from app.html import data_uri, render
+from app.laboratory import Laboratory
 from pipeline.evaluation.pictures import Picture, enlarged
 from pipeline.experiments.comparison import (
     Experiment,
@@ -110,3 +112,7 @@ def _scores(values: Sequence[Mapping[str, float] | None], metric: Metric) -> lis
 
 def _tile(picture: Picture, caption: str, name: str) -> dict[str, str]:
     return {"source": data_uri(enlarged(picture)), "caption": caption, "alt": f"{name}: {caption}"}
+
+
+def build(laboratory: Laboratory, chosen: Chosen) -> None:
+    """Inside the Blocks."""
