@@ -155,7 +155,7 @@ def everything(fetched: Path, root: Path = Path()) -> tuple[list[Experiment], li
     found: dict[str, Experiment] = {}  # by what was scored and how
     left_out: list[str] = []
     try:
-        revisions = [(WORKSPACE, WORKSPACE), *_experiments(root), (COMMITTED, COMMITTED)]
+        revisions = [(WORKSPACE, WORKSPACE), *dvc_experiments(root), (COMMITTED, COMMITTED)]
     except DataError as error:
         revisions = [(WORKSPACE, WORKSPACE)]
         left_out.append(f"{error}.")
@@ -348,7 +348,7 @@ def _named(names: Sequence[str], temporary: Path) -> list[Experiment]:
     return [Experiment.read(name, _place(name, temporary)) for name in names]
 
 
-def _experiments(root: Path) -> list[tuple[str, str]]:
+def dvc_experiments(root: Path) -> list[tuple[str, str]]:
     """Names and revisions of all DVC experiments of the project in `root`, whatever commit they started from."""
     from dvc.exceptions import NotDvcRepoError
     from dvc.repo import Repo

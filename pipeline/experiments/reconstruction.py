@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import count, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,26 @@ class Encoder:
     perceptual: Lpips | None  # None without AlexNet's weights
     first_stage: FirstStage | None
 
+    @property
+    def bytes(self) -> int:
+        """What the decoder and its networks take of memory."""
+        modules = [self.inverter, *self.networks.backbones.values()]
+        if self.first_stage is not None:
+            modules.append(self.first_stage.start)
+        tensors = chain.from_iterable((*module.parameters(), *module.buffers()) for module in modules)
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
     def reconstruct(self, images: Tensor) -> Tensor:
         """(B, 3, crop, crop) RGB in [0, 1] → the same, seen through the inverted layers."""
+        return self.decode(self.features(images))
+
+    def features(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(B, C, h, w) of each source, as its store would give them back."""
         pairs = zip(self.networks(images), self.stored, strict=True)
-        features = tuple(as_stored(each, dtype) for each, dtype in pairs)
+        return tuple(as_stored(each, dtype) for each, dtype in pairs)
+
+    def decode(self, features: tuple[Tensor, ...]) -> Tensor:
+        """(B, C, h, w) of each source → (B, 3, crop, crop) RGB in [0, 1]."""
         image = None if self.first_stage is None else self.first_stage(*features)
         with torch.inference_mode():
             return self.inverter(Inputs(features, image))
@@ -128,8 +144,16 @@ def find_photographs(inputs: Sequence[str]) -> list[Path]:
     return list(found)
 
 
-def load_encoder(models: Path, params: Params, device: torch.device) -> Encoder:
+def load_encoder(
+    models: Path,
+    params: Params,
+    device: torch.device,
+    perceptual: Lpips | None = None,
+    open_networks: Callable[..., Networks] = Networks,
+) -> Encoder:
     """The decoder in `models`, and the networks that params.yaml describes, proved to be those of its training.
+
+    What is loaded already is not loaded again: LPIPS is `perceptual`, and `open_networks` is called as `Networks` is.
 
     Raises:
         CheckpointError: no model there, or one that does not say how its features were stored, or the networks have
@@ -147,7 +171,7 @@ def load_encoder(models: Path, params: Params, device: torch.device) -> Encoder:
             f"{models} is of an older version, which did not say how features were stored; train again"
         )
     stored = [description["stored"][str(source)] for source in inverter.sources]
-    networks = Networks(params, inverter.sources, [each["precision"] for each in stored], device)
+    networks = open_networks(params, inverter.sources, [each["precision"] for each in stored], device)
     for name, backbone in networks.backbones.items():
         trained, now = description["backbones"][name], backbone.describe()
         if not same_network(trained, now):
@@ -156,7 +180,8 @@ def load_encoder(models: Path, params: Params, device: torch.device) -> Encoder:
                 f"set backbones.{name} as it was, or train again"
             )
     geometry = {key: description["prepare"][key] for key in ("resize", "interpolation", "size", "crop")}
-    perceptual = load_lpips().to(device) if lpips_available() is None else None
+    if perceptual is None and lpips_available() is None:
+        perceptual = load_lpips().to(device)
     first_stage = None
     if inverter.blueprint.two_stage:
         first_stage = load_first_stage(description["first_stage"], networks, models, geometry["crop"], device)
