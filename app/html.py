@@ -25,7 +25,12 @@ def breakable(text: str) -> Markup:
     return Markup(re.sub(r"([-_./@,])", r"\1<wbr>", str(escape(text))))
 
 
-_ENVIRONMENT.filters["breakable"] = breakable
+def code(text: str) -> Markup:
+    """A sentence with what stands between backticks as code."""
+    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))
+
+
+_ENVIRONMENT.filters |= {"breakable": breakable, "code": code}
 
 
 def render(template: str, **values: Any) -> str:

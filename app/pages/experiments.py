@@ -1,118 +1,88 @@
-"""Experiments: all that was scored in this checkout, side by side; a click chooses the model of the other pages."""
+"""Experiments: all that was scored in this checkout; a click on one chooses its model for the other pages."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import pandas as pd
+import gradio as gr
 
 from app.chooser import Chosen
-from app.html import data_uri, render
+from app.html import TEMPLATES, render
 from app.laboratory import Laboratory
-from pipeline.evaluation.pictures import Picture, enlarged
-from pipeline.experiments.comparison import (
-    Experiment,
-    gain_notes,
-    lead_notes,
-    leaderboard,
-    protocol_notes,
-    same_photographs,
-    varied,
-)
-from pipeline.metrics.table import METRICS, Metric
+from pipeline.core.errors import DataError
 
-FEWEST, MOST = 2, 4  # experiments side by side
-SHOWN = ("psnr", "ssim", "lpips")  # metrics of the table
+NAME = "experiments"
+MOST = 4  # experiments side by side
 CURVES = {"validation_psnr": "validation PSNR, dB", "validation_total": "validation loss"}
-NUMBER = "number"  # class of a column that is sorted by value, and from the highest down at first
-
-
-def table(experiments: Sequence[Experiment]) -> str:
-    """A row of HTML for each experiment, best PSNR first: the settings that differ, scores with intervals, size.
-
-    A click on a head sorts; intervals are also bars, on the scale of their column.
-    """
-    order = sorted(experiments, key=lambda each: -each.metrics["psnr"]["mean"])
-    settings = varied(order)
-    metrics = {name: METRICS.get(name) for name in SHOWN if any(each.metrics.get(name) for each in order)}
-    columns = [
-        ("experiment", ""),
-        *((metric.title, NUMBER) for metric in metrics.values()),
-        ("parameters", NUMBER),
-        *((key, "") for key in settings),
-    ]
-    cells = [_scores([each.metrics.get(name) for each in order], metric) for name, metric in metrics.items()]
-    cells.append([_number(each.metrics["decoder"]["parameters"], "{:,}".format) for each in order])
-    cells += [[_setting(value) for value in settings[key]] for key in settings]
-    rows = [{"name": each.name, "cells": own} for each, own in zip(order, zip(*cells, strict=True), strict=True)]
-    return render("experiments.html", columns=columns, rows=rows, sorted=METRICS.get("psnr").title)
-
-
-def strips(experiments: Sequence[Experiment]) -> str:
-    """The photographs that all of these saved, as HTML: original, then each reconstruction with its PSNR."""
-    alike, images = same_photographs(experiments)
-    rows = [
-        [
-            _tile(alike[0].picture(image, "original"), image, image),
-            *(
-                _tile(each.picture(image, "reconstruction"), f"{each.per_image.loc[image, 'psnr']:.2f} dB", each.name)
-                for each in alike
-            ),
-        ]
-        for image in images
-    ]
-    return render("strips.html", names=[each.name for each in alike], rows=rows)
-
-
-def protocols(experiments: Sequence[Experiment]) -> str:
-    """What differs between these experiments, as HTML: settings, leads with their p, and why some are no comparison."""
-    settings = varied(experiments)
-    board = leaderboard(experiments, "psnr")
-    notes = [
-        f"{row['experiment']} is ahead of {following}: {row['lead']} (PSNR, dB)"
-        for row, following in zip(board.to_dict("records"), board["experiment"][1:], strict=False)
-        if row["lead"]
-    ]
-    notes += [*lead_notes(board), *gain_notes(experiments), *protocol_notes(experiments)]
-    return render("differences.html", names=[*settings.index], rows=[*settings.items()], notes=notes)
-
-
-def curves(experiments: Sequence[Experiment]) -> pd.DataFrame:
-    """Columns experiment, epoch, and what training wrote of each epoch; experiments without curves are left out."""
-    found = [each.curves.assign(experiment=each.name) for each in experiments if each.curves is not None]
-    return pd.concat(found) if found else pd.DataFrame(columns=["experiment", "epoch", *CURVES])
-
-
-def _setting(value: str) -> dict[str, Any]:
-    """Of `package weights (efficientnet-lite0 0.1.0)` what stands before the bracket; all of it as a title."""
-    return {"kind": "", "value": value, "text": value.partition(" (")[0], "title": value}
-
-
-def _number(value: float, shown: Callable[[float], str]) -> dict[str, Any]:
-    return {"kind": NUMBER, "value": value, "text": shown(value)}
-
-
-def _scores(values: Sequence[Mapping[str, float] | None], metric: Metric) -> list[dict[str, Any]]:
-    """Cells of a metric's column; where an interval is, its ends and mean in % of the column's whole range."""
-    known = [value for value in values if value]
-    low, high = (pick(value.get(end, value["mean"]) for value in known) for end, pick in (("low", min), ("high", max)))
-    cells: list[dict[str, Any]] = []
-    for value in values:
-        if value is None:
-            cells.append({"kind": NUMBER, "value": "", "text": "–"})
-            continue
-        cell = _number(value["mean"], metric.shown)
-        if "low" in value and high > low:
-            cell |= {end: round(100 * (value[end] - low) / (high - low), 2) for end in ("low", "mean", "high")}
-            cell["interval"] = f"[{metric.shown(value['low'])}, {metric.shown(value['high'])}]"
-        cells.append(cell)
-    return cells
-
-
-def _tile(picture: Picture, caption: str, name: str) -> dict[str, str]:
-    return {"source": data_uri(enlarged(picture)), "caption": caption, "alt": f"{name}: {caption}"}
 
 
 def build(laboratory: Laboratory, chosen: Chosen) -> None:
-    """Inside the Blocks."""
+    """The table, which is read when the page is first opened, and under it two to four experiments side by side."""
+    listed = gr.HTML(
+        js_on_load=(TEMPLATES / "experiments.js").read_text(), apply_default_css=False, elem_id="experiments"
+    )
+    with gr.Row(elem_classes="chooser"):
+        compared = gr.Dropdown(
+            [],
+            multiselect=True,
+            max_choices=MOST,
+            allow_custom_value=True,
+            label="Side by side",
+            info="two to four experiments: training curves, what differs, the same test photographs",
+            elem_id="compared",
+            scale=6,
+        )
+        again = gr.Button("Read again", scale=1, min_width=120)
+    chosen.keep("compare", compared)
+    with gr.Row():
+        plots = [
+            gr.LinePlot(x="epoch", y=column, y_title=title, color="experiment", height=280, elem_id=column)
+            for column, title in CURVES.items()
+        ]
+    differences = gr.HTML(apply_default_css=False, elem_id="differences")
+    strips = gr.HTML(apply_default_css=False, elem_id="strips")
+    was_read = gr.State(False)
+
+    def read(names: list[str]) -> list[Any]:
+        from app.scores import FEWEST, scored, table
+
+        try:
+            found, left_out = scored(laboratory, again=True)
+        except DataError as error:
+            return [render("notes.html", notes=str(error).splitlines()), gr.Dropdown(choices=[]), True]
+        known = [each.name for each in sorted(found, key=lambda each: -each.metrics["psnr"]["mean"])]
+        kept = [name for name in names if name in known] or known[:FEWEST]
+        html = table(found) + render("notes.html", notes=left_out)
+        return [html, gr.Dropdown(choices=known, value=kept), True]
+
+    def opened(page: str, before: bool, names: list[str]) -> list[Any]:
+        return [gr.skip()] * 3 if before or page != NAME else read(names)
+
+    def compare(names: list[str]) -> list[Any]:
+        from app import scores
+
+        try:
+            found = scores.named(laboratory, names)
+        except DataError as error:
+            return [None, None, render("notes.html", notes=[str(error)]), ""]
+        curves = scores.curves(found)
+        return [curves, curves, scores.differences(found), scores.strips(found)]
+
+    def choose(event: gr.SelectData) -> Any:
+        from app.scores import model_of
+
+        gr.Info(f"{event.value}: its model is chosen on all pages", duration=3)
+        return gr.Dropdown(value=[model_of(event.value)])
+
+    def experiments() -> list[dict[str, Any]]:
+        """The leaderboard of everything that was scored in this checkout."""
+        from app.scores import records
+
+        return records(laboratory)
+
+    outputs = [listed, compared, was_read]
+    chosen.page.change(opened, [chosen.page, was_read, compared], outputs, api_visibility="private")
+    again.click(read, compared, outputs, api_visibility="private")
+    compared.change(compare, compared, [*plots, differences, strips], api_visibility="private")
+    listed.select(choose, None, chosen.models, api_visibility="private")
+    gr.api(experiments, api_name="experiments")

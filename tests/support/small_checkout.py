@@ -39,7 +39,7 @@ def _make(root: Path) -> None:
     _git(root, "init", "--quiet", "--initial-branch=main")
     _git(root, "config", "user.name", "tests")
     _git(root, "config", "user.email", "tests@localhost")
-    _put(project, made)
+    _put(project, made, "backbones.vgg16.layers=[block1, block2]")  # of the deeper one there is no model
     _commit(root)
     start = _git(root, "rev-parse", "HEAD")
     for name, overrides in EXPERIMENTS.items():

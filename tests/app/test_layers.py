@@ -1,19 +1,17 @@
 """The depth page: which layers have a model, from shallow to deep, and what a photograph keeps in each."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from small_checkout import EXPERIMENTS
-from small_experiment import CPU, experiment
+from small_checkout import small_checkout
 
-from app.pages.depth import BICUBIC, Seen, Series, curve, more_layers, page, series, through
-from pipeline.experiments.reconstruction import load_encoder
-from pipeline.models.common.checkpoint import load_model
-from pipeline.stores.encoding import rgb
+from app.laboratory import Laboratory
+from app.layers import BICUBIC, Depth, curve, depth, page, series
+from app.scores import scored
+from pipeline.core.errors import DataError
 
-LAYERS = {"efficientnet_lite0": ("stage1", "stage2")}
 DEPTHS = {"vgg16": ("block1", "block2", "block10")}
 
 
@@ -59,52 +57,69 @@ def test_a_layer_that_params_no_longer_name_stands_last() -> None:
 
 
 @pytest.fixture(scope="module")
-def original() -> torch.Tensor:
-    data = experiment("linear", *EXPERIMENTS["shallow"]).data()
-    return rgb(torch.from_numpy(data.crops(data.rows("test")[:1])))[0]
+def laboratory() -> Laboratory:
+    return Laboratory(small_checkout())
 
 
 @pytest.fixture(scope="module")
-def seen(original: torch.Tensor) -> list[tuple[Series, list[Seen]]]:
+def found(laboratory: Laboratory) -> Depth:
     """A photograph through two layers of a trained network and one of the same with random weights."""
-    made = {name: experiment("linear", *overrides) for name, overrides in EXPERIMENTS.items()}
-    encoders = {name: load_encoder(each.models, each.params, CPU) for name, each in made.items()}
-    found = series({name: load_model(each.models)[1] for name, each in made.items()}, LAYERS)
-    return [(each, through(each, original, encoders.__getitem__)) for each in found]
+    return depth(laboratory, laboratory.photographs()[0], "efficientnet_lite0")
 
 
 @pytest.mark.slow
-def test_a_photograph_through_every_layer(seen: list[tuple[Series, list[Seen]]], original: torch.Tensor) -> None:
-    (trained, layers), (random, alone) = seen
+def test_a_photograph_through_every_layer(found: Depth) -> None:
+    (trained, layers), (random, alone) = found.seen
     assert (trained.weights.partition(" ")[0], random.weights) == ("package", "random weights (seed 0)")
-    assert [one.layer for one in layers] == ["stage1", "stage2"]
+    assert [one.layer for one in layers] == list(found.layers) == ["stage1", "stage2"]
     assert [one.model for one in alone] == ["shallow-random"]
     assert layers[0].psnr > layers[1].psnr  # of twice the grid
+    original = found.photograph.image[0].permute(1, 2, 0).numpy()
     for one in (*layers, *alone):
-        error = (one.picture / 255 - original.permute(1, 2, 0).numpy()) ** 2
+        error = (one.picture / 255 - original) ** 2
         assert one.psnr == pytest.approx(-10 * np.log10(error.mean()), abs=0.05)  # of the picture, rounded to 8 bits
+    assert not found.notes
 
 
 @pytest.mark.slow
-def test_the_curve_has_a_line_for_each_series_and_the_floor(seen: list[tuple[Series, list[Seen]]]) -> None:
-    table = curve(seen, LAYERS["efficientnet_lite0"])
-    assert table.groupby("image").size().to_dict() == {seen[0][0].weights: 2, seen[1][0].weights: 1, BICUBIC: 2}
+def test_scores_are_those_of_the_evaluation(found: Depth, laboratory: Laboratory) -> None:
+    scores = {each.name: each.per_image["psnr"] for each in scored(laboratory)[0]}
+    for _, seen in found.seen:
+        for one in seen:
+            assert one.psnr == pytest.approx(scores[one.model][found.photograph.name], abs=0.01)
+
+
+@pytest.mark.slow
+def test_the_curve_has_a_line_for_each_series_and_the_floor(found: Depth) -> None:
+    table = curve(found)
+    assert table.groupby("image").size().to_dict() == {"package weights": 2, "random weights": 1, BICUBIC: 2}
     floors = table[table["image"] == BICUBIC].set_index("layer")["PSNR, dB"]
     assert floors["stage1"] > floors["stage2"]
 
 
 @pytest.mark.slow
-def test_a_layer_without_a_model_has_an_empty_place(
-    seen: list[tuple[Series, list[Seen]]], original: torch.Tensor
-) -> None:
-    html = page("<b>cat</b>", original, seen, LAYERS["efficientnet_lite0"])
+def test_a_layer_without_a_model_has_an_empty_place(found: Depth) -> None:
+    named = replace(found, photograph=replace(found.photograph, name="<b>cat</b>"))
+    html = page(named)
     rows = html.split('class="layers"')[1:]
     assert [row.count("<img") for row in rows] == [2, 1]
     assert rows[1].count("no model") == 1
+    assert 'aria-pressed="true" data-layer="stage1"' in html
+    assert 'aria-pressed="true" data-layer="stage2"' in page(named, "stage2")
     assert "<b>cat" not in html
 
 
-def test_the_commands_for_more_layers() -> None:
-    assert more_layers("vgg16", ["block2", "block3"]).startswith(
-        "dvc exp run --queue -S backbone=vgg16 -S layer=block2,block3 "
-    )
+@pytest.mark.slow
+def test_an_only_layer_says_which_commands_make_more(laboratory: Laboratory) -> None:
+    only, weights = depth(laboratory, laboratory.photographs()[0], "vgg16").notes
+    assert "block1" in only
+    assert "dvc exp run --queue -S backbone=vgg16 -S layer=block2 " in only
+    assert "backbones.vgg16.weights=imagenet" in weights
+
+
+@pytest.mark.slow
+def test_what_cannot_be_shown_says_why(laboratory: Laboratory) -> None:
+    with pytest.raises(DataError, match="resnet34"):
+        depth(laboratory, laboratory.photographs()[0], "resnet34")
+    with pytest.raises(DataError, match="no such photograph"):
+        depth(laboratory, "no such photograph", "efficientnet_lite0")

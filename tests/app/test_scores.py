@@ -13,8 +13,10 @@ from PIL import Image
 from small_checkout import EXPERIMENTS, small_checkout
 from small_comparison import write_experiment
 
-from app.pages.experiments import curves, protocols, strips, table
-from pipeline.experiments.comparison import Experiment, everything, opened
+from app.laboratory import Laboratory
+from app.scores import curves, differences, model_of, named, records, scored, strips, table
+from pipeline.core.errors import DataError
+from pipeline.experiments.comparison import Experiment, opened
 
 ROWS = re.compile(r'<tr tabindex="0" data-name="([^"]*)">')
 
@@ -62,15 +64,15 @@ def test_best_first_with_the_interval_on_the_scale_of_its_column(two: list[Exper
 
 
 def test_what_differs_is_a_column(two: list[Experiment]) -> None:
-    heads = [text for text in Tags(table(two).partition("</thead>")[0]).text if text]
+    heads = re.findall('<button type="button">(.*?)</button>', table(two).replace("<wbr>", ""))
     assert heads == ["experiment", "PSNR, dB", "SSIM", "LPIPS", "parameters", "decoder"]
 
 
 def test_a_name_is_text_wherever_it_stands(tmp_path: Path) -> None:
     name = '<img src=x onerror="alert(1)"> ${alert(2)} {{alert}}'
     with opened([made_up(tmp_path, "a", 1), made_up(tmp_path, "b", 2)]) as experiments:
-        named = [Experiment(f"{name}{k}", *list(vars(each).values())[1:]) for k, each in enumerate(experiments)]
-        pages = [table(named), strips(named), protocols(named)]
+        escaped = [Experiment(f"{name}{k}", *list(vars(each).values())[1:]) for k, each in enumerate(experiments)]
+        pages = [table(escaped), strips(escaped), differences(escaped)]
     for page in pages:
         found = Tags(page)
         assert not any("onerror" in attributes for _, attributes in found.tags)
@@ -92,21 +94,38 @@ def test_strips_show_the_very_pixels(two: list[Experiment]) -> None:
 def test_another_protocol_is_said_and_not_in_the_strip(tmp_path: Path) -> None:
     names = [made_up(tmp_path, "a", 1), made_up(tmp_path, "b", 2, pixels="b" * 64)]
     with opened(names) as experiments:
-        assert "test_pixels" in protocols(experiments)
+        assert "test_pixels" in differences(experiments)
         assert sum(tag == "img" for tag, _ in Tags(strips(experiments)).tags) == 2 * 2
 
 
 def test_a_lead_is_said_with_its_p(two: list[Experiment]) -> None:
-    assert re.search(r"wavelet is ahead of .*residual: \+2[.\d]* \[.*\], p &lt; 0.0001", protocols(two))
+    assert re.search(r"wavelet is ahead of .*residual: \+2[.\d]* \[.*\], p &lt; 0.0001", differences(two))
 
 
 @pytest.mark.slow
-def test_what_the_checkout_has(tmp_path: Path) -> None:
-    experiments, left_out = everything(tmp_path, small_checkout())
+def test_what_the_checkout_has() -> None:
+    laboratory = Laboratory(small_checkout())
+    experiments, left_out = scored(laboratory)
     assert {each.name for each in experiments} == {"workspace, HEAD", *EXPERIMENTS}
     assert not left_out
-    again, _ = everything(tmp_path, small_checkout())  # of what was fetched
+    assert scored(laboratory)[0] is experiments  # read once
+    again, _ = scored(laboratory, again=True)  # of what was fetched
     assert sorted(each.name for each in again) == sorted(each.name for each in experiments)
     found = curves(experiments)
     assert set(found["experiment"]) == {"workspace, HEAD", *EXPERIMENTS}
     assert found.groupby("experiment")["epoch"].max()["workspace, HEAD"] == 2
+    assert [row["rank"] for row in json.loads(json.dumps(records(laboratory)))] == [1, 2, 3, 4]
+    assert {model_of(each.name) for each in experiments} == set(laboratory.models())
+    assert [each.name for each in named(laboratory, ["deeper", "shallow"])] == ["deeper", "shallow"]
+    for names in (
+        ["deeper"],
+        ["deeper", "nosuch"],
+        ["deeper", "shallow", "shallow-random", "workspace, HEAD", "deeper"],
+    ):
+        with pytest.raises(DataError):
+            named(laboratory, names)
+
+
+def test_an_empty_checkout_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="dvc repro"):
+        scored(Laboratory(tmp_path))
