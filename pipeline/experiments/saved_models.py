@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pipeline.core.errors import DataError
+from pipeline.core.params import Params
+from pipeline.core.sources import Source
 from pipeline.experiments.comparison import WORKSPACE, dvc_experiments
 
-MODELS, PARAMS = "models", "params.yaml"
+MODELS, SETTINGS = "models", "params.yaml"
 DESCRIPTION = "model.json"
 
 
@@ -31,14 +37,14 @@ def model_folder(name: str, root: Path, fetched: Path) -> tuple[Path, Path]:
         DataError: no such model, or it is not in DVC's cache.
     """
     if name == WORKSPACE:
-        return root / MODELS, root / PARAMS
+        return root / MODELS, root / SETTINGS
     for folder in (root / name, root / name / MODELS):
         if (folder / DESCRIPTION).is_file():
-            return folder, folder.parent / PARAMS
+            return folder, folder.parent / SETTINGS
     if (root / name).is_dir():
         raise DataError(f"{root / name} holds no model: no {DESCRIPTION}; name a folder that train wrote")
     folder = _fetch(name, root, fetched)
-    return folder / MODELS, folder / PARAMS
+    return folder / MODELS, folder / SETTINGS
 
 
 def _fetch(name: str, root: Path, fetched: Path) -> Path:
@@ -56,7 +62,7 @@ def _fetch(name: str, root: Path, fetched: Path) -> Path:
             files = DVCFileSystem(repo.root_dir, rev=commit)
             with tempfile.TemporaryDirectory(dir=fetched) as part:
                 files.get(MODELS, f"{part}/{MODELS}", recursive=True)
-                files.get(PARAMS, f"{part}/{PARAMS}")
+                files.get(SETTINGS, f"{part}/{SETTINGS}")
                 shutil.copytree(part, target)
             return target
     except (NoSCMError, NotDvcRepoError, RevError):
@@ -68,3 +74,42 @@ def _fetch(name: str, root: Path, fetched: Path) -> Path:
             f"the model of '{name}' cannot be read ({error}); fetch it: dvc pull, or make it again: dvc exp apply "
             f"{name} && dvc repro"
         ) from None
+
+
+def command(description: Mapping[str, Any], made_with: Params, now: Params) -> str:
+    """The line that makes a model again, beginning from the parameters `now`.
+
+    `description` is its model.json, `made_with` the parameters beside it: of them only sections that it used count.
+    """
+    blueprint = description["blueprint"]
+    sources = [Source.parse(each) for each in blueprint["sources"]]
+    settings: dict[str, Any] = {"backbone": sources[0].backbone, "layer": sources[0].layer}
+    for slot, source in zip(("second", "third", "fourth"), sources[1:], strict=False):
+        settings |= {f"ensemble.{slot}.backbone": source.backbone, f"ensemble.{slot}.layer": source.layer}
+    settings |= {"decoder": blueprint["decoder"], "fusion": blueprint["fusion"]}
+    if isinstance(description.get("loss"), Mapping) and len(description["loss"]) == 1:
+        settings["loss"] = next(iter(description["loss"]))
+    settings |= {f"train.{key}": value for key, value in description.get("train", {}).items()}
+    if "seed" in description:
+        settings["seed"] = description["seed"]
+    used = ("prepare", "store", "two_stage", "dataset", f"decoders.{blueprint['decoder']}")
+    used += tuple(f"backbones.{source.backbone}.weights" for source in sources)
+    used += (f"protocols.{description.get('train', {}).get('protocol')}",)
+    here = _flat(now.model_dump(mode="json"))
+    settings |= {
+        key: value
+        for key, value in _flat(made_with.model_dump(mode="json")).items()
+        if here.get(key) != value and any(f"{key}.".startswith(f"{name}.") for name in used)
+    }
+    return " ".join(["dvc exp run", *(f"-S {shlex.quote(f'{key}={_yaml(value)}')}" for key, value in settings.items())])
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
+def _yaml(value: Any) -> str:
+    return str(value) if isinstance(value, str) else json.dumps(value)
