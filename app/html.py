@@ -6,13 +6,14 @@ import base64
 import io
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from PIL import Image
 
-from pipeline.evaluation.pictures import Picture
+if TYPE_CHECKING:
+    from pipeline.evaluation.pictures import Picture  # which loads torch
 
 TEMPLATES = Path(__file__).parent / "templates"
 _ENVIRONMENT = Environment(

@@ -274,3 +274,10 @@ def bound_page(step: Bound) -> tuple[str, tuple[str, str]]:
     shown = all_metrics()["psnr"].shown
     html = render("bound.html", evaluation=int(now["evaluation"]), before=shown(before["psnr"]), now=shown(now["psnr"]))
     return html, (data_uri(to_picture(step.original)), data_uri(to_picture(step.image)))
+
+
+def loaded_first(laboratory: Laboratory) -> None:
+    """Load what the first visitor sees: the first model, floors and prior, and one photograph through it."""
+    models, photographs = laboratory.models(), laboratory.photographs()
+    if models and photographs:
+        page(reconstruct(laboratory, photographs[0], models[0]))

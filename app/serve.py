@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from app.laboratory import FIRST, MEMORY, Laboratory
 from app.pages import bound, depth, experiments, reconstruct, tamper
 from app.theme import STYLE, theme
 from app.uploads import LIMIT
+from pipeline.core.errors import PipelineError
 
 HOST, PORT = "127.0.0.1", 7860
 TITLE = "Feature inversion: the laboratory"
@@ -90,6 +93,14 @@ def blocks(laboratory: Laboratory) -> gr.Blocks:
     return app
 
 
+def warm(laboratory: Laboratory) -> None:
+    """Load the library and the first model while the first paint is on its way."""
+    from app import results
+
+    with suppress(PipelineError):  # whoever asks for that model is told
+        results.loaded_first(laboratory)
+
+
 def serve(
     root: Path,
     host: str = HOST,
@@ -127,6 +138,7 @@ def serve(
         theme=theme(),
         css_paths=STYLE,
     )
+    threading.Thread(target=warm, args=(laboratory,), daemon=True).start()
     if block:
         print(f"the laboratory of {root.resolve()}: {address}")
         app.block_thread()

@@ -9,8 +9,6 @@ import gradio as gr
 
 from pipeline.core.errors import PipelineError
 
-from gradio.events import Dependency
-
 class Comparison(gr.ImageSlider):
     """An image slider whose two pictures are data URIs."""
 
@@ -18,17 +16,18 @@ class Comparison(gr.ImageSlider):
 
     def postprocess(self, value: tuple[str, str] | None) -> Any:  # type: ignore[override]
         return None if value is None else [{"path": each, "url": each} for each in value]
-    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from collections.abc import Callable, Sequence
+    from typing import TYPE_CHECKING, Any, Literal
+
     from gradio.blocks import Block
+
     if TYPE_CHECKING:
         from gradio.components import Timer
         from gradio.components.base import Component
 
-
 def refused(error: PipelineError) -> gr.Error:
     """What a client gets to read; as text, since pages show it as HTML."""
     return gr.Error(html.escape(str(error), quote=False), print_exception=False)
-
 
 def first(names: Any) -> str:
     """The first of what is chosen, or `''`."""

@@ -33,7 +33,7 @@ def build(laboratory: Laboratory, chosen: Chosen) -> None:
             numbers = gr.HTML(
                 js_on_load=(TEMPLATES / "result.js").read_text(), apply_default_css=False, elem_id="tampered"
             )
-    controls = [top, alone, noise, bits, *edges]
+    controls: list[Any] = [top, alone, noise, bits, *edges]
     for name, part in zip(("top", "alone", "noise", "bits", "up", "left", "down", "right"), controls, strict=True):
         chosen.keep(name, part)
 

@@ -54,7 +54,7 @@ def baseline_scores(
         **further,
         "jpeg": torch.from_numpy(decoded).to(targets.device).permute(0, 3, 1, 2).float() / 255,
     }
-    found = {}
+    found: dict[str, Tensor] = {}
     for name, image in images.items():
         found |= {f"{name}_psnr": capped_psnr(image, targets), f"{name}_ssim": ssim(image, targets)}
     return found | {"jpeg_bytes": torch.from_numpy(sizes)}

@@ -92,9 +92,9 @@ def command(description: Mapping[str, Any], made_with: Params, now: Params) -> s
     settings |= {f"train.{key}": value for key, value in description.get("train", {}).items()}
     if "seed" in description:
         settings["seed"] = description["seed"]
-    used = ("prepare", "store", "two_stage", "dataset", f"decoders.{blueprint['decoder']}")
-    used += tuple(f"backbones.{source.backbone}.weights" for source in sources)
-    used += (f"protocols.{description.get('train', {}).get('protocol')}",)
+    protocol = description.get("train", {}).get("protocol")
+    used = ["prepare", "store", "two_stage", "dataset", f"decoders.{blueprint['decoder']}", f"protocols.{protocol}"]
+    used += [f"backbones.{source.backbone}.{key}" for source in sources for key in ("weights", "seed")]
     here = _flat(now.model_dump(mode="json"))
     settings |= {
         key: value
