@@ -16,11 +16,8 @@ class Comparison(gr.ImageSlider):
 
     def postprocess(self, value: tuple[str, str] | None) -> Any:  # type: ignore[override]
         return None if value is None else [{"path": each, "url": each} for each in value]
-    from collections.abc import Callable, Sequence
-    from typing import TYPE_CHECKING, Any, Literal
-
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
     from gradio.blocks import Block
-
     if TYPE_CHECKING:
         from gradio.components import Timer
         from gradio.components.base import Component
