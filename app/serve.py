@@ -48,6 +48,8 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if scope["path"] == "/":
+            scope = {**scope, "query_string": b""}  # Gradio looks for a page of its own there, `opened` for ours later
         headers = {name.lower(): value for name, value in scope["headers"]}
         if b"multipart" in headers.get(b"content-type", b"") or scope["path"].rstrip("/").endswith("/upload"):
             await _refuse(send, 403, b"files are not taken: send a photograph as text, data:image/jpeg;base64,...")

@@ -43,11 +43,11 @@ def build(laboratory: Laboratory, chosen: Chosen) -> None:
     strips = gr.HTML(apply_default_css=False, elem_id="strips")
     was_read = gr.State(False)
 
-    def read(names: list[str]) -> list[Any]:
+    def read(names: list[str], again: bool = True) -> list[Any]:
         from app.scores import FEWEST, scored, table
 
         try:
-            found, left_out = scored(laboratory, again=True)
+            found, left_out = scored(laboratory, again)
         except DataError as error:
             return [render("notes.html", notes=str(error).splitlines()), gr.Dropdown(choices=[]), True]
         known = [each.name for each in sorted(found, key=lambda each: -each.metrics["psnr"]["mean"])]
@@ -56,7 +56,7 @@ def build(laboratory: Laboratory, chosen: Chosen) -> None:
         return [html, gr.Dropdown(choices=known, value=kept), True]
 
     def opened(page: str, before: bool, names: list[str]) -> list[Any]:
-        return [gr.skip()] * 3 if before or page != NAME else read(names)
+        return [gr.skip()] * 3 if before or page != NAME else read(names, again=False)
 
     def compare(names: list[str]) -> list[Any]:
         from app import scores

@@ -131,7 +131,7 @@ def test_a_photograph_from_the_camera(page: Page) -> None:
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])
 def test_no_page_scrolls_sideways(browser: Browser, address: str, name: str, width: int, scheme: str) -> None:
     with visit(browser, address, f"?page={name}", width, scheme) as page:
-        expect(page.locator(".title")).to_be_visible()
+        expect(page.locator(".title h1")).to_be_visible()
         page.wait_for_timeout(500)
         assert page.evaluate("document.documentElement.scrollWidth") == width
         background = page.evaluate("getComputedStyle(document.body).backgroundColor")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Route, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Route, expect, sync_playwright
 
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
 CAMERA = (
@@ -28,6 +28,7 @@ needs_chromium = pytest.mark.skipif(
 
 @contextmanager
 def started() -> Iterator[Browser]:
+    expect.set_options(timeout=1000 * SECONDS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=[*CAMERA, *ALONE, *(OF_ROOT if os.geteuid() == 0 else ())]
