@@ -1,7 +1,7 @@
-"""`python -m benchmarks.app [ROOT]`: what the laboratory takes to answer, on the model of a checkout, warm, on two cores.
+"""`python -m benchmarks.app [ROOT]`: what the laboratory takes to answer, warm, on two cores.
 
 From the request over HTTP to the whole answer: a photograph of 4000×3000 pixels through `/reconstruct`, with scores,
-floors and pictures; and the page's own HTML of it. Live frames of 640×480 go straight to the function behind the camera.
+floors and pictures; and the page's own HTML of it. Live frames of 640×480 go straight to what the camera calls.
 """
 
 from __future__ import annotations
@@ -70,9 +70,8 @@ def verdict(found: float) -> str:
 def photograph(size: tuple[int, int]) -> str:
     """Smooth colours with some texture, a JPEG as text."""
     random = np.random.default_rng(0)
-    smooth = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(
-        size, Image.Resampling.BICUBIC
-    )
+    coarse = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+    smooth = coarse.resize(size, Image.Resampling.BICUBIC)
     pixels = np.asarray(smooth, np.int16) + random.integers(-12, 13, (size[1], size[0], 1), dtype=np.int16)
     buffer = io.BytesIO()
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=92)
