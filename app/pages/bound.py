@@ -10,7 +10,7 @@ import gradio as gr
 from app.chooser import Chosen
 from app.html import render
 from app.laboratory import WORKSPACE, Laboratory
-from app.show import Comparison, first, refused
+from app.show import comparison, first, refused
 from pipeline.core.errors import PipelineError
 
 NAME = "bound"
@@ -27,7 +27,7 @@ def build(laboratory: Laboratory, chosen: Chosen) -> None:
         stop = gr.Button("Stop", variant="stop", elem_id="stop")
     said = gr.HTML(apply_default_css=False, elem_id="bound_said")
     with gr.Row():
-        slider = Comparison(label="Original | refined", interactive=False, buttons=["fullscreen"], elem_id="refined")
+        slider = comparison("Original | refined", elem_id="refined")
         with gr.Column():
             psnr = gr.LinePlot(x="evaluation", y="psnr", y_title="PSNR, dB", height=220, elem_id="bound_psnr")
             error = gr.LinePlot(

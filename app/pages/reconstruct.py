@@ -9,7 +9,7 @@ import gradio as gr
 from app.chooser import Chosen
 from app.html import TEMPLATES, render
 from app.laboratory import WORKSPACE, Laboratory
-from app.show import Comparison, first, refused
+from app.show import comparison, first, refused
 from pipeline.core.errors import PipelineError
 
 NAME = "reconstruct"
@@ -18,13 +18,7 @@ NAME = "reconstruct"
 def build(laboratory: Laboratory, chosen: Chosen) -> None:
     """Every chosen photograph through every chosen model; a slider over the first; and the camera, live."""
     with gr.Row():
-        slider = Comparison(
-            label="Original | reconstruction, of the first",
-            interactive=False,
-            buttons=["fullscreen"],
-            elem_id="slider",
-            max_height=448,
-        )
+        slider = comparison("Original | reconstruction, of the first", elem_id="slider", max_height=448)
         gr.HTML(
             html_template=(TEMPLATES / "live.html").read_text(),
             js_on_load=(TEMPLATES / "live.js").read_text(),

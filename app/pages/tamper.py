@@ -9,7 +9,7 @@ import gradio as gr
 from app.chooser import Chosen
 from app.html import TEMPLATES, render
 from app.laboratory import WORKSPACE, Laboratory
-from app.show import Comparison, first, refused
+from app.show import comparison, first, refused
 from pipeline.core.errors import PipelineError
 
 NAME = "tamper"
@@ -29,7 +29,7 @@ def build(laboratory: Laboratory, chosen: Chosen) -> None:
                 for side in ("top", "left", "bottom", "right")
             ]
         with gr.Column(scale=3, min_width=280):
-            slider = Comparison(label="Original | from changed features", interactive=False, buttons=["fullscreen"])
+            slider = comparison("Original | from changed features", elem_id="changed")
             numbers = gr.HTML(
                 js_on_load=(TEMPLATES / "result.js").read_text(), apply_default_css=False, elem_id="tampered"
             )

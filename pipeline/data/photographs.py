@@ -47,7 +47,7 @@ def open_photograph(content: bytes, rules: PrepareParams) -> tuple[Tensor, tuple
         pixels = resized(image, rules)
     except BadImageError as bad:
         raise DataError(str(bad)) from None
-    return _centre(torch.from_numpy(pixels)[None], rules), (image.height, image.width)
+    return _centre(torch.from_numpy(pixels[None].copy()), rules), (image.height, image.width)
 
 
 def decode_files(paths: Sequence[Path], rules: PrepareParams, ahead: int) -> Iterator[Decoded]:

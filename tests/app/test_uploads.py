@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 from skimage import data
-from small_experiment import experiment
+from small_experiment import PARAMS
 
 from app.laboratory import Laboratory
 from app.uploads import LIMIT, Uploads, inline
 from pipeline.core.errors import DataError
+from pipeline.core.params import load_params
 from pipeline.data.photographs import open_photographs
 
-RULES = experiment("linear").params.prepare
+RULES = load_params(PARAMS).prepare
 
 
 def saved(image: Image.Image, format: str, **options: object) -> bytes:
