@@ -88,7 +88,8 @@ def blocks(laboratory: Laboratory) -> gr.Blocks:
             sentence = f"There is no model in `{laboratory.root.resolve()}` yet. This makes the first one: `{FIRST}`"
             kept = dict(zip(chosen.kept, chosen.restore(request.query_params), strict=True))
             kept |= {"page": page or gr.skip(), "model": models, "photo": photos}
-            return [gr.Markdown(sentence, visible=nothing), gr.Tabs(selected=page) if page else gr.skip(), *kept.values()]
+            tabs = gr.Tabs(selected=page) if page else gr.skip()
+            return [gr.Markdown(sentence, visible=nothing), tabs, *kept.values()]
 
         app.load(opened, None, [welcome, chosen.tabs, *chosen.kept.values()], api_visibility="private")
     return app
