@@ -1,4 +1,5 @@
 # make repro: install, run the pipeline on the sample photographs, print the scores.
+# make app:   install, open the laboratory in a browser.
 # make test:  install, lint, type checks, the whole test suite.
 # make test-fast: the tests that are not marked slow, without lint: for while you work.
 # make study-sample: the published comparison of 44 configurations, small, on the sample photographs.
@@ -13,10 +14,13 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 SMALL := --set prepare.size=72 --set prepare.crop=64 --set prepare.views=1 \
 	--set train.protocol=fast --set train.warm_start=linear --set protocols.fast.epochs=3
 
-.PHONY: repro test test-fast lint setup readme study-sample clean
+.PHONY: repro app test test-fast lint setup readme study-sample clean
 repro: $(READY)
 	@dvc repro
 	@python -m stages summary
+
+app: $(READY)
+	@python -m stages app
 
 test: $(READY) lint
 	@python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder

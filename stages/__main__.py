@@ -304,6 +304,26 @@ def weights(
     weights(entries, names or [], to, source)
 
 
+@app.command("app")
+def laboratory(
+    root: Root = HERE,
+    host: Annotated[
+        str, typer.Option(help="The address to listen at. Default: this machine alone can reach it.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen at.")] = 7860,
+    memory: Annotated[float, typer.Option(help="GB that loaded models may take together.")] = 2.0,
+    device: Device = "auto",
+    params: Annotated[
+        Path | None, typer.Option("--params", help="The parameters file. Default: params.yaml below --root.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Open the laboratory in a browser: upload, webcam, depth, tampering, upper bound, experiments; no network."""
+    from app.serve import serve
+
+    serve(root, host, port, params, overrides or (), device, int(memory * 1e9))
+
+
 def main() -> None:
     try:
         app()

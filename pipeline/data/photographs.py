@@ -16,7 +16,7 @@ from pipeline.core.params import PrepareParams
 from pipeline.core.prefetch import prefetch
 from pipeline.core.progress import counted
 from pipeline.data.preparation.dataset import Photograph
-from pipeline.data.preparation.decoding import Decoded, decode
+from pipeline.data.preparation.decoding import BadImageError, Decoded, decode, open_rgb, resized
 from pipeline.stores.encoding import rgb
 
 
@@ -36,6 +36,20 @@ def open_photographs(paths: Sequence[Path], rules: PrepareParams) -> Tensor:
     return centre_crops(images, rules)
 
 
+def open_photograph(content: bytes, rules: PrepareParams) -> tuple[Tensor, tuple[int, int]]:
+    """A file's bytes as an image (1, 3, crop, crop), as `open_photographs`; and its (height, width) before.
+
+    Raises:
+        DataError: it cannot be used; the message says why, to be read after the photograph's name.
+    """
+    try:
+        image, _ = open_rgb(content, rules)
+        pixels = resized(image, rules)
+    except BadImageError as bad:
+        raise DataError(str(bad)) from None
+    return _centre(torch.from_numpy(pixels[None].copy()), rules), (image.height, image.width)
+
+
 def decode_files(paths: Sequence[Path], rules: PrepareParams, ahead: int) -> Iterator[Decoded]:
     """Yield each file's image, or the reason why there is none, in order; threads decode up to `ahead` files early."""
     photographs = [Photograph(path.name, path, printable(path), None, path.name) for path in paths]
@@ -44,5 +58,9 @@ def decode_files(paths: Sequence[Path], rules: PrepareParams, ahead: int) -> Ite
 
 def centre_crops(images: Sequence[Decoded], rules: PrepareParams) -> Tensor:
     """The centre crops of decoded images: (N, 3, crop, crop) float32 RGB in [0, 1]."""
+    return _centre(torch.from_numpy(np.stack([image.pixels[0] for image in images])), rules)
+
+
+def _centre(pixels: Tensor, rules: PrepareParams) -> Tensor:
     inside = slice((rules.size - rules.crop) // 2, (rules.size - rules.crop) // 2 + rules.crop)
-    return rgb(torch.from_numpy(np.stack([image.pixels[0, inside, inside] for image in images])))
+    return rgb(pixels[:, inside, inside])

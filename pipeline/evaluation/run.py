@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.core.errors import DataError
 from pipeline.core.params import NONE, Params
@@ -83,12 +84,17 @@ def evaluate(params: Params, data: PreparedData, paths: Paths, device: torch.dev
     return metrics
 
 
-def _references(data: PreparedData, subject: Subject) -> References:
+def training_colour(data: PreparedData) -> Tensor:
+    """Mean RGB in [0, 1] of the training images, (3,)."""
     train = data.rows("train")
     images, first = np.unique(data.image[train], return_index=True)
     chosen = train[first[:: max(1, len(images) // COLOUR_IMAGES)]]
+    return mean_colour(data.crops(part) for part in batched(chosen, 64))
+
+
+def _references(data: PreparedData, subject: Subject) -> References:
     return References(
-        colour=mean_colour(data.crops(part) for part in batched(chosen, 64)),
+        colour=training_colour(data),
         grid=subject.inverter.grid,
         feature_bytes=subject.feature_bytes,
     )

@@ -41,6 +41,26 @@ class Energies:
     error: NDArray[np.float64]
 
 
+def baseline_scores(
+    targets: Tensor, crops: NDArray[np.uint8], references: References, further: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """PSNR and SSIM of floors and ceilings, (B,) each: mean colour, bicubic thumbnail, `further` images, JPEG.
+
+    `crops` are the targets as 8-bit (B, H, W, 3).
+    """
+    decoded, sizes = baselines.jpeg(crops, references.feature_bytes, workers=os.cpu_count() or 1)
+    images = {
+        "mean_colour": baselines.flat(targets, references.colour),
+        "bicubic": baselines.thumbnail(targets, references.grid),
+        **further,
+        "jpeg": torch.from_numpy(decoded).to(targets.device).permute(0, 3, 1, 2).float() / 255,
+    }
+    found: dict[str, Tensor] = {}
+    for name, image in images.items():
+        found |= {f"{name}_psnr": capped_psnr(image, targets), f"{name}_ssim": ssim(image, targets)}
+    return found | {"jpeg_bytes": torch.from_numpy(sizes)}
+
+
 class Tally:
     """Columns of per-image numbers, and energies by octave, over all batches so far.
 
@@ -77,18 +97,8 @@ class Tally:
         """
         scores = score(predictions, targets, self.perceptual, self.judge)
         check_eight_bit(targets)
-        images = {
-            "mean_colour": baselines.flat(targets, self.references.colour),
-            "bicubic": baselines.thumbnail(targets, self.references.grid),
-            **(further_baselines or {}),
-        }
         self._append({**scores, **(further_columns or {}), "swapped_psnr": capped_psnr(predictions.flip(1), targets)})
-        for name, image in images.items():
-            self._append({f"{name}_psnr": capped_psnr(image, targets), f"{name}_ssim": ssim(image, targets)})
-        decoded, sizes = baselines.jpeg(crops, self.references.feature_bytes, workers=os.cpu_count() or 1)
-        ceiling = torch.from_numpy(decoded).to(targets.device).permute(0, 3, 1, 2).float() / 255
-        self._append({"jpeg_psnr": capped_psnr(ceiling, targets), "jpeg_ssim": ssim(ceiling, targets)})
-        self._append({"jpeg_bytes": torch.from_numpy(sizes)})
+        self._append(baseline_scores(targets, crops, self.references, further_baselines or {}))
         pair = torch.stack([octave_energy(x).double().sum(0) for x in (targets, predictions - targets)])
         self._energy = pair if self._energy is None else self._energy + pair
         self._edge = min(targets.shape[-2:])

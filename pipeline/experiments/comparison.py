@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pandas as pd
 
 from pipeline.core.errors import NOTHING_GAINED, DataError
 from pipeline.core.files import whole_file, write_whole
+from pipeline.core.params import NONE
 from pipeline.core.progress import counted
 from pipeline.core.tables import markdown_table
 from pipeline.evaluation.conventions import differences
@@ -78,6 +79,40 @@ def compare(names: Sequence[str], output: Path, metric: str = "psnr") -> str:
         if picture is not None:
             save_png(picture, output / STRIP)
     return text
+
+
+def varied(experiments: Sequence[Experiment]) -> pd.DataFrame:
+    """A row for each experiment, a column for each setting that differs between those that have it, as text.
+
+    Columns are called as in params.yaml, but for `source` (layers) and `weights` (of the networks).
+    """
+    table = pd.DataFrame([settings(each.protocol) for each in experiments], index=[each.name for each in experiments])
+    return table.loc[:, [column for column in table if table[column].nunique() > 1]].fillna("")
+
+
+def settings(protocol: Mapping[str, Any]) -> dict[str, str]:
+    """What made the scores of an experiment: its settings by their keys in params.yaml, as text."""
+    model, features = protocol["model"], protocol["features"]
+    blueprint = model["blueprint"]
+    found = {
+        "dataset": protocol["data"]["dataset"],
+        "source": " + ".join(features),
+        "weights": weights(protocol),
+        "store.dtype": ", ".join(dict.fromkeys(each["dtype"] for each in features.values() if "dtype" in each)),
+        "decoder": blueprint["decoder"],
+        f"decoders.{blueprint['decoder']}": blueprint.get("decoder_options", {}),
+        "fusion": blueprint["fusion"],
+        f"fusions.{blueprint['fusion']}": blueprint.get("fusion_options", {}),
+        "two_stage.refine": protocol.get("first_stage", {}).get("refiner", NONE),
+        "loss": ", ".join(model.get("loss", {})),
+        "seed": model.get("seed", ""),
+        "train": model.get("train", {}),
+        f"protocols.{model.get('train', {}).get('protocol')}": model.get("protocol", {}),
+        "prepare": model.get("prepare", {}),
+        "evaluate.refine": protocol.get("refinement", {}).get("refiner", NONE),
+        "evaluate.refine_budget": protocol.get("refinement", {}).get("budget", ""),
+    }
+    return dict(_flat(found))
 
 
 def leaderboard(experiments: Sequence[Experiment], metric: str) -> pd.DataFrame:
@@ -153,6 +188,17 @@ def markdown(table: pd.DataFrame, metric: str) -> str:
     return markdown_table([*columns.values()], rows)
 
 
+def same_photographs(experiments: Sequence[Experiment]) -> tuple[list[Experiment], list[str]]:
+    """The experiments of the first one's protocol, and the images that all of these saved."""
+    alike = [each for each in experiments if not differences(experiments[0].protocol, each.protocol)]
+    common = [
+        image
+        for image in alike[0].protocol["reconstructions"]
+        if all(image in each.protocol["reconstructions"] for each in alike)
+    ]
+    return alike, common
+
+
 def strip(experiments: Sequence[Experiment], caption: Caption | None = None, about: str = "") -> Picture | None:
     """A row for each photograph that all experiments saved: original, then every experiment's reconstruction.
 
@@ -165,12 +211,7 @@ def strip(experiments: Sequence[Experiment], caption: Caption | None = None, abo
     Returns:
         None if no photograph is common to the experiments.
     """
-    alike = [each for each in experiments if not differences(experiments[0].protocol, each.protocol)]
-    common = [
-        image
-        for image in alike[0].protocol["reconstructions"]
-        if all(image in each.protocol["reconstructions"] for each in alike)
-    ]
+    alike, common = same_photographs(experiments)
     if not common:
         return None
     rows = [
@@ -205,3 +246,12 @@ def _row(rank: int, experiment: Experiment, following: Experiment | None, metric
         "lead_p": None if ahead is None else ahead.p,
         "lead_photographs": None if ahead is None else ahead.photographs,
     }
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every value that is no section, as text, by its dotted key."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", str(value)

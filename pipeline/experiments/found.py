@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from pipeline.core.errors import DataError
 from pipeline.evaluation.pictures import Picture
 from pipeline.evaluation.report import read_protocol, read_scores
 
-METRICS_FOLDER = "metrics"
+METRICS_FOLDER, CURVES = "metrics", "training.csv"
 WORKSPACE, COMMITTED = "workspace", "HEAD"  # DVC's name for the files as they are now, and Git's for the last commit
 NEEDED = ("metrics.json", "protocol.json", "per_image.csv", "reconstructions")
 
@@ -32,6 +33,7 @@ class Experiment:
     protocol: dict[str, Any]
     per_image: pd.DataFrame  # indexed by image id
     pictures: Path
+    curves: pd.DataFrame | None = None  # a row for each epoch; None if no training left any
 
     @classmethod
     def read(cls, name: str, folder: Path) -> Experiment:
@@ -43,13 +45,13 @@ class Experiment:
                 f"{folder} lacks {', '.join(absent)}; fetch the files from DVC's cache (dvc pull, or dvc repro), or "
                 "evaluate again: python -m stages evaluate"
             )
-        protocol = read_protocol(folder)
         return cls(
             name,
             metrics,
-            protocol,
+            read_protocol(folder),
             pd.read_csv(folder / "per_image.csv", index_col="image", converters={"image": str, "photograph": str}),
             folder / "reconstructions",
+            pd.read_csv(folder / CURVES) if (folder / CURVES).is_file() else None,
         )
 
     @property
@@ -84,11 +86,13 @@ def read_named(names: Sequence[str], temporary: Path) -> list[Experiment]:
     Raises:
         DataError: as `opened`.
     """
-    return [Experiment.read(name, _place(name, temporary / str(number))) for number, name in enumerate(names)]
+    return [Experiment.read(name, _place(name, temporary)) for name in names]
 
 
-def read_all(temporary: Path) -> tuple[list[Experiment], list[str]]:
-    """Read the workspace, all DVC experiments and the last commit; those not in the workspace into `temporary`.
+def read_all(fetched: Path, root: Path = Path()) -> tuple[list[Experiment], list[str]]:
+    """Read the workspace, all DVC experiments and the last commit of the project in `root`.
+
+    Files from Git and DVC's cache go into `fetched`; those that are there already are not fetched again.
 
     Returns:
         The evaluations, where equal scores are one with all their names; and a sentence for each that cannot be read.
@@ -98,10 +102,14 @@ def read_all(temporary: Path) -> tuple[list[Experiment], list[str]]:
     """
     found: dict[str, Experiment] = {}  # by scores and protocol
     left_out: list[str] = []
-    revisions = [(WORKSPACE, WORKSPACE), *_experiments(), (COMMITTED, COMMITTED)]
-    for number, (name, revision) in enumerate(revisions):
+    try:
+        revisions = [(WORKSPACE, WORKSPACE), *dvc_experiments(root), (COMMITTED, COMMITTED)]
+    except DataError as error:
+        revisions = [(WORKSPACE, WORKSPACE)]
+        left_out.append(f"{error}.")
+    for name, revision in revisions:
         try:
-            experiment = Experiment.read(name, _place(revision, temporary / str(number)))
+            experiment = Experiment.read(name, _place(revision, fetched, root))
             assert experiment.photographs
         except DataError as error:
             left_out.append(f"{name} is left out: {error}.")
@@ -114,54 +122,58 @@ def read_all(temporary: Path) -> tuple[list[Experiment], list[str]]:
     return list(found.values()), left_out
 
 
-def _experiments() -> list[tuple[str, str]]:
-    """Names and revisions of all DVC experiments of this project, from every commit."""
+def dvc_experiments(root: Path) -> list[tuple[str, str]]:
+    """Names and revisions of all DVC experiments of the project in `root`, from every commit."""
     from dvc.exceptions import NotDvcRepoError
     from dvc.repo import Repo
     from dvc.scm import NoSCMError
 
     try:
-        with Repo() as repo:
+        with Repo(str(root)) as repo:
             listed = [pair for pairs in repo.experiments.ls(all_commits=True).values() for pair in pairs]
     except (NoSCMError, NotDvcRepoError):
         raise DataError(
-            f"DVC experiments cannot be looked up because {Path.cwd()} is in no Git repository with DVC; name folders "
-            "with metrics.json, or run compare inside the project"
+            f"DVC experiments cannot be looked up because {root.resolve()} is in no Git repository with DVC; name "
+            "folders with metrics.json, or run compare inside the project"
         ) from None
     names = [name for name, _ in listed]
     return [(name if names.count(name) == 1 else f"{name} ({revision[:7]})", revision) for name, revision in listed]
 
 
-def _place(name: str, temporary: Path) -> Path:
-    """The folder that holds the metrics of `name`; those of a revision are fetched into `temporary`."""
-    folder = Path() if name == WORKSPACE else Path(name)
+def _place(name: str, fetched: Path, root: Path = Path()) -> Path:
+    """The folder with the metrics of `name`; those of a revision are fetched into a folder of `fetched`."""
+    folder = root if name == WORKSPACE else root / name
     for place in (folder, folder / METRICS_FOLDER):
         if (place / "metrics.json").is_file():
             return place
-    if name == WORKSPACE:
-        return folder / METRICS_FOLDER
-    _fetch(name, temporary)
-    return temporary
+    return folder / METRICS_FOLDER if name == WORKSPACE else _fetch(name, fetched, root)
 
 
-def _fetch(revision: str, target: Path) -> None:
-    """Metrics of a DVC experiment or Git revision of this project, from Git and DVC's cache."""
+def _fetch(revision: str, fetched: Path, root: Path) -> Path:
+    """Metrics of a DVC experiment or Git revision of this project, from Git and DVC's cache, below `fetched`."""
     from dvc.api import DVCFileSystem  # slow to import, and not needed for folders
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo
     from dvc.scm import NoSCMError, RevError, resolve_rev
 
     try:
-        with Repo() as repo:
+        with Repo(str(root)) as repo:
             commit = resolve_rev(repo.scm, revision)
+            target = fetched / commit
+            if target.is_dir():
+                return target
             files = DVCFileSystem(repo.root_dir, rev=commit)
-            for name in NEEDED:
-                target.mkdir(parents=True, exist_ok=True)
-                files.get(f"{METRICS_FOLDER}/{name}", str(target / name), recursive=name == "reconstructions")
+            with tempfile.TemporaryDirectory(dir=fetched) as part:
+                for name in NEEDED:
+                    files.get(f"{METRICS_FOLDER}/{name}", f"{part}/{name}", recursive=name == "reconstructions")
+                if files.isfile(f"{METRICS_FOLDER}/{CURVES}"):
+                    files.get(f"{METRICS_FOLDER}/{CURVES}", f"{part}/{CURVES}")
+                shutil.copytree(part, target)
+            return target
     except (NoSCMError, NotDvcRepoError):
         raise DataError(
             f"'{revision}' is no folder with metrics.json, and experiments and revisions cannot be looked up because "
-            f"{Path.cwd()} is in no Git repository with DVC; name a folder, or run compare inside the project"
+            f"{root.resolve()} is in no Git repository with DVC; name a folder, or run compare inside the project"
         ) from None
     except RevError:
         raise DataError(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import count, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +53,26 @@ class Encoder:
     perceptual: Lpips | None
     first_stage: FirstStage | None
 
+    @property
+    def bytes(self) -> int:
+        """The memory of the decoder and its networks."""
+        modules = [self.inverter, *self.networks.backbones.values()]
+        if self.first_stage is not None:
+            modules.append(self.first_stage.start)
+        tensors = chain.from_iterable((*module.parameters(), *module.buffers()) for module in modules)
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
     def reconstruct(self, images: Tensor) -> Tensor:
         """Images (B, 3, crop, crop), RGB in [0, 1] → their reconstructions from the inverted layers."""
+        return self.decode(self.features(images))
+
+    def features(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The features (B, C, h, w) of each source, rounded as in its store."""
         pairs = zip(self.networks(images), self.stored, strict=True)
-        features = tuple(as_stored(each, dtype) for each, dtype in pairs)
+        return tuple(as_stored(each, dtype) for each, dtype in pairs)
+
+    def decode(self, features: tuple[Tensor, ...]) -> Tensor:
+        """(B, C, h, w) of each source → (B, 3, crop, crop) RGB in [0, 1]."""
         image = None if self.first_stage is None else self.first_stage(*features)
         with torch.inference_mode():
             return self.inverter(Inputs(features, image))
@@ -133,8 +149,17 @@ def find_photographs(inputs: Sequence[str]) -> list[Path]:
     return list(found)
 
 
-def load_encoder(models: Path, params: Params, device: torch.device) -> Encoder:
+def load_encoder(
+    models: Path,
+    params: Params,
+    device: torch.device,
+    perceptual: Lpips | None = None,
+    open_networks: Callable[..., Networks] = Networks,
+) -> Encoder:
     """Load the decoder in `models` and its networks, which must be those of its training.
+
+    Args:
+        perceptual: LPIPS, if it is loaded already. open_networks: called instead of `Networks`, with its arguments.
 
     Raises:
         CheckpointError: the model is missing, does not record how its features were stored, or its networks have other
@@ -152,7 +177,7 @@ def load_encoder(models: Path, params: Params, device: torch.device) -> Encoder:
             f"{models} was saved by an older version, which did not record how features were stored; train again"
         )
     stored = [description["stored"][str(source)] for source in inverter.sources]
-    networks = Networks(params, inverter.sources, [each["precision"] for each in stored], device)
+    networks = open_networks(params, inverter.sources, [each["precision"] for each in stored], device)
     for name, backbone in networks.backbones.items():
         trained, now = description["backbones"][name], backbone.describe()
         if not same_network(trained, now):
@@ -161,7 +186,8 @@ def load_encoder(models: Path, params: Params, device: torch.device) -> Encoder:
                 f"set backbones.{name} as it was, or train again"
             )
     geometry = {key: description["prepare"][key] for key in ("resize", "interpolation", "size", "crop")}
-    perceptual = load_lpips().to(device) if lpips_available() is None else None
+    if perceptual is None and lpips_available() is None:
+        perceptual = load_lpips().to(device)
     first_stage = None
     if inverter.blueprint.two_stage:
         first_stage = load_first_stage(description["first_stage"], networks, models, geometry["crop"], device)

@@ -14,6 +14,9 @@ ORDER = (
 )
 MODULES = sorted((ROOT / "pipeline").rglob("*.py"))
 
+APP = sorted((ROOT / "app").rglob("*.py"))
+USE_TORCH = ("laboratory.py", "layers.py", "results.py")
+
 
 def _part(module: Path) -> str:
     """The package directly below pipeline."""
@@ -39,7 +42,7 @@ def test_a_module_imports_only_from_packages_below_its_own(module: Path) -> None
         return
     for name in _imports(module):
         package, _, rest = name.partition(".")
-        assert package != "stages", f"{module} imports the command line"
+        assert package not in ("stages", "app"), f"{module} imports what is above the library"
         if package == "pipeline" and rest:
             other = rest.split(".")[0]
             assert ORDER.index(other) <= ORDER.index(part), f"{part} imports {other}, which is above it"
@@ -57,6 +60,27 @@ def test_a_package_says_what_it_is_and_runs_nothing(module: Path) -> None:
     tree = ast.parse(module.read_text())
     assert ast.get_docstring(tree)
     assert len(tree.body) == 1
+
+
+@pytest.mark.parametrize("module", APP, ids=lambda m: str(m.relative_to(ROOT)))
+def test_the_app_imports_the_library_and_computes_nothing(module: Path) -> None:
+    """torch is there to name what the library gives, and to hand pixels to it."""
+    imported = _imports(module)
+    assert not any(name.split(".")[0] == "stages" for name in imported)
+    allowed = {"torch", "torch.Tensor"} if module.name in USE_TORCH else set()
+    assert {name for name in imported if name.split(".")[0] == "torch"} <= allowed
+    assert not {"torch.nn", "torch.nn.functional", "scipy", "skimage"} & imported
+    arithmetic = [node for node in ast.walk(ast.parse(module.read_text())) if _computes(node)]
+    assert not arithmetic, ", ".join(ast.unparse(node) for node in arithmetic)
+
+
+def _computes(node: ast.AST) -> bool:
+    """A power, a product of matrices, or a call of what works on arrays."""
+    if isinstance(node, ast.BinOp):
+        return isinstance(node.op, ast.Pow | ast.MatMult) and not all(
+            isinstance(side, ast.Constant) for side in (node.left, node.right)
+        )
+    return isinstance(node, ast.Attribute) and node.attr in ("mean", "std", "sqrt", "log10", "clamp", "interpolate")
 
 
 @pytest.mark.parametrize("module", sorted((ROOT / "stages").glob("*.py")), ids=lambda m: m.name)

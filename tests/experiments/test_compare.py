@@ -14,7 +14,7 @@ from scipy import stats
 from small_comparison import three_experiments, write_experiment
 
 from pipeline.core.errors import DataError
-from pipeline.experiments.comparison import compare, lead, leaderboard
+from pipeline.experiments.comparison import compare, lead, leaderboard, settings, varied
 from pipeline.experiments.found import opened
 
 
@@ -194,3 +194,33 @@ def test_an_experiment_that_is_not_all_here(absent: str, three: list[str], tmp_p
     with pytest.raises(DataError) as refusal:
         compare(three, tmp_path / "out")
     says(refusal.value, f"{three[0]} lacks {absent}", "dvc pull", "python -m stages evaluate")
+
+
+def test_what_differs_is_called_as_in_params(tmp_path: Path) -> None:
+    names = [str(write_experiment(tmp_path / name, 1)) for name in ("residual", "wavelet")]
+    protocol = tmp_path / "wavelet/protocol.json"
+    written = json.loads(protocol.read_text())
+    written["model"] |= {"seed": 42, "loss": {"mse": {"mse": 1.0}}, "train": {"protocol": "fast"}}
+    written["model"]["blueprint"] |= {"decoder_options": {"band_channels": 64}}
+    protocol.write_text(json.dumps(written))
+    with opened(names) as experiments:
+        table = varied(experiments)
+        assert settings(experiments[1].protocol)["decoders.wavelet.band_channels"] == "64"
+    assert table["decoder"].tolist() == ["residual", "wavelet"]
+    assert set(table) == {
+        "decoder",
+        "loss",
+        "seed",
+    }  # the source is the same, and options of one alone are no difference
+    assert table.index.tolist() == names
+
+
+def test_curves_are_read_where_training_left_them(tmp_path: Path) -> None:
+    names = [str(write_experiment(tmp_path / name, 1)) for name in ("trained", "solved")]
+    pd.DataFrame({"epoch": [1, 2], "validation_psnr": [20.0, 21.0]}).to_csv(
+        tmp_path / "trained/training.csv", index=False
+    )
+    with opened(names) as (trained, solved):
+        assert trained.curves is not None
+        assert trained.curves["validation_psnr"].tolist() == [20, 21]
+        assert solved.curves is None
