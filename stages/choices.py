@@ -9,7 +9,7 @@ from pipeline.core.errors import ParamsError, ShapeError
 from pipeline.core.params import NONE, Params
 from pipeline.core.registry import Registry
 from pipeline.core.section import parse_section, unknown_name
-from pipeline.core.sources import ImageSize
+from pipeline.core.sources import ImageSize, Source
 from pipeline.data.preparation.dataset import DATASETS
 from pipeline.models.common.decoder import DECODERS
 from pipeline.models.common.fusion import FUSIONS
@@ -80,8 +80,9 @@ def check_experiment(params: Params) -> None:
         WeightsError: weights of a network are missing.
     """
     known = shapes(params)
-    networks = {source.backbone for source in params.sources} | {each.backbone for each in params.distances.values()}
-    if known is None or not networks <= {source.backbone for source in known}:
+    distances = params.distances.values()
+    wanted = {*params.sources, *(Source(each.backbone, layer) for each in distances for layer in each.layers)}
+    if known is None or not wanted <= set(known):
         from stages.networks import source_shapes
 
         known = source_shapes(params)

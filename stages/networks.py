@@ -15,8 +15,14 @@ def source_shapes(params: Params) -> dict[Source, FeatureShape]:
         ParamsError, ShapeError: as `check_backbone`. WeightsError: weights of a network are missing.
     """
     crop, found = ImageSize(params.prepare.crop, params.prepare.crop), {}
-    for name in sorted({distance.backbone for distance in params.distances.values()}):
-        check_backbone(name, params.backbone_params(name), crop)
+    for key, distance in params.distances.items():
+        entry = params.backbone_params(distance.backbone)
+        check_backbone(distance.backbone, entry, crop)
+        try:
+            feature_shapes(distance.backbone, entry, distance.layers, crop)
+        except ParamsError as error:
+            listed = f"backbones.{distance.backbone}.layers"
+            raise ParamsError(str(error).replace(listed, f"perceptual.{key}.layers")) from None
     for source in params.sources:
         entry = params.backbone_params(source.backbone)
         check_backbone(source.backbone, entry, crop)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipeline.core.schema import DistanceParams, Params
+from pipeline.core.schema import Params
 from pipeline.core.section import LINEAR, NONE, unknown_name
 from pipeline.core.sources import Source
 
@@ -24,7 +24,10 @@ def problems(params: Params) -> Iterator[str]:
         if source.backbone != NONE:
             yield from _unknown_source(params, prefix, source)
     for name, distance in vars(params.perceptual).items():  # loss, metric
-        yield from _unknown_layers(params, f"perceptual.{name}", distance)
+        if distance.backbone not in (NONE, *params.backbones):
+            yield unknown_name(f"perceptual.{name}.backbone", distance.backbone, [*params.backbones, NONE])
+        elif distance.backbone != NONE and not distance.layers:
+            yield f"params.yaml: perceptual.{name}.layers is empty; list layers of {distance.backbone}"
     yield from _crops(params)
     if params.fusion != NONE and len(params.sources) < 2:
         yield (
@@ -48,7 +51,7 @@ def problems(params: Params) -> Iterator[str]:
     for name, terms in params.losses.items():
         if not any(terms.values()):
             yield f"params.yaml: losses.{name} = {terms} has no term above 0; give at least one term a weight"
-    if params.losses.get(params.loss, {}).get("features") and params.perceptual.loss.backbone == NONE:
+    if params.loss in params.losses and params.loss_terms.get("features") and params.perceptual.loss.backbone == NONE:
         yield f"params.yaml: loss = {params.loss!r} has the term features, and no network; set perceptual.loss.backbone"
     for name, protocol in params.protocols.items():
         if protocol.schedule == "plateau" and protocol.warmup:
@@ -83,22 +86,6 @@ def _unknown_source(params: Params, prefix: str, source: Source) -> Iterator[str
     elif source.layer not in (legal := params.backbone_params(source.backbone).layers):
         unknown = unknown_name(f"{prefix}layer", source.layer, legal)
         yield f"{unknown} (or add it to backbones.{source.backbone}.layers)"
-
-
-def _unknown_layers(params: Params, key: str, distance: DistanceParams) -> Iterator[str]:
-    """`key` is that of the distance's section."""
-    name = distance.backbone
-    if name == NONE:
-        return
-    if name not in params.backbones:
-        yield unknown_name(f"{key}.backbone", name, [*params.backbones, NONE])
-        return
-    legal = params.backbone_params(name).layers
-    if not distance.layers:
-        yield f"params.yaml: {key}.layers is empty; list some of: {', '.join(legal)}"
-    for layer in distance.layers:
-        if layer not in legal:
-            yield f"{unknown_name(f'{key}.layers', layer, legal)} (or add it to backbones.{name}.layers)"
 
 
 def _crops(params: Params) -> Iterator[str]:

@@ -185,8 +185,7 @@ def test_the_score_names_its_judge_and_is_compared_under_one_alone() -> None:
     ("overrides", "sentence"),
     [
         (["perceptual.metric.backbone=lite9"], r"perceptual\.metric\.backbone = 'lite9' is unknown"),
-        (["perceptual.loss.layers=[stage9]"], r"perceptual\.loss\.layers = 'stage9' is unknown .*stage5"),
-        (["perceptual.loss.layers=[]"], r"perceptual\.loss\.layers is empty; list some of: stage1"),
+        (["perceptual.loss.layers=[]"], r"perceptual\.loss\.layers is empty; list layers of efficientnet_lite0"),
         (
             ["loss=perceptual", "perceptual.loss.backbone=none"],
             r"loss = 'perceptual' has the term features, and no network: set perceptual\.loss\.backbone",
@@ -196,6 +195,13 @@ def test_the_score_names_its_judge_and_is_compared_under_one_alone() -> None:
 def test_mistakes_are_told_by_params_alone(overrides: list[str], sentence: str) -> None:
     with pytest.raises(ParamsError, match=sentence):
         chosen(*overrides)
+
+
+def test_a_distance_may_be_in_layers_that_are_not_stored() -> None:
+    stored = "backbones.efficientnet_lite0.layers=[stage1]"
+    load_checked(ROOT / "params.yaml", ["loss=perceptual", stored])
+    with pytest.raises(ParamsError, match=r"perceptual\.loss\.layers = 'stage9' is unknown .*stage5"):
+        load_checked(ROOT / "params.yaml", ["loss=perceptual", stored, "perceptual.loss.layers=[stage9]"])
 
 
 def test_a_network_is_checked_only_where_it_is_used() -> None:
