@@ -17,7 +17,7 @@ UNUSED = ("num_batches_tracked",)  # last parts of keys that no feature depends 
 REAL = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # 8-bit floats need scales, which are missing
 
 WHOLE = (torch.int64, torch.int32, torch.bool)  # of counters, positions and masks
-BFLOAT16_OF_JAX = "|V2"  # what NumPy calls it
+BFLOAT16_OF_JAX = "|V2"  # NumPy's name of the type
 LEARNED = ("weight", "bias", "kernel", "running_mean", "running_var")  # last parts of keys, in torch and in JAX
 CODES = "is of type {}, which are not the weights but codes of them without their scale; save them as float32"
 

@@ -51,8 +51,8 @@ def problems(params: Params) -> Iterator[str]:
     for name, terms in params.losses.items():
         if not any(terms.values()):
             yield f"params.yaml: losses.{name} = {terms} has no term above 0; give at least one term a weight"
-    if params.loss in params.losses and params.loss_terms.get("features") and params.perceptual.loss.backbone == NONE:
-        yield f"params.yaml: loss = {params.loss!r} has the term features, and no network; set perceptual.loss.backbone"
+        if name == params.loss and terms.get("features") and params.perceptual.loss.backbone == NONE:
+            yield f"params.yaml: loss = {name!r} has the term features, and no network; set perceptual.loss.backbone"
     for name, protocol in params.protocols.items():
         if protocol.schedule == "plateau" and protocol.warmup:
             yield (

@@ -61,7 +61,7 @@ def summary(
             "parameters": sum(parameter.numel() for parameter in subject.inverter.parameters()),
             **{key: value for key, value in subject.description.items() if key == "best_epoch"},  # of a trained one
         },
-        "features": {  # the stored ones; and the metric, which has the same name
+        "features": {  # facts of the stored features, and the metric of the same name
             "bits_per_pixel": 8 * subject.feature_bytes / crop**2,
             "rounding": subject.rounding,
             **(scores.get("features") or {}),

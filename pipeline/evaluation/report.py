@@ -198,12 +198,12 @@ def _warnings(protocol: Mapping[str, Any]) -> Iterator[str]:
     if len(networks) == 2 and same_network(networks["loss"], networks["metric"]):
         yield (
             f"features is judged by {title_of_network(networks['metric'])}, the network with which the decoder was "
-            "trained: set perceptual.metric.backbone to another"
+            "trained; set perceptual.metric.backbone to another"
         )
 
 
 def _judged(scores: Mapping[str, Any], protocol: Mapping[str, Any]) -> Iterator[str]:
-    """The score `features`, and the networks behind it, in words."""
+    """Sentences with the score `features` and the networks behind it."""
     networks = {
         name: title_of_network(network) + " with {kind} weights ({detail})".format(**network["backbone"]["weights"])
         for name, network in protocol.get("perceptual", {}).items()
@@ -211,7 +211,7 @@ def _judged(scores: Mapping[str, Any], protocol: Mapping[str, Any]) -> Iterator[
     if "metric" in networks:
         yield f"features {_cell(scores['features'], 4)}, lower is better: the distance in {networks['metric']}."
     if "loss" in networks:
-        yield f"Trained by a loss with the distance in {networks['loss']}."
+        yield f"The loss in training had the distance in {networks['loss']}."
 
 
 def is_linear_start(scores: Mapping[str, Any]) -> bool:

@@ -41,7 +41,7 @@ class Subject:
     description: Mapping[str, Any]
     stores: Inputs[FeatureStore]
     perceptual: Lpips | None
-    judge: FeatureDistance | None  # of the metric `features`, where params.yaml names a network
+    judge: FeatureDistance | None  # of the metric `features`; None if params.yaml names no network
     networks: Networks | None
     missing: Mapping[str, str]
 
@@ -67,7 +67,7 @@ class Subject:
 
     @property
     def distances(self) -> dict[str, Mapping[str, Any]]:
-        """Networks behind `features`, with their layers: of the `loss` in training, of the `metric` here; if any."""
+        """Networks and layers behind `features`: of the `loss` in training, of the `metric`, if they exist."""
         found = {"loss": self.description.get("loss_networks", {}).get("features")}
         found["metric"] = None if self.judge is None else self.judge.describe()
         return {name: network for name, network in found.items() if network is not None}
@@ -91,7 +91,7 @@ def open_subject(params: Params, data: PreparedData, paths: Paths, device: torch
     Raises:
         CheckpointError: the model is missing, of other sources than `params` names, or trained on other features.
         StoreError: a store is missing or damaged, or was made with other parameters, weights or data.
-        WeightsError: images are to be refined, or judged by a network, and its weights are missing here.
+        WeightsError: the weights of a network that refinement or `features` needs are missing.
     """
     models = paths.models
     inverter = load_inverter(models, device)

@@ -1,4 +1,4 @@
-"""Distance in the layers of a frozen network of params.yaml: shared by the loss term and the metric `features`."""
+"""The distance in layers of a frozen network that the loss term and the metric `features` share."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from pipeline.core.sources import ImageSize
 if TYPE_CHECKING:
     from pipeline.backbones.backbone import Backbone
 
-FAINT = 0.01  # of the layer's mean variance: the least that counts as a channel's own
+FAINT = 0.01  # smallest variance of a channel, as a fraction of the layer's mean variance
 
 
 class FeatureDistance(nn.Module):
-    """Mean over layers of the mean squared difference of features, each channel in units of its standard deviation.
+    """Mean over layers of the mean squared difference of features, each channel divided by its standard deviation.
 
     J. Johnson, A. Alahi and L. Fei-Fei, Perceptual losses for real-time style transfer and super-resolution, ECCV 2016,
-    eq. 2, but for the units: there a layer counts as much as its features are large, here two unrelated photographs are
-    about 2 apart in any layer of any network. The standard deviations are those over the parts of one photograph that
-    comes with scikit-image, so that they are the same for all experiments.
+    eq. 2, except for this division: without it, layers with large features would dominate; with it, two unrelated
+    photographs have a distance of about 2 in any layer of any network. The standard deviations are taken over the parts
+    of one photograph of scikit-image, so they are equal in all experiments.
 
     Raises:
         ParamsError: a layer is constant on that photograph, or its features are not finite.
@@ -46,16 +46,16 @@ class FeatureDistance(nn.Module):
                     "leave it out of perceptual.loss.layers and perceptual.metric.layers"
                 )
             deviation = variance.clamp(min=FAINT * variance.mean()).sqrt()
-            # the layer is divided by it, not its square: the inverse of a variance of 2⁻⁸⁰ is near float32's end
+            # the inverse of the deviation, because that of a variance of 2⁻⁸⁰ is near float32's largest number
             self.register_buffer(f"inverse_{number}", deviation.reciprocal().float()[:, None, None])
         self.train(False)
 
     def describe(self) -> dict[str, Any]:
-        """The network, with its weights, and the layers, as plain values."""
+        """The network with its weights, and the layers, as plain values."""
         return {"backbone": self.backbone.describe(), "layers": list(self.backbone.layers)}
 
     def forward(self, prediction: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
-        """Distance of each pair, (B,): 0 for equal images. Both are (B, 3, H, W) RGB in [0, 1]; in float32."""
+        """Distance of each pair, (B,) float32, 0 for equal images. Both are (B, 3, H, W) RGB in [0, 1]."""
         with computing_in("fp32", prediction.device):
             with torch.no_grad():
                 wanted = self.backbone(target.float())
@@ -71,9 +71,10 @@ def load_distance(chosen: DistanceParams, params: Params) -> FeatureDistance:
     """The distance that `chosen` names, on the CPU.
 
     Raises:
-        WeightsError: the network's weights cannot be had. ParamsError: no such layer, or it tells nothing apart.
+        WeightsError: the network's weights are missing or damaged.
+        ParamsError: the network has no such layer, or the layer is constant (see `FeatureDistance`).
     """
-    from pipeline.backbones.backbone import load_backbone  # slow to import, and needed only where there is a distance
+    from pipeline.backbones.backbone import load_backbone  # slow to import, and needed only here
 
     network = params.backbone_params(chosen.backbone)
     backbone = load_backbone(chosen.backbone, network, torch.device("cpu"), chosen.layers)
@@ -81,17 +82,17 @@ def load_distance(chosen: DistanceParams, params: Params) -> FeatureDistance:
 
 
 def title(network: Mapping[str, Any]) -> str:
-    """Of what `FeatureDistance.describe` gives: `efficientnet_lite0 (stage1, stage2)`."""
+    """A description by `FeatureDistance.describe` in short: `efficientnet_lite0 (stage1, stage2)`."""
     return f"{network['backbone']['name']} ({', '.join(network['layers'])})"
 
 
 def same_network(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Whether both, from `FeatureDistance.describe`, are one network with the same weights, whatever layers."""
+    """Whether two descriptions by `FeatureDistance.describe` have the same network and weights; layers may differ."""
     return all(first["backbone"][key] == second["backbone"][key] for key in ("library", "model", "weights"))
 
 
 def _photographs(image: ImageSize) -> Tensor:
-    """(17, 3, H, W) in [0, 1]: scikit-image's astronaut, whole and in sixteen parts."""
+    """scikit-image's astronaut, whole and in sixteen parts, (17, 3, H, W) in [0, 1]."""
     from skimage.data import astronaut  # slow to import, and needed only here
 
     whole = torch.from_numpy(astronaut()).permute(2, 0, 1)[None].float() / 255  # 512×512

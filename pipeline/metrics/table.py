@@ -23,7 +23,7 @@ class Pair:
     prediction: Tensor
     target: Tensor
     perceptual: Lpips | None = None  # None without AlexNet's weights
-    judge: FeatureDistance | None = None  # None where params.yaml names no network
+    judge: FeatureDistance | None = None  # None if params.yaml names no network
 
     @cached_property
     def difference(self) -> Tensor:

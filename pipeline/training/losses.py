@@ -23,11 +23,11 @@ TERMS: Registry[Callable[..., Term]] = Registry("loss term", "pipeline.training.
 class WeightedTerm(nn.Module, ABC):
     """A term with weights of its own, such as a perceptual distance. `sha256` is that of their file.
 
-    Made with the params that say which they are; other terms are made without.
+    Its constructor receives the params, which say what these weights are; other terms are made without arguments.
     """
 
     sha256: str
-    network: Mapping[str, Any] | None = None  # of a term whose network params.yaml names: what it is, as plain values
+    network: Mapping[str, Any] | None = None  # description, if params.yaml names the network
 
     @abstractmethod
     def __init__(self, params: Params | None) -> None:
@@ -43,7 +43,7 @@ class Loss(nn.Module):
     """
 
     def __init__(self, terms: Mapping[str, float], params: Params | None = None) -> None:
-        """`params` name the network of the term `features`; other terms need none."""
+        """Build the terms. `params` name the network of the term `features`; other terms do not need them."""
         super().__init__()
         self.weights = {name: weight for name, weight in terms.items() if weight != 0}
         if not self.weights:
@@ -62,7 +62,7 @@ class Loss(nn.Module):
 
     @property
     def networks(self) -> dict[str, Mapping[str, Any]]:
-        """The network, with its layers, behind each term for which params.yaml names one."""
+        """The network and layers of each term whose network params.yaml names."""
         weighted = {name: term for name, term in self._terms.items() if isinstance(term, WeightedTerm)}
         return {name: term.network for name, term in weighted.items() if term.network is not None}
 

@@ -188,7 +188,7 @@ def test_the_score_names_its_judge_and_is_compared_under_one_alone() -> None:
         (["perceptual.loss.layers=[]"], r"perceptual\.loss\.layers is empty; list layers of efficientnet_lite0"),
         (
             ["loss=perceptual", "perceptual.loss.backbone=none"],
-            r"loss = 'perceptual' has the term features, and no network: set perceptual\.loss\.backbone",
+            r"loss = 'perceptual' has the term features, and no network; set perceptual\.loss\.backbone",
         ),
     ],
 )
@@ -205,11 +205,14 @@ def test_a_distance_may_be_in_layers_that_are_not_stored() -> None:
 
 
 def test_a_network_is_checked_only_where_it_is_used() -> None:
-    wrong = "backbones.efficientnet_lite0.layers=[stage1, stage2, stage3, stage7]"
+    wrong = (
+        "backbones.efficientnet_lite2.layers=[stage1, stage2, stage3, stage7]",
+        "perceptual.loss.backbone=efficientnet_lite2",
+    )
     assert set(chosen("perceptual.metric.backbone=none").distances) == set()
-    load_checked(ROOT / "params.yaml", [wrong])
-    with pytest.raises(ParamsError, match=r"efficientnet_lite0\.layers = 'stage7' is unknown"):
-        load_checked(ROOT / "params.yaml", [wrong, "loss=perceptual"])
+    load_checked(ROOT / "params.yaml", wrong)
+    with pytest.raises(ParamsError, match=r"efficientnet_lite2\.layers = 'stage7' is unknown"):
+        load_checked(ROOT / "params.yaml", [*wrong, "loss=perceptual"])
 
 
 def test_training_without_the_term_loads_no_network_library() -> None:

@@ -27,7 +27,8 @@ def div2k() -> object:
 GOLDEN: dict[str, tuple[Callable[[], object], str]] = {
     "a name": (
         lambda: load_params(PARAMS, ["loss=mes"]),
-        "params.yaml: loss = 'mes' is unknown (did you mean 'mse'?); choose one of: hybrid, lpips, mse, ssim_l1",
+        "params.yaml: loss = 'mes' is unknown (did you mean 'mse'?); choose one of: hybrid, lpips, mse, perceptual, "
+        "ssim_l1",
     ),
     "a key": (
         lambda: load_params(PARAMS, ["train.protocl=fast"]),

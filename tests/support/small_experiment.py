@@ -98,6 +98,8 @@ def small_settings(root: Path) -> tuple[str, ...]:
     """What every experiment on `photographs()` changes in params.yaml."""
     return (
         "dataset=folder",
+        "backbone=vgg16",
+        "layer=block1",
         f"datasets.folder.root={root / 'photographs'}",
         "datasets.folder.test_fraction=0.35",
         "prepare.size=72",

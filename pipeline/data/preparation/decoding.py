@@ -177,7 +177,7 @@ def _mode(image: ImageFile.ImageFile, data: bytes) -> str:
 
 
 def _check_tiff(image: ImageFile.ImageFile) -> None:
-    """Raise BadImageError for a TIFF of which Pillow makes other numbers than the file's, without an error."""
+    """Raise BadImageError for a TIFF that Pillow decodes to wrong values without an error."""
     tags = getattr(image, "tag_v2", None) or {}
     deep = max(tags.get(_BITS, (1,))) > 8
     name = _describe(f"{image.mode};16" if deep else image.mode, transparent=False)
@@ -194,7 +194,7 @@ def _check_tiff(image: ImageFile.ImageFile) -> None:
 
 
 def _unread_profile(format: str | None, data: bytes) -> dict[str | tuple[int, int], Any]:
-    """For `Image.info`, the profile in a JPEG 2000 or a BMP, which Pillow does not look for; empty if there is none."""
+    """The profile of a JPEG 2000 or a BMP, which Pillow does not read, as an entry of `Image.info`; {} without one."""
     if format == "JPEG2000":
         box = data.find(b"colr", 0, data.find(_JPEG2000) + 1 or None)  # length, name, method, two bytes, profile
         if box >= 4 and data[box + 4] in (2, 3):

@@ -1,4 +1,4 @@
-"""Distance in layers of a frozen network (Johnson et al. 2016); left out where params.yaml names none."""
+"""Distance in layers of a frozen network (Johnson et al. 2016); absent if params.yaml names no network."""
 
 from torch import Tensor
 

@@ -9,11 +9,11 @@ from pipeline.training.losses import TERMS, WeightedTerm
 
 @TERMS.register("features")
 class FeaturesTerm(WeightedTerm):
-    """Mean distance over a batch. Raises WeightsError: the network's weights cannot be had here."""
+    """Mean distance over a batch. Raises WeightsError: the network's weights are missing or damaged."""
 
     def __init__(self, params: Params | None) -> None:
         super().__init__(params)
-        assert params is not None, "the term `features` is made with the params that name its network"
+        assert params is not None, "the term `features` needs the params that name its network"
         self.distance = load_distance(params.perceptual.loss, params)
         self.network = self.distance.describe()
         self.sha256 = self.network["backbone"]["weights"]["sha256"]
