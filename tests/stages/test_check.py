@@ -117,6 +117,7 @@ def test_check_loads_only_what_is_not_yet_proved(tmp_path: Path) -> None:
     assert proof.shapes(load_params(PARAMS, [of_a_file, "decoder=linear"])) is None
 
 
+@pytest.mark.slow
 def test_known_shapes_refuse_what_does_not_go_together() -> None:
     check("prepare.crop=100", "decoder=linear")
     source = ("prepare.crop=100", "backbone=resnet34", "layer=layer4")

@@ -129,6 +129,7 @@ def test_a_set_is_as_good_as_its_best_member(names: tuple[str, ...]) -> None:
     assert decibels(*names) >= max(members.values()) - NOISE, members
 
 
+@pytest.mark.slow
 def test_a_set_of_a_trained_network_is_as_good_as_its_best_member_on_photographs() -> None:
     """At 224 pixels, where published sets are compared. Of VGG-16 it takes half a minute: docs/decoders.md."""
     *members, both = readout_sets.measure(readout_sets.SETS[0], readout_sets.photographs())

@@ -17,6 +17,8 @@ from pipeline.models.common.fusion import FUSIONS
 from pipeline.stores.base import FeatureStore
 from pipeline.stores.opening import open_store
 
+pytestmark = pytest.mark.slow
+
 FUSION_NAMES = [name for name in FUSIONS.names() if name != "none"]
 ROUNDING = 1e-4
 KINDS = {"zero": 0.0, "constant": 0.7}
