@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,17 +143,16 @@ def test_no_page_scrolls_sideways(browser: Browser, address: str, name: str, wid
 def test_reconstruct_shows_the_default_with_a_slider(page: Page) -> None:
     expect(page.locator("#results figure")).to_have_count(4)
     expect(page.locator("#results")).to_contain_text("bicubic")
-    slider = page.locator("#slider .slider-wrap, #slider .outer").first
-    expect(page.locator("#slider img").first).to_be_visible()
-    box = slider.bounding_box()
-    assert box is not None
-    handle = page.locator("#slider [role=none], #slider .outer").first
-    before = handle.get_attribute("style")
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    clipped = page.locator("#slider img.fixed")
+    expect(clipped).to_have_attribute("style", re.compile(r"inset\(0px 0px 0px 50%\)"))
+    handle = page.locator("#slider [data-testid=slider]").bounding_box()
+    assert handle is not None
+    middle = handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2
+    page.mouse.move(*middle)
     page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] / 4, box["y"] + box["height"] / 2, steps=4)
+    page.mouse.move(middle[0] - 60, middle[1], steps=4)
     page.mouse.up()
-    assert handle.get_attribute("style") != before
+    expect(clipped).not_to_have_attribute("style", re.compile(r"inset\(0px 0px 0px 50%\)"))
     link = page.get_by_role("link", name="Numbers as JSON")
     with page.expect_download() as download:
         link.click()
