@@ -82,12 +82,14 @@ def blocks(laboratory: Laboratory) -> gr.Blocks:
         def opened(request: gr.Request) -> list[Any]:
             models, photos = first_choices(laboratory, request)
             page = request.query_params.get("page")
-            page = page if page in PAGES else next(iter(PAGES))
+            if page not in PAGES:  # who has opened a tab meanwhile is not thrown back
+                page = None
             nothing = not models.choices and not request.query_params.get("model")
             sentence = f"There is no model in `{laboratory.root.resolve()}` yet. This makes the first one: `{FIRST}`"
             kept = dict(zip(chosen.kept, chosen.restore(request.query_params), strict=True))
-            kept |= {"page": page, "model": models, "photo": photos}
-            return [gr.Markdown(sentence, visible=nothing), gr.Tabs(selected=page), *kept.values()]
+            kept |= {"page": page or gr.skip(), "model": models, "photo": photos}
+            tabs = gr.Tabs(selected=page) if page else gr.skip()
+            return [gr.Markdown(sentence, visible=nothing), tabs, *kept.values()]
 
         app.load(opened, None, [welcome, chosen.tabs, *chosen.kept.values()], api_visibility="private")
     return app

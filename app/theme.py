@@ -28,6 +28,7 @@ def theme() -> gr.themes.Base:
         block_label_text_color="*neutral_600",
         block_label_text_color_dark="*neutral_300",
         block_shadow="none",
+        input_border_width="1px",
         input_background_fill="*background_fill_primary",
         button_primary_background_fill="*primary_600",
         button_primary_background_fill_hover="*primary_700",

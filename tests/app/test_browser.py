@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,8 +67,8 @@ def test_a_click_on_an_experiment_chooses_its_model_for_the_other_pages(page: Pa
     open_page(page, "experiments")
     page.locator(ROWS).filter(has_text="deeper").click()
     expect(page.locator("#models")).to_contain_text("deeper")
-    expect(page.locator("#models")).not_to_contain_text("workspace")
     page.wait_for_url("**model=deeper**")
+    assert "model=workspace" not in page.url
 
 
 def test_experiments_side_by_side(page: Page) -> None:
@@ -137,6 +138,58 @@ def test_no_page_scrolls_sideways(browser: Browser, address: str, name: str, wid
         background = page.evaluate("getComputedStyle(document.body).backgroundColor")
         lightness = sum(map(int, background.strip("rgba()").split(",")[:3])) / 765
         assert lightness < 0.2 if scheme == "dark" else lightness > 0.8
+
+
+def test_reconstruct_shows_the_default_with_a_slider(page: Page) -> None:
+    expect(page.locator("#results figure")).to_have_count(4)
+    expect(page.locator("#results")).to_contain_text("bicubic")
+    clipped = page.locator("#slider img.fixed")
+    expect(clipped).to_have_attribute("style", re.compile(r"inset\(0px 0px 0px 50%\)"))
+    handle = page.locator("#slider [data-testid=slider]").bounding_box()
+    assert handle is not None
+    middle = handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2
+    page.mouse.move(*middle)
+    page.mouse.down()
+    page.mouse.move(middle[0] - 60, middle[1], steps=4)
+    page.mouse.up()
+    expect(clipped).not_to_have_attribute("style", re.compile(r"inset\(0px 0px 0px 50%\)"))
+    link = page.get_by_role("link", name="Numbers as JSON")
+    with page.expect_download() as download:
+        link.click()
+    assert "psnr" in download.value.path().read_text()
+
+
+def test_the_camera_live_with_its_rate(page: Page) -> None:
+    expect(page.locator("#results figure")).to_have_count(4)
+    page.locator("#live .start").click()
+    expect(page.locator("#live .rate")).to_contain_text("frames")
+    assert str(page.locator("#live .answer").get_attribute("src")).startswith("data:image/")
+    page.locator("#live .stop").click()
+    expect(page.locator("#live .start")).to_be_visible()
+
+
+def test_tampering_changes_the_numbers_at_once(page: Page) -> None:
+    open_page(page, "tamper")
+    numbers = page.locator("#tampered .numbers")
+    expect(numbers).to_contain_text("PSNR")
+    before = numbers.inner_text()
+    page.locator("#bits input[type=number]").fill("1")
+    page.locator("#bits input[type=number]").press("Enter")
+    expect(numbers).not_to_have_text(before)
+    page.wait_for_url("**bits=1**")
+
+
+def test_the_upper_bound_moves_until_it_is_stopped(page: Page) -> None:
+    open_page(page, "bound")
+    page.locator("#budget input[type=number]").fill("400")
+    page.locator("#refine").click()
+    done = page.locator("#bound_said .numbers b").first
+    page.wait_for_function("Number(document.querySelector('#bound_said .numbers b')?.textContent) >= 2")
+    page.locator("#stop").click()
+    page.wait_for_timeout(1000)
+    stopped = int(done.inner_text())
+    page.wait_for_timeout(1000)
+    assert int(done.inner_text()) == stopped < 400
 
 
 def test_an_empty_checkout_says_what_makes_the_first_model(browser: Browser, tmp_path: Path) -> None:
