@@ -130,7 +130,7 @@ def page(result: Result) -> str:
         "result.html",
         result=result,
         tiles=tiles(result.original, result.reconstruction),
-        scores=[(metrics[name].title, metrics[name].shown(value)) for name, value in result.scores.items()],
+        scores={name: (metrics[name].title, metrics[name].shown(value)) for name, value in result.scores.items()},
         floors=[
             (label, *(metrics[name].shown(each[name]) for name in ("psnr", "ssim")))
             for label, each in result.floors.items()

@@ -17,13 +17,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import sync_playwright
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-PAGES = ("Reconstruct", "Depth", "Tamper", "Upper bound", "Experiments")
+PAGES = {  # as in an address, and what each shows when it has computed
+    "reconstruct": "#results figure img",
+    "depth": "#depth .layers img",
+    "tamper": "#tampered figure img",
+    "bound": "#refine",
+    "experiments": "#experiments table",
+}
 WIDTHS, HEIGHT = (1280, 390), 900  # pixels
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
-START, CALM = 120.0, 1.5  # seconds: at most until the server answers; until a page that is computed is drawn, too
+START, CALM = 120.0, 2.0  # seconds: at most until a server or a page answers; until what it computed is drawn, too
 
 
 def main() -> None:
@@ -37,28 +43,16 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=sandbox)
         for width in WIDTHS:
             for scheme in SCHEMES:
-                page = browser.new_page(viewport={"width": width, "height": HEIGHT}, color_scheme=scheme)
-                page.goto(address)
-                for name in PAGES:
-                    place = options.out / f"{name.lower().replace(' ', '_')}_{width}_{scheme}.png"
-                    open_page(page, name)
+                for name, shown in PAGES.items():
+                    place = options.out / f"{name}_{width}_{scheme}.png"
+                    page = browser.new_page(viewport={"width": width, "height": HEIGHT}, color_scheme=scheme)
+                    page.goto(f"{address}?page={name}")
+                    page.wait_for_selector(shown, timeout=1000 * START)
+                    page.wait_for_timeout(1000 * CALM)
                     page.screenshot(path=place, full_page=True)
                     print(f"{place}: {page.evaluate('document.documentElement.scrollWidth')} pixels wide")
-                page.close()
+                    page.close()
         browser.close()
-
-
-def open_page(page: Page, name: str) -> None:
-    """Show the page called `name`, and wait until what it computes is there."""
-    tab = page.get_by_role("tab", name=name, exact=True)
-    if not tab.is_visible():  # on a narrow screen the last ones are in a menu
-        page.locator(".overflow-menu button").first.click()
-        page.locator(".overflow-dropdown").get_by_text(name, exact=True).click()
-    else:
-        tab.click()
-    page.wait_for_timeout(1000 * CALM)
-    page.wait_for_function("!document.querySelector('.generating, .progress-text, .eta-bar')")
-    page.wait_for_timeout(1000 * CALM)
 
 
 @contextmanager
