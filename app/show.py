@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import html
-from typing import Any, cast
+import time
+from collections.abc import Iterator
+from typing import Any, TypeVar, cast
 
 import gradio as gr
 from gradio.component_meta import ComponentMeta
 
 from pipeline.core.errors import PipelineError
+
+Step = TypeVar("Step")
 
 
 class _Unwritten(ComponentMeta):
@@ -29,6 +33,20 @@ class Comparison(gr.ImageSlider, metaclass=_Unwritten):
 
 def comparison(label: str, **options: Any) -> Comparison:
     return Comparison(label=label, interactive=False, buttons=["fullscreen"], **options)
+
+
+def paced(steps: Iterator[Step], pause: float) -> Iterator[Step]:
+    """The first of `steps`, the last, and in between those that come `pause` seconds after the one before."""
+    shown = float("-inf")
+    step: Step | None = None
+    late = False
+    for step in steps:
+        late = time.monotonic() - shown < pause
+        if not late:
+            yield step
+            shown = time.monotonic()
+    if late and step is not None:
+        yield step
 
 
 def refused(error: PipelineError) -> gr.Error:

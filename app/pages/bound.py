@@ -10,11 +10,12 @@ import gradio as gr
 from app.chooser import Chosen
 from app.html import render
 from app.laboratory import WORKSPACE, Laboratory
-from app.show import comparison, first, refused
+from app.show import comparison, first, paced, refused
 from pipeline.core.errors import PipelineError
 
 NAME = "bound"
 BUDGET, MOST = 24, 400  # evaluations of the network
+PAUSE = 0.4  # seconds between two pictures: a browser that draws without a pause hears no click on Stop
 REFINERS = ("map", "lbfgs", "block_inverse")
 
 
@@ -43,7 +44,7 @@ def build(laboratory: Laboratory, chosen: Chosen) -> None:
             yield [render("problem.html", problem="choose a photograph and a model first"), None, None, None]
             return
         try:
-            for step in refine(laboratory, first(photos), first(models), name, int(evaluations)):
+            for step in paced(refine(laboratory, first(photos), first(models), name, int(evaluations)), PAUSE):
                 html, pair = bound_page(step)
                 yield [html, pair, step.curve, step.curve.dropna()]
         except PipelineError as problem:
