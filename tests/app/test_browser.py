@@ -49,9 +49,10 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
 
 
 def open_page(page: Page, name: str) -> None:
-    tab = page.get_by_role("tab", name=PAGES[name], exact=True)
+    tab, menu = page.get_by_role("tab", name=PAGES[name], exact=True), page.locator(".overflow-menu > button")
+    tab.or_(menu).filter(visible=True).first.wait_for()
     if not tab.is_visible():  # on a narrow screen the others are in a menu
-        page.locator(".overflow-menu > button").click()
+        menu.click()
         tab = page.locator(".overflow-dropdown button", has_text=PAGES[name])
     tab.click()
 
@@ -157,12 +158,12 @@ def test_reconstruct_shows_the_default_with_a_slider(page: Page) -> None:
     expect(page.locator("#results")).to_contain_text("bicubic")
     clipped = page.locator("#slider img.fixed")
     expect(clipped).to_have_attribute("style", re.compile(r"inset\(0px 0px 0px 50%\)"))
-    handle = page.locator("#slider [data-testid=slider]").bounding_box()
-    assert handle is not None
-    middle = handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2
-    page.mouse.move(*middle)
+    handle = page.locator("#slider [data-testid=slider]")
+    handle.hover()  # waits until it stands still
+    box = handle.bounding_box()
+    assert box is not None
     page.mouse.down()
-    page.mouse.move(middle[0] - 60, middle[1], steps=4)
+    page.mouse.move(box["x"] - 60, box["y"] + box["height"] / 2, steps=4)
     page.mouse.up()
     expect(clipped).not_to_have_attribute("style", re.compile(r"inset\(0px 0px 0px 50%\)"))
     link = page.get_by_role("link", name="Numbers as JSON")

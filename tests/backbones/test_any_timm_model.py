@@ -35,7 +35,7 @@ def test_an_entry_is_enough(tmp_path: Path, model: str, layer: str, shape: tuple
 def test_dinov2s_patches_need_a_decoder_for_any_whole_ratio() -> None:
     """The example of docs/backbones.md, with what that page says about it."""
     entry = ENTRY.format(model="vit_small_patch14_dinov2", layer="block0")
-    chosen = [entry, "backbone=mine", "layer=block0"]
+    chosen = [entry, "backbone=mine", "layer=block0", "decoder=transposed_conv"]
     with pytest.raises(
         ShapeError, match=r"^mine.block0 and decoder = 'transposed_conv' do not go together: .*ratio 14 "
     ):
