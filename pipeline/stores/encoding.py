@@ -108,9 +108,10 @@ def check_range(features: Tensor, bound: Tensor, dtype: str, what: str) -> None:
         what: the name of the layer, for the message.
 
     Raises:
-        StoreError: a feature is NaN or infinite, or too large for float16.
+        StoreError: a feature is NaN or infinite, or too large for `dtype`.
     """
-    largest = torch.finfo(torch.float32 if dtype == "int8" else TORCH_DTYPES[dtype]).max
+    # of int8, the difference between the largest and the smallest value must fit float32 as well
+    largest = torch.finfo(torch.float32).max / 2 if dtype == "int8" else torch.finfo(TORCH_DTYPES[dtype]).max
     if bool((bound < largest / 2).all()):
         return
     if not bool(torch.isfinite(features).all()):
@@ -120,7 +121,7 @@ def check_range(features: Tensor, bound: Tensor, dtype: str, what: str) -> None:
     peak = float(features.abs().amax())
     if peak > largest:
         raise StoreError(
-            f"{what} gives features up to {peak:.4g}, more than {dtype} can hold ({largest:.0f}); "
+            f"{what} gives features up to {peak:.4g}, more than {dtype} can hold ({largest:.6g}); "
             "set store.dtype to bfloat16 or float32"
         )
 
@@ -136,10 +137,11 @@ def check_rounding(share: float, dtype: str, what: str) -> None:
         StoreError: the share exceeds `ROUNDING_LIMIT`.
     """
     if share > ROUNDING_LIMIT:
-        others = " or ".join(name for name in ("bfloat16", "int8", "float32") if name != dtype)
+        # int8 has a minimum and a step for each channel, so neither an offset nor a small unit costs anything
+        other = "bfloat16" if dtype == "int8" else "int8"
         raise StoreError(
             f"{what} as {dtype} has a rounding error of {share:.2%} of its deviation, more than {ROUNDING_LIMIT:.0%}; "
-            f"set store.dtype to {others}"
+            f"set store.dtype to {other} or float32"
         )
 
 

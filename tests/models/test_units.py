@@ -206,6 +206,14 @@ def test_constant_is_relative_to_the_layer_and_the_mean(mean: list[float], std: 
     assert torch.isfinite(standardise(torch.randn(1, 2, 2, 2))).all()
 
 
+@pytest.mark.parametrize("unit", [1e-39, 1e-42])
+def test_deviations_whose_reciprocal_exceeds_float32_give_a_finite_image(tmp_path: Path, unit: float) -> None:
+    """Not the same image: so close to zero, float32 keeps fewer digits."""
+    usual, far = (trained(stores(tmp_path / str(each), each)[:1], tmp_path, "decoder=linear") for each in (1.0, unit))
+    assert np.isfinite(far.images).all()
+    assert far.loss == pytest.approx(usual.loss, rel=0.05)
+
+
 def test_a_dead_layer_gives_the_mean_colour() -> None:
     features, pixels = torch.zeros(6, 4, 4, 4), torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     equations = NormalEquations([(4, 3)], 2, torch.device("cpu"))

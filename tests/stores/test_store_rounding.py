@@ -56,6 +56,31 @@ def test_a_type_that_costs_more_than_a_percent_is_refused(tmp_path: Path, dtype:
     assert small_extraction(tmp_path, small_params(dtype="float32"), backbone=Changed(**change))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "change"), [("float16", {"unit": 1e-7}), ("float16", {"offset": 3e3}), ("bfloat16", {"offset": 30.0})]
+)
+def test_the_first_type_of_the_remedy_is_not_refused_too(tmp_path: Path, dtype: str, change: dict[str, float]) -> None:
+    with pytest.raises(StoreError) as refusal:
+        small_extraction(tmp_path, small_params(dtype=dtype), backbone=Changed(**change))
+    first, *others = str(refusal.value).partition("set store.dtype to ")[2].split(" or ")
+    assert others == ["float32"]
+    assert small_extraction(tmp_path, small_params(dtype=first), backbone=Changed(**change))
+
+
+class Far(SmallBackbone):
+    """Each feature is in the range of float32, the difference of two is not."""
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        features = super().forward(images)
+        return {layer: torch.where(values > values.mean(), 3.3e38, -3.3e38) for layer, values in features.items()}
+
+
+def test_int8_refuses_a_range_that_its_step_cannot_hold(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"more than int8 can hold .*; set store.dtype to bfloat16 or float32"):
+        small_extraction(tmp_path, small_params(dtype="int8"), backbone=Far())
+    assert small_extraction(tmp_path, small_params(dtype="float32"), backbone=Far())
+
+
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
 def test_a_layer_that_never_varies_is_not_refused(tmp_path: Path, dtype: str) -> None:
     assert small_extraction(tmp_path, small_params(dtype=dtype), backbone=Changed(unit=0.0, offset=0.1))

@@ -134,10 +134,14 @@ class Standardise(nn.Module):
         self.register_buffer("scale", torch.ones(channels, 1, 1))
 
     def fit(self, mean: Float[Tensor, " c"], std: Float[Tensor, " c"]) -> None:
-        """Set the statistics, each (C,); a constant channel becomes zero."""
+        """Set the statistics, each (C,); a constant channel becomes zero.
+
+        Where the reciprocal of a deviation exceeds float32, the scale is the largest float32 number.
+        """
         alive = torch.from_numpy(varying(mean.double().numpy(), std.double().numpy()))
+        scale = std.reciprocal().clamp_max(torch.finfo(self.scale.dtype).max)
         self.mean.copy_(mean[:, None, None])
-        self.scale.copy_(torch.where(alive, std.reciprocal(), 0)[:, None, None])
+        self.scale.copy_(torch.where(alive, scale, 0)[:, None, None])
 
     def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         nearest = self.mean.float()
