@@ -20,8 +20,8 @@ CREDITS = (
 )
 PICTURES = "evaluate.reconstructions=3"
 EXPERIMENTS = {
-    "stage1-wavelet": ("decoder=wavelet",),
     "stage1-residual": (),
+    "stage1-transposed_conv": ("decoder=transposed_conv",),
     "stage1-linear": ("decoder=linear",),
 }
 
