@@ -237,7 +237,7 @@ def test_what_cannot_be_refined_is_refused_at_once(overrides: list[str], sentenc
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["evaluate.refine=block_inverse"], "inverts the blocks of a plain vision transformer, but efficientnet_lite0 is a"),
+        (["evaluate.refine=block_inverse"], "a plain vision transformer, but efficientnet_lite0 is a"),
         (["refiners.map.strengths=[]"], "refiners.map.strengths"),
         (["refiners.map.strengths=[0.0]"], "refiners.map.strengths.0 = 0.0: must be above 0"),
         (["refiners.block_inverse.damping=1.5"], "refiners.block_inverse.damping = 1.5: must be at most 1"),

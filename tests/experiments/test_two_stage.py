@@ -277,7 +277,7 @@ def test_other_weights_than_those_of_the_features_are_refused(tmp_path: Path) ->
 
 
 def test_block_inverse_needs_a_vision_transformer_here_too() -> None:
-    with pytest.raises(ParamsError, match="inverts the blocks of a plain vision transformer, but efficientnet_lite0 is a"):
+    with pytest.raises(ParamsError, match="a plain vision transformer, but efficientnet_lite0 is a"):
         load_checked(PARAMS, ["two_stage.refine=block_inverse"])
 
 
