@@ -14,7 +14,7 @@ from app.show import comparison, first, paced, refused
 from pipeline.core.errors import PipelineError
 
 NAME = "bound"
-BUDGET, MOST = 24, 400  # evaluations of the network
+BUDGET, MOST = 24, 4000  # evaluations of the network
 PAUSE = 0.4  # seconds between two pictures: a browser that draws without a pause hears no click on Stop
 REFINERS = ("map", "lbfgs", "block_inverse")
 

@@ -194,7 +194,7 @@ def test_tampering_changes_the_numbers_at_once(page: Page) -> None:
 
 def test_the_upper_bound_moves_until_it_is_stopped(page: Page) -> None:
     open_page(page, "bound")
-    page.locator("#budget input[type=number]").fill("400")
+    page.locator("#budget input[type=number]").fill("4000")
     page.locator("#refine").click()
     done = page.locator("#bound_said .numbers b").first
     page.wait_for_function("Number(document.querySelector('#bound_said .numbers b')?.textContent) >= 2")
@@ -202,7 +202,7 @@ def test_the_upper_bound_moves_until_it_is_stopped(page: Page) -> None:
     page.wait_for_timeout(1000)
     stopped = int(done.inner_text())
     page.wait_for_timeout(1000)
-    assert int(done.inner_text()) == stopped < 400
+    assert int(done.inner_text()) == stopped < 4000
 
 
 def test_an_empty_checkout_says_what_makes_the_first_model(browser: Browser, tmp_path: Path) -> None:
