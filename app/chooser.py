@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,7 @@ def _read(part: Any, values: list[str]) -> Any:
         except ValueError:
             return gr.skip()
         low, high = part.minimum, part.maximum
-        fits = (low is None or number >= low) and (high is None or number <= high)
+        fits = math.isfinite(number) and (low is None or number >= low) and (high is None or number <= high)
         return number if fits else gr.skip()
     if isinstance(part, gr.Checkbox):
         return values[0] == "true"

@@ -107,7 +107,9 @@ class Laboratory:
             description = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be read ({error}); train again: python -m stages train") from None
-        if not isinstance(description, dict):
+        blueprint = description.get("blueprint") if isinstance(description, dict) else None
+        described = isinstance(blueprint, dict) and bool(blueprint.get("sources"))
+        if not (described and isinstance(description.get("backbones"), dict)):
             raise CheckpointError(f"{path} describes no model; train again: python -m stages train")
         return description
 
@@ -187,11 +189,9 @@ class Laboratory:
     def _place(self, name: str) -> tuple[Path, Path]:
         from pipeline.experiments.saved_models import model_folder
 
-        folder, settings = model_folder(name, self.root, self.fetched)
-        inside = (self.root.resolve(), self.fetched.resolve())
-        if not self.anywhere and not any(folder.resolve().is_relative_to(place) for place in inside):
+        if not self.anywhere and not (self.root / name).resolve().is_relative_to(self.root.resolve()):
             raise DataError(f"'{printable(name)}' is not below {self.root}; --host takes no models from elsewhere")
-        return folder, settings
+        return model_folder(name, self.root, self.fetched)
 
     def _known(self, key: tuple[Path, int]) -> Loaded | None:
         with self._lock:
@@ -206,7 +206,7 @@ class Laboratory:
         from pipeline.metrics.similarity import load_lpips
 
         own = settings if settings.is_file() and name != WORKSPACE else self._params
-        params = load_params(own, self._overrides)
+        params = load_params(own, self._overrides, lacking=self._params)  # `own` may be of an older version
         device = choose_device(self._device)
         if not self._lpips and lpips_available() is None:
             self._lpips.append(load_lpips().to(device))

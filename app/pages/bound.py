@@ -60,7 +60,7 @@ def build(laboratory: Laboratory, chosen: Chosen) -> None:
         from app.results import bound_page, refine
 
         try:
-            for step in refine(laboratory, photograph, model, refiner, min(int(evaluations), MOST)):
+            for step in refine(laboratory, photograph, model, refiner, max(1, min(int(evaluations), MOST))):
                 curve = step.curve.astype(object).where(step.curve.notna(), None)
                 yield {**curve.to_dict("list"), "reconstruction": bound_page(step)[1][1]}
         except PipelineError as problem:

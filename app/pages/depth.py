@@ -9,6 +9,7 @@ import gradio as gr
 from app.chooser import Chosen
 from app.html import TEMPLATES, render
 from app.laboratory import Laboratory
+from app.show import refused
 from pipeline.core.errors import PipelineError
 
 NAME = "depth"
@@ -60,7 +61,7 @@ def build(laboratory: Laboratory, chosen: Chosen) -> None:
         try:
             return layers.records(layers.depth(laboratory, photograph, network))
         except PipelineError as error:
-            raise gr.Error(str(error)) from None
+            raise refused(error) from None
 
     inputs = [chosen.page, network, chosen.photos, layer]
     chosen.page.change(opened, inputs, [network, scrubber, plot], api_visibility="private")

@@ -20,7 +20,8 @@ def build(laboratory: Laboratory, chosen: Chosen) -> None:
     """The first chosen photograph through the first chosen model, with a control for each change."""
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            top = gr.Slider(0, 64, 0, step=1, label="Channels kept", info="those that vary most; 0: all", elem_id="top")
+            kept = "those that vary most; 0: all"
+            top = gr.Slider(0, MOST_CHANNELS, 0, step=1, label="Channels kept", info=kept, elem_id="top")
             alone = gr.Number(-1, label="One channel alone", info="its number; -1: all", precision=0, minimum=-1)
             noise = gr.Slider(0, 4, 0, step=0.05, label="Noise", info="in standard deviations of each channel")
             bits = gr.Slider(0, 8, 0, step=1, label="Bits of a value", info="8: int8; 0: as stored", elem_id="bits")

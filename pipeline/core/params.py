@@ -41,14 +41,16 @@ __all__ = [
 ]
 
 
-def load_params(path: Path = Path("params.yaml"), overrides: Iterable[str] = ()) -> Params:
+def load_params(path: Path = Path("params.yaml"), overrides: Iterable[str] = (), lacking: Path | None = None) -> Params:
     """Read and validate `path`, with `key=value` overrides (dotted keys, YAML values) applied first.
+
+    Keys that `path` lacks, because an older version wrote it, come from the file `lacking`.
 
     Raises:
         ParamsError: unreadable YAML, an unknown key or name, a wrong type or range, or two keys that exclude each
             other; all problems at once.
     """
-    values = _read(path)
+    values = _read(path) if lacking is None else _filled(_read(path), _read(lacking))
     for override in overrides:
         _apply(values, override)
     params = parse_section(Params, values)
@@ -69,6 +71,13 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ParamsError(f"{path} holds no keys; restore it with `git checkout {path}`")
     return values
+
+
+def _filled(values: dict[str, Any], lacking: dict[str, Any]) -> dict[str, Any]:
+    """`values`, and in it and each of its sections the keys that only `lacking` has."""
+    both = (key for key in values.keys() & lacking.keys() if isinstance(values[key], dict))
+    sections = {key: _filled(values[key], lacking[key]) for key in both if isinstance(lacking[key], dict)}
+    return {**lacking, **values, **sections}
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

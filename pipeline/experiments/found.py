@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,6 +17,9 @@ from PIL import Image
 from pipeline.core.errors import DataError
 from pipeline.evaluation.pictures import Picture
 from pipeline.evaluation.report import read_protocol, read_scores
+
+if TYPE_CHECKING:
+    from dvc.api import DVCFileSystem
 
 METRICS_FOLDER, CURVES = "metrics", "training.csv"
 WORKSPACE, COMMITTED = "workspace", "HEAD"  # DVC's name for the files as they are now, and Git's for the last commit
@@ -163,12 +165,8 @@ def _fetch(revision: str, fetched: Path, root: Path) -> Path:
             if target.is_dir():
                 return target
             files = DVCFileSystem(repo.root_dir, rev=commit)
-            with tempfile.TemporaryDirectory(dir=fetched) as part:
-                for name in NEEDED:
-                    files.get(f"{METRICS_FOLDER}/{name}", f"{part}/{name}", recursive=name == "reconstructions")
-                if files.isfile(f"{METRICS_FOLDER}/{CURVES}"):
-                    files.get(f"{METRICS_FOLDER}/{CURVES}", f"{part}/{CURVES}")
-                shutil.copytree(part, target)
+            curves = [f"{METRICS_FOLDER}/{CURVES}"] if files.isfile(f"{METRICS_FOLDER}/{CURVES}") else []
+            copy_whole(files, [*(f"{METRICS_FOLDER}/{name}" for name in NEEDED), *curves], target)
             return target
     except (NoSCMError, NotDvcRepoError):
         raise DataError(
@@ -184,3 +182,15 @@ def _fetch(revision: str, fetched: Path, root: Path) -> Path:
             f"the evaluation of '{revision}' cannot be read ({error}); {METRICS_FOLDER}/protocol.json and "
             "reconstructions are in DVC's cache: run dvc pull --all-commits, or dvc repro on that revision"
         ) from None
+
+
+def copy_whole(files: DVCFileSystem, names: Iterable[str], target: Path) -> None:
+    """Copy files and folders of a revision into the folder `target`, which is never there in part."""
+    part = Path(tempfile.mkdtemp(dir=target.parent))
+    for name in names:
+        files.get(name, str(part / Path(name).name), recursive=files.isdir(name))
+    try:
+        part.rename(target)
+    except OSError:
+        if not target.is_dir():  # else another thread was first
+            raise

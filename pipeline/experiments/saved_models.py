@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 from pipeline.core.errors import DataError
 from pipeline.core.params import Params
 from pipeline.core.sources import Source
-from pipeline.experiments.found import WORKSPACE, dvc_experiments
+from pipeline.experiments.found import WORKSPACE, copy_whole, dvc_experiments
 
 MODELS, SETTINGS = "models", "params.yaml"
 DESCRIPTION = "model.json"
@@ -59,11 +57,7 @@ def _fetch(name: str, root: Path, fetched: Path) -> Path:
             target = fetched / f"{commit}-{MODELS}"
             if target.is_dir():
                 return target
-            files = DVCFileSystem(repo.root_dir, rev=commit)
-            with tempfile.TemporaryDirectory(dir=fetched) as part:
-                files.get(MODELS, f"{part}/{MODELS}", recursive=True)
-                files.get(SETTINGS, f"{part}/{SETTINGS}")
-                shutil.copytree(part, target)
+            copy_whole(DVCFileSystem(repo.root_dir, rev=commit), [MODELS, SETTINGS], target)
             return target
     except (NoSCMError, NotDvcRepoError, RevError):
         raise DataError(
@@ -101,7 +95,11 @@ def command(description: Mapping[str, Any], made_with: Params, now: Params) -> s
         for key, value in _flat(made_with.model_dump(mode="json")).items()
         if here.get(key) != value and any(f"{key}.".startswith(f"{name}.") for name in used)
     }
-    return " ".join(["dvc exp run", *(f"-S {shlex.quote(f'{key}={_yaml(value)}')}" for key, value in settings.items())])
+    options = []
+    for key, value in settings.items():
+        add = "" if here.get(key) is not None else "++"  # DVC's word for a key that params.yaml lacks
+        options.append(f"-S {shlex.quote(f'{add}{key}={_yaml(value)}')}")
+    return " ".join(["dvc exp run", *options])
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 from small_checkout import EXPERIMENTS, small_checkout
 
 from app.laboratory import Laboratory
@@ -85,6 +86,30 @@ def of_another_version(folder: Path) -> None:
     description = json.loads((folder / "model.json").read_text())
     description["blueprint"]["decoder"] = "of_tomorrow"
     (folder / "model.json").write_text(json.dumps(description))
+
+
+def test_an_experiment_of_before_a_key_takes_it_from_the_checkout(laboratory: Laboratory, tmp_path: Path) -> None:
+    folder = copied(tmp_path)
+    older = YAML(typ="safe", pure=True).load(small_checkout() / "params.yaml")
+    del older["perceptual"], older["decoders"]["residual"]["width"]
+    with (folder.parent / "params.yaml").open("w") as file:
+        YAML(typ="safe", pure=True).dump(older, file)
+    assert laboratory.loaded(str(folder)).params == laboratory.loaded("workspace").params
+
+
+def test_sessions_that_fetch_one_experiment_at_once() -> None:
+    laboratory = Laboratory(small_checkout())
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(laboratory.description, ["deeper"] * 4))
+    assert all(each == found[0] for each in found)
+
+
+@pytest.mark.parametrize("content", ["{}", '{"blueprint": 3}', '{"blueprint": {"sources": []}, "backbones": {}}'])
+def test_what_describes_no_model(laboratory: Laboratory, tmp_path: Path, content: str) -> None:
+    folder = copied(tmp_path)
+    (folder / "model.json").write_text(content)
+    with pytest.raises(PipelineError, match="describes no model"):
+        laboratory.description(str(folder))
 
 
 @pytest.mark.parametrize("spoil", [damaged, of_another_version, lambda folder: (folder / "model.json").unlink()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def once(name: str, make: Callable[[Path], object]) -> Path:
     folder = _root / name
     with (_root / f"{name}.lock").open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not lock.tell():
+        if not lock.seek(0, os.SEEK_END):  # where it ends now, not when it was opened
             make(folder)
             lock.write("made")
     return folder
