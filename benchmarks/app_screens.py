@@ -29,6 +29,7 @@ PAGES = {  # as in an address, and what each shows when it has computed
 }
 WIDTHS, HEIGHT = (1280, 390), 900  # pixels
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+SETTLED = "!document.querySelector('[data-testid=status-tracker]:not(.hide)')"  # no part is being computed
 START, CALM = 120.0, 2.0  # seconds: at most until a server or a page answers; until what it computed is drawn, too
 
 
@@ -49,6 +50,7 @@ def main() -> None:
                     page.goto(f"{address}?page={name}")
                     page.wait_for_selector(shown, timeout=1000 * START)
                     page.wait_for_timeout(1000 * CALM)
+                    page.wait_for_function(SETTLED, timeout=1000 * START)
                     page.screenshot(path=place, full_page=True)
                     print(f"{place}: {page.evaluate('document.documentElement.scrollWidth')} pixels wide")
                     page.close()

@@ -15,7 +15,7 @@ from pipeline.core.errors import PipelineError
 
 NAME = "bound"
 BUDGET, MOST = 24, 4000  # evaluations of the network
-PAUSE = 0.4  # seconds between two pictures: a browser that draws without a pause hears no click on Stop
+PAUSE = 1.0  # seconds between two pictures: a browser that draws without a pause hears no click on Stop
 REFINERS = ("map", "lbfgs", "block_inverse")
 
 

@@ -198,7 +198,7 @@ def test_the_upper_bound_moves_until_it_is_stopped(page: Page) -> None:
     page.locator("#refine").click()
     done = page.locator("#bound_said .numbers b").first
     page.wait_for_function("Number(document.querySelector('#bound_said .numbers b')?.textContent) >= 2")
-    page.locator("#stop").click()
+    page.locator("#stop").click(force=True)  # as a hand does, which waits for no still frame
     page.wait_for_timeout(1000)
     stopped = int(done.inner_text())
     page.wait_for_timeout(1000)
