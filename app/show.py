@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import html
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from inspect import isgeneratorfunction, signature
 from typing import Any, TypeVar, cast
 
 import gradio as gr
 from gradio.component_meta import ComponentMeta
+from pydantic import ValidationError, validate_call
 
+from app.uploads import shown
 from pipeline.core.errors import PipelineError
 
 Step = TypeVar("Step")
@@ -49,9 +54,37 @@ def paced(steps: Iterator[Step], pause: float) -> Iterator[Step]:
         yield step
 
 
-def refused(error: PipelineError) -> gr.Error:
+def endpoint(function: Callable[..., Any]) -> None:
+    """Offer `function` over HTTP by its name; what is wrong with its arguments, or with what they name, is a sentence.
+
+    Arguments are checked by their annotations. A generator answers with each thing that it yields.
+    """
+    checked, declared = validate_call(function), signature(function)
+
+    @wraps(function)
+    def answer(*args: Any, **options: Any) -> Any:
+        with _told():
+            return checked(**declared.bind(*args, **options).arguments)
+
+    @wraps(function)
+    def answers(*args: Any, **options: Any) -> Iterator[Any]:
+        with _told():
+            yield from checked(**declared.bind(*args, **options).arguments)
+
+    gr.api(answers if isgeneratorfunction(function) else answer, api_name=function.__name__)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
     """What a client gets to read; as text, since pages show it as HTML."""
-    return gr.Error(html.escape(str(error), quote=False), print_exception=False)
+    try:
+        yield
+    except ValidationError as error:
+        wrong = [(".".join(map(str, each["loc"])), shown(repr(each["input"])), each["msg"]) for each in error.errors()]
+        sentence = "; ".join(f"{name} = {value}: {rule}" for name, value, rule in wrong)
+        raise gr.Error(html.escape(sentence, quote=False), print_exception=False) from None
+    except PipelineError as error:
+        raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from None
 
 
 def first(names: Any) -> str:

@@ -10,12 +10,12 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from pipeline.core.errors import DataError
-from pipeline.core.files import printable
 
 LIMIT = 40 * 2**20  # bytes of one photograph
 ROOM = 8 * LIMIT  # bytes of all that are kept
 PREFIX = "upload:"  # before the key of one that is kept
 INLINE = "data:"  # before a photograph that is its own key
+LONGEST = 120  # characters of a name that are shown
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Uploads:
 
     def add(self, name: str, content: bytes) -> str:
         """The key of a photograph that is kept from now on. Raises DataError: it is too large."""
-        upload = Upload(printable(name), content)
+        upload = Upload(shown(name), content)
         check_size(upload)
         key = PREFIX + secrets.token_urlsafe(12)
         with self._lock:
@@ -58,15 +58,19 @@ def inline(text: str, name: str = "photograph") -> Upload:
     """A photograph written as text: `data:image/jpeg;base64,…`. Raises DataError: it is not, or it is too large."""
     head, comma, body = text.partition(",")
     if not (head.startswith(INLINE) and head.endswith(";base64") and comma):
-        raise DataError(
-            f"a photograph is text like {INLINE}image/jpeg;base64,…, and this begins {printable(text[:30])!r}"
-        )
+        raise DataError(f"a photograph is text like {INLINE}image/jpeg;base64,…, and this begins {shown(text[:30])!r}")
     try:
         upload = Upload(name, base64.b64decode(body, validate=True))
     except binascii.Error as error:
         raise DataError(f"{name} is no valid base64 ({error}); encode its bytes again") from None
     check_size(upload)
     return upload
+
+
+def shown(name: str) -> str:
+    """A name that a client sent, for a sentence: as much of it as is read, and no half characters."""
+    text = name if len(name) <= LONGEST else f"{name[:LONGEST]}…"
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def check_size(upload: Upload) -> None:

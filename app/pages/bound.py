@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import gradio as gr
+from pydantic import Field
 
 from app.chooser import Chosen
 from app.html import render
 from app.laboratory import WORKSPACE, Laboratory
-from app.show import comparison, first, paced, refused
+from app.show import comparison, endpoint, first, paced
 from pipeline.core.errors import PipelineError
 
 NAME = "bound"
@@ -51,7 +52,10 @@ def build(laboratory: Laboratory, chosen: Chosen) -> None:
             yield [render("problem.html", problem=str(problem)), gr.skip(), gr.skip(), gr.skip()]
 
     def bound(
-        photograph: str, model: str = WORKSPACE, refiner: str = REFINERS[0], evaluations: int = BUDGET
+        photograph: str,
+        model: str = WORKSPACE,
+        refiner: str = REFINERS[0],
+        evaluations: Annotated[int, Field(ge=1, le=MOST)] = BUDGET,
     ) -> Iterator[dict[str, Any]]:
         """A photograph's image refined through the known network, an answer for each evaluation; cancel to stop.
 
@@ -59,12 +63,9 @@ def build(laboratory: Laboratory, chosen: Chosen) -> None:
         """
         from app.results import bound_page, refine
 
-        try:
-            for step in refine(laboratory, photograph, model, refiner, max(1, min(int(evaluations), MOST))):
-                curve = step.curve.astype(object).where(step.curve.notna(), None)
-                yield {**curve.to_dict("list"), "reconstruction": bound_page(step)[1][1]}
-        except PipelineError as problem:
-            raise refused(problem) from None
+        for step in refine(laboratory, photograph, model, refiner, evaluations):
+            curve = step.curve.astype(object).where(step.curve.notna(), None)
+            yield {**curve.to_dict("list"), "reconstruction": bound_page(step)[1][1]}
 
     running = start.click(
         run,
@@ -74,4 +75,4 @@ def build(laboratory: Laboratory, chosen: Chosen) -> None:
         api_visibility="private",
     )
     stop.click(None, None, None, cancels=[running], api_visibility="private")
-    gr.api(bound, api_name="bound")
+    endpoint(bound)

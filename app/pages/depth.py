@@ -9,7 +9,7 @@ import gradio as gr
 from app.chooser import Chosen
 from app.html import TEMPLATES, render
 from app.laboratory import Laboratory
-from app.show import refused
+from app.show import endpoint
 from pipeline.core.errors import PipelineError
 
 NAME = "depth"
@@ -58,13 +58,10 @@ def build(laboratory: Laboratory, chosen: Chosen) -> None:
         """A photograph through every layer of a network that has a model, shallow to deep."""
         from app import layers
 
-        try:
-            return layers.records(layers.depth(laboratory, photograph, network))
-        except PipelineError as error:
-            raise refused(error) from None
+        return layers.records(layers.depth(laboratory, photograph, network))
 
     inputs = [chosen.page, network, chosen.photos, layer]
     chosen.page.change(opened, inputs, [network, scrubber, plot], api_visibility="private")
     gr.on([network.input, chosen.photos.change], show, inputs, [scrubber, plot], api_visibility="private")
     scrubber.select(choose, None, layer, api_visibility="private")
-    gr.api(depth, api_name="depth")
+    endpoint(depth)

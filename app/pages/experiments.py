@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
 import gradio as gr
@@ -9,6 +10,7 @@ import gradio as gr
 from app.chooser import Chosen
 from app.html import TEMPLATES, render
 from app.laboratory import Laboratory
+from app.show import endpoint
 from pipeline.core.errors import DataError
 
 NAME = "experiments"
@@ -52,8 +54,8 @@ def build(laboratory: Laboratory, chosen: Chosen) -> None:
             return [render("notes.html", notes=str(error).splitlines()), gr.Dropdown(choices=[]), True]
         known = [each.name for each in sorted(found, key=lambda each: -each.metrics["psnr"]["mean"])]
         kept = [name for name in names if name in known] or known[:FEWEST]
-        html = table(found) + render("notes.html", notes=left_out)
-        return [html, gr.Dropdown(choices=known, value=kept), True]
+        shown = table(found) + render("notes.html", notes=left_out)
+        return [shown, gr.Dropdown(choices=known, value=kept), True]
 
     def opened(page: str, before: bool, names: list[str]) -> list[Any]:
         return [gr.skip()] * 3 if before or page != NAME else read(names, again=False)
@@ -71,7 +73,7 @@ def build(laboratory: Laboratory, chosen: Chosen) -> None:
     def choose(event: gr.SelectData) -> Any:
         from app.scores import model_of
 
-        gr.Info(f"{event.value}: its model is chosen on all pages", duration=3)
+        gr.Info(f"{html.escape(event.value)}: its model is chosen on all pages", duration=3)
         return gr.Dropdown(value=[model_of(event.value)])
 
     def experiments() -> list[dict[str, Any]]:
@@ -85,4 +87,4 @@ def build(laboratory: Laboratory, chosen: Chosen) -> None:
     again.click(read, compared, outputs, api_visibility="private")
     compared.change(compare, compared, [*plots, differences, strips], api_visibility="private")
     listed.select(choose, None, chosen.models, api_visibility="private")
-    gr.api(experiments, api_name="experiments")
+    endpoint(experiments)

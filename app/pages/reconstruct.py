@@ -9,7 +9,7 @@ import gradio as gr
 from app.chooser import Chosen
 from app.html import TEMPLATES, render
 from app.laboratory import WORKSPACE, Laboratory
-from app.show import comparison, first, refused
+from app.show import comparison, endpoint, first
 from pipeline.core.errors import PipelineError
 
 NAME = "reconstruct"
@@ -58,10 +58,7 @@ def build(laboratory: Laboratory, chosen: Chosen) -> None:
         from app.results import pair
         from app.results import reconstruct as reconstruct_one
 
-        try:
-            result = reconstruct_one(laboratory, photograph, model)
-        except PipelineError as error:
-            raise refused(error) from None
+        result = reconstruct_one(laboratory, photograph, model)
         return {**result.numbers(), "reconstruction": pair(result)[1]}
 
     def models() -> list[str]:
@@ -80,9 +77,8 @@ def build(laboratory: Laboratory, chosen: Chosen) -> None:
         trigger_mode="always_last",
         api_visibility="private",
     )
-    gr.api(reconstruct, api_name="reconstruct")
-    gr.api(models, api_name="models")
-    gr.api(photographs, api_name="photographs")
+    for each in (reconstruct, models, photographs):
+        endpoint(each)
 
 
 def _live(laboratory: Laboratory) -> Any:

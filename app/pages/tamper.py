@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import gradio as gr
+from pydantic import Field
 
 from app.chooser import Chosen
 from app.html import TEMPLATES, render
 from app.laboratory import WORKSPACE, Laboratory
-from app.show import comparison, first, refused
+from app.show import comparison, endpoint, first
 from pipeline.core.errors import PipelineError
 
 NAME = "tamper"
@@ -57,7 +58,7 @@ def build(laboratory: Laboratory, chosen: Chosen) -> None:
         alone: int = -1,
         noise: float = 0.0,
         bits: int = 0,
-        blank: list[float] = [0.0, 0.0, 0.0, 0.0],  # noqa: B006 — Gradio reads the default, nobody changes it
+        blank: Annotated[list[float], Field(min_length=4, max_length=4)] = [0.0, 0.0, 0.0, 0.0],  # noqa: B006 — Gradio reads the default, nobody changes it
     ) -> dict[str, Any]:
         """A photograph through changed features: PSNR, SSIM, bits per pixel, and the image as a PNG in a data URI.
 
@@ -66,10 +67,7 @@ def build(laboratory: Laboratory, chosen: Chosen) -> None:
         """
         from app.results import tampered_page
 
-        try:
-            found = _tamper(laboratory, photograph, model, top, alone, noise, bits, *blank)
-        except PipelineError as error:
-            raise refused(error) from None
+        found = _tamper(laboratory, photograph, model, top, alone, noise, bits, *blank)
         plain = {name: value for name, value in found.items() if name not in ("original", "reconstruction")}
         return {**plain, "reconstruction": tampered_page(found)[1][1]}
 
@@ -82,7 +80,7 @@ def build(laboratory: Laboratory, chosen: Chosen) -> None:
         show_progress="hidden",
         api_visibility="private",
     )
-    gr.api(tamper, api_name="tamper")
+    endpoint(tamper)
 
 
 def _tamper(laboratory: Laboratory, photo: str, model: str, *values: float) -> dict[str, Any]:

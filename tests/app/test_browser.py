@@ -73,6 +73,10 @@ def test_experiments_sort_by_a_click_on_a_head(page: Page) -> None:
     assert names(page) == by_psnr
     page.locator("#experiments thead").get_by_role("button", name="experiment").click()
     assert names(page) == sorted(by_psnr)
+    page.wait_for_url("**sort=experiment**")
+    page.reload()
+    expect(page.locator(ROWS)).to_have_count(len(by_psnr))
+    assert names(page) == sorted(by_psnr)
 
 
 def test_a_click_on_an_experiment_chooses_its_model_for_the_other_pages(page: Page) -> None:

@@ -23,7 +23,7 @@ def model(*sources: str, kind: str = "random", two_stage: bool = False) -> dict[
     }
 
 
-def test_layers_stand_by_depth_and_the_first_model_of_each_counts() -> None:
+def test_layers_stand_by_depth_and_the_models_of_each_as_they_come() -> None:
     models = {
         "deep": model("vgg16.block10"),
         "middle": model("vgg16.block2"),
@@ -31,7 +31,11 @@ def test_layers_stand_by_depth_and_the_first_model_of_each_counts() -> None:
         "shallow": model("vgg16.block1"),
     }
     (found,) = series(models, DEPTHS)
-    assert list(found.models.items()) == [("block1", "shallow"), ("block2", "middle"), ("block10", "deep")]
+    assert list(found.models.items()) == [
+        ("block1", ["shallow"]),
+        ("block2", ["middle", "again"]),
+        ("block10", ["deep"]),
+    ]
 
 
 def test_trained_and_random_weights_are_two_series_the_longer_one_first() -> None:
@@ -107,6 +111,20 @@ def test_a_layer_without_a_model_has_an_empty_place(found: Depth) -> None:
     assert 'aria-pressed="true" data-layer="stage1"' in html
     assert 'aria-pressed="true" data-layer="stage2"' in page(named, "stage2")
     assert "<b>cat" not in html
+
+
+@pytest.mark.slow
+def test_the_next_model_stands_in_for_one_that_does_not_load(
+    laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["broken", *laboratory.models()]
+    description = laboratory.description
+    monkeypatch.setattr(laboratory, "models", lambda: names)
+    monkeypatch.setattr("app.layers.scored", lambda _: ([], []))  # all score the same, so that `broken` stands first
+    monkeypatch.setattr(laboratory, "description", lambda name: description("deeper" if name == "broken" else name))
+    found = depth(laboratory, laboratory.photographs()[0], "efficientnet_lite0")
+    assert [one.layer for one in found.seen[0][1]] == ["stage1", "stage2"]
+    assert sum("broken is left out" in note for note in found.notes) == 1
 
 
 @pytest.mark.slow

@@ -71,6 +71,52 @@ def test_the_endpoints_answer_as_the_pages_do(client: Client) -> None:
     assert last["feature_error"][0] is None
 
 
+def test_depth_and_experiments_answer_as_the_pages_do(client: Client) -> None:
+    photograph = client.predict(api_name="/photographs")[0]
+    board = client.predict(api_name="/experiments")
+    assert {name for row in board for name in row["experiment"].split(", ")} == {"workspace", "HEAD", *EXPERIMENTS}
+    layers = client.predict(photograph, "efficientnet_lite0", api_name="/depth")
+    assert [(one["layer"], one["weights"].partition(" ")[0]) for one in layers] == [
+        ("stage1", "package"),
+        ("stage2", "package"),
+        ("stage1", "random"),
+    ]
+    for one in layers:
+        alone = client.predict(photograph, one["model"], api_name="/reconstruct")
+        assert one["psnr"] == pytest.approx(alone["scores"]["psnr"], abs=1e-4)
+        assert one["picture"].startswith("data:image/png;base64,")
+    with pytest.raises(AppError, match="no model of a layer of 'nothing'"):
+        client.predict(photograph, "nothing", api_name="/depth")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "reason"),
+    [
+        ("reconstruct", [None, "workspace"], "photograph = None"),
+        ("reconstruct", [5, "workspace"], "photograph = 5"),
+        ("reconstruct", ["x" * 5000, "workspace"], "no test photograph 'xxx"),
+        ("reconstruct", ["data:image/png;base64,AAAA", "x" * 5000], "names no model"),
+        ("reconstruct", ["data:image/png;base64,AAAA", "a\0b"], "names no model"),
+        ("reconstruct", ["data:image/png;base64,AAAA", {}], "model = {}"),
+        ("tamper", ["photo", "workspace", "many"], "top = 'many'"),
+        ("tamper", ["photo", "workspace", 0, -1, 0.0, 0, [0.0, 0.0]], "blank"),
+        ("tamper", ["photo", "workspace", 0, -1, 0.0, 99], "bits = 99"),
+        ("depth", ["photo", None], "network = None"),
+        ("bound", ["photo", "workspace", "map", 0], "evaluations = 0"),
+        ("bound", ["photo", "workspace", "nothing", 1], "nothing"),
+    ],
+)
+def test_wrong_arguments_get_a_sentence_that_names_them(
+    client: Client, name: str, arguments: list[object], reason: str
+) -> None:
+    photograph = client.predict(api_name="/photographs")[0]
+    arguments = [photograph if value == "photo" else value for value in arguments]
+    with pytest.raises(AppError) as error:
+        client.predict(*arguments, api_name=f"/{name}")
+    assert reason in str(error.value)
+    assert len(str(error.value)) < 1000
+
+
 def test_an_error_is_a_sentence_and_the_session_goes_on(client: Client) -> None:
     for photograph, model, reason in (
         ("data:image/png;base64,AAAA", "workspace", "no image that can be read"),
@@ -90,9 +136,8 @@ def test_nothing_is_written(client: Client, temporary: Path) -> None:
     client.predict(photograph, "workspace", noise=1.0, api_name="/tamper")
     list(client.submit(photograph, "workspace", "lbfgs", 2, api_name="/bound"))
     assert files(temporary, small_checkout()) == before
-    assert not [
-        path for path in before if path.suffix in (".png", ".jpg", ".jpeg", ".webp") and temporary in path.parents
-    ]
+    pictures = [path for path in files(temporary) if path.suffix in (".png", ".jpg", ".jpeg", ".webp")]
+    assert not [path for path in pictures if not path.relative_to(temporary).parts[0].startswith("laboratory-")]
 
 
 def posted(address: str, path: str, content: bytes, kind: str) -> int:
@@ -121,6 +166,19 @@ def test_a_request_has_a_limit(address: str) -> None:
 
 def test_it_listens_on_this_machine_alone(address: str) -> None:
     assert address.startswith("http://127.0.0.1:")
+
+
+def test_what_was_fetched_goes_with_a_server_that_is_ended(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "stages", "app", "--root", str(small_checkout()), "--port", str(free_port())]
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "GRADIO_TEMP_DIR": str(tmp_path)}
+    server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    with server.stdout as lines:
+        assert "http://127.0.0.1:" in next(lines)
+        assert list(tmp_path.glob("laboratory-*"))
+        server.terminate()
+        server.wait(60)
+    assert not list(tmp_path.glob("laboratory-*"))
 
 
 def test_the_first_paint_waits_for_no_torch_and_tells_nobody() -> None:

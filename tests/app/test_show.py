@@ -5,8 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.show import Comparison, comparison, paced, refused
-from pipeline.core.errors import DataError
+from app.show import Comparison, comparison, paced
 
 
 def test_pictures_are_paced_and_the_last_one_comes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,7 +30,3 @@ def test_pictures_of_a_slider_stay_in_the_page() -> None:
     assert slider.get_block_name() == "imageslider"  # what the browser draws
     assert [each["url"] for each in slider.postprocess(("data:a", "data:b"))] == ["data:a", "data:b"]
     assert slider.postprocess(None) is None
-
-
-def test_an_error_is_text() -> None:
-    assert "&lt;b&gt;" in str(refused(DataError("<b>cat</b>.png is empty")))
