@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.metrics.perceptual import title
+from pipeline.evaluation.judge import title
 from pipeline.metrics.table import METRICS, all_metrics
 
 CONVENTIONS = {

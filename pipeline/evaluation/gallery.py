@@ -18,13 +18,13 @@ from pipeline.evaluation.pictures import (
     ERROR_GAIN,
     Picture,
     channel_pictures,
-    comparison_tiles,
     enlarged,
     save_png,
     sheet,
     to_picture,
 )
 from pipeline.evaluation.subject import Subject
+from pipeline.evaluation.tiles import comparison_tiles
 from pipeline.loading.loader import CachedFeatures
 from pipeline.loading.sampler import batched, spread
 from pipeline.metrics.scores import capped_psnr

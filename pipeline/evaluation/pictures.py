@@ -6,18 +6,19 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
-import torch.nn.functional as F
 from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 from pipeline.core.errors import DataError
 from pipeline.core.files import whole_file
-from pipeline.metrics.similarity import ssim_map
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ERROR_GAIN = 5
 MARGIN, CAPTION = 6, 20  # pixels
@@ -42,23 +43,10 @@ def similarity_picture(similarity: Tensor, height: int, width: int) -> Picture:
 
     The border outside the valid region repeats the nearest value, so the tile is as large as the image.
     """
-    mean = similarity.float().mean(0)[None, None]  # (1, 1, h, w)
-    top, left = (height - mean.shape[-2]) // 2, (width - mean.shape[-1]) // 2
-    padded = F.pad(mean, (left, width - mean.shape[-1] - left, top, height - mean.shape[-2] - top), mode="replicate")
-    return coloured(padded[0, 0].clamp(0, 1).cpu().numpy())
-
-
-def comparison_tiles(prediction: Tensor, target: Tensor) -> list[Picture]:
-    """Original, reconstruction, error and local SSIM with its scale, of one image (3, H, W), enlarged."""
-    similarity = ssim_map(prediction[None].double(), target[None].double())[0].float()
-    tiles = [
-        to_picture(target),
-        to_picture(prediction),
-        error_picture(prediction, target),
-        similarity_picture(similarity, *target.shape[-2:]),
-    ]
-    *others, local = map(enlarged, tiles)
-    return [*others, with_scale(local, ("1", "0.5", "≤ 0"))]
+    mean = similarity.float().mean(0).clamp(0, 1).cpu().numpy()  # (h, w)
+    rows, columns = height - mean.shape[0], width - mean.shape[1]
+    borders = ((rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2))
+    return coloured(np.pad(mean, borders, mode="edge"))
 
 
 def enlarged(picture: Picture, edge: int = EDGE) -> Picture:

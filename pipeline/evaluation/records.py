@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from pipeline.core.files import whole_file, write_whole
 from pipeline.core.params import Params
+from pipeline.evaluation.bootstrap import summarise
+from pipeline.evaluation.judge import title
 from pipeline.evaluation.pictures import save_png
 from pipeline.evaluation.refined import Refinement, trajectory_tables
 from pipeline.evaluation.scoring import Columns, Energies
 from pipeline.evaluation.spectrum import octaves
 from pipeline.evaluation.subject import WEIGHT, Subject
-from pipeline.metrics.perceptual import title
-from pipeline.metrics.scores import summarise
 from pipeline.metrics.table import all_metrics
 
 DIGITS = 6  # significant digits of every number, slightly fewer than float32 has

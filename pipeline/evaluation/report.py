@@ -16,8 +16,8 @@ from pipeline.core.files import write_whole
 from pipeline.core.progress import counted
 from pipeline.core.tables import text_table
 from pipeline.evaluation import plots
-from pipeline.metrics.perceptual import same_network
-from pipeline.metrics.perceptual import title as title_of_network
+from pipeline.evaluation.judge import same_network
+from pipeline.evaluation.judge import title as title_of_network
 
 ROWS = (  # label, keys in metrics.json
     ("this decoder", ()),

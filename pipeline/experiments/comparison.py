@@ -16,11 +16,11 @@ from pipeline.core.files import whole_file, write_whole
 from pipeline.core.params import NONE
 from pipeline.core.progress import counted
 from pipeline.core.tables import markdown_table
+from pipeline.evaluation.bootstrap import bootstrap_means
 from pipeline.evaluation.conventions import differences
 from pipeline.evaluation.pictures import Picture, enlarged, require_folder, save_png, sheet
 from pipeline.evaluation.report import is_linear_start, title, weights
 from pipeline.experiments.found import Experiment, read_all, read_named
-from pipeline.metrics.scores import bootstrap_means
 from pipeline.metrics.table import METRICS, all_metrics
 
 STRIP = "strip.png"

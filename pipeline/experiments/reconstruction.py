@@ -22,7 +22,8 @@ from pipeline.core.sources import Inputs
 from pipeline.data.photographs import centre_crops, decode_files
 from pipeline.data.preparation.decoding import Decoded
 from pipeline.data.preparation.listing import photographs_in
-from pipeline.evaluation.pictures import ERROR_GAIN, comparison_tiles, require_folder, save_png, sheet, to_picture
+from pipeline.evaluation.pictures import ERROR_GAIN, require_folder, save_png, sheet, to_picture
+from pipeline.evaluation.tiles import comparison_tiles
 from pipeline.experiments.first_stage import FirstStage, load_first_stage
 from pipeline.metrics.alexnet import lpips_available
 from pipeline.metrics.scores import score

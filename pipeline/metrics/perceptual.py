@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -79,16 +78,6 @@ def load_distance(chosen: DistanceParams, params: Params) -> FeatureDistance:
     network = params.backbone_params(chosen.backbone)
     backbone = load_backbone(chosen.backbone, network, torch.device("cpu"), chosen.layers)
     return FeatureDistance(backbone, ImageSize(params.prepare.crop, params.prepare.crop))
-
-
-def title(network: Mapping[str, Any]) -> str:
-    """A description by `FeatureDistance.describe` in short: `efficientnet_lite0 (stage1, stage2)`."""
-    return f"{network['backbone']['name']} ({', '.join(network['layers'])})"
-
-
-def same_network(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Whether two descriptions by `FeatureDistance.describe` have the same network and weights; layers may differ."""
-    return all(first["backbone"][key] == second["backbone"][key] for key in ("library", "model", "weights"))
 
 
 def _photographs(image: ImageSize) -> Tensor:

@@ -6,22 +6,18 @@ the conventions that differ between libraries, and this project's choices.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.core.runtime import computing_in
 from pipeline.metrics import similarity
 from pipeline.metrics.perceptual import FeatureDistance
 from pipeline.metrics.similarity import Lpips
-from pipeline.metrics.table import Pair, all_metrics, mean_of_each
+from pipeline.metrics.table import PSNR_CAP, Pair, all_metrics, decibels, mean_of_each, peak_ratio
 
 __all__ = [
     "PSNR_CAP",
-    "bootstrap_means",
     "capped_psnr",
     "check_eight_bit",
     "check_images",
@@ -32,8 +28,6 @@ __all__ = [
     "score",
     "ssim",
 ]
-
-PSNR_CAP = 100.0  # dB; the PSNR of identical images in means, tables and files
 
 SSIM_PIXELS = 2**17  # pixels at a time on the CPU, whose float64 intermediates fit a core's share of the cache
 
@@ -52,12 +46,7 @@ def mae(prediction: Tensor, target: Tensor) -> Tensor:
 
 def psnr(prediction: Tensor, target: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each image in dB, 10·log10(1 / MSE); inf for identical images."""
-    return _psnr_of(mse(prediction, target))
-
-
-def decibels(squared: Tensor) -> Tensor:
-    """PSNR in dB of mean squared errors (any shape), at most `PSNR_CAP`."""
-    return _psnr_of(squared).clamp(max=PSNR_CAP)
+    return peak_ratio(mse(prediction, target))
 
 
 def capped_psnr(prediction: Tensor, target: Tensor) -> Tensor:
@@ -134,74 +123,3 @@ def _mistake(low: float, high: float) -> str:
     if low >= -1 and high <= 1:
         return "these look like [-1, 1], use (x + 1) / 2"
     return "undo the ImageNet normalisation, or clamp"
-
-
-def _psnr_of(squared: Tensor) -> Tensor:
-    return -10 * torch.log10(squared)
-
-
-def bootstrap_means(
-    values: NDArray[np.float64], photographs: Sequence[str], resamples: int, seed: int
-) -> NDArray[np.float64]:
-    """Means of cluster bootstrap samples.
-
-    Images of one photograph are not independent, so each sample draws photographs: as many as there are, each with all
-    of its images. The mean is over all of these images (a ratio of sums). If every image is a photograph of its own,
-    this is the plain bootstrap. Memory is bounded.
-
-    C. A. Field and A. H. Welsh, Bootstrapping clustered data, J. R. Statist. Soc. B 69 (2007), 369-390. With few
-    photographs, intervals are too narrow: A. C. Cameron, J. B. Gelbach and D. L. Miller, Bootstrap-based
-    improvements for inference with clustered errors, Rev. Econ. Stat. 90 (2008), 414-427.
-
-    Args:
-        values: (N, K) scores of N images. The K columns are resampled together: differences of columns are paired.
-        photographs: the photograph of each image, N names.
-
-    Returns:
-        (resamples, K) means.
-    """
-    generator = np.random.default_rng(seed)
-    cluster = _clusters(photographs)  # (N,)
-    sizes = np.bincount(cluster)
-    sums = np.stack([np.bincount(cluster, column) for column in values.T], axis=1)  # (photographs, K)
-    count = len(sizes)
-    means = np.empty((resamples, values.shape[1]))
-    step = max(1, 2_000_000 // count)
-    for start in range(0, resamples, step):
-        stop = min(start + step, resamples)
-        picks = generator.integers(count, size=(stop - start, count))
-        images = sizes[picks].sum(axis=1)
-        for column in range(values.shape[1]):
-            means[start:stop, column] = sums[:, column][picks].sum(axis=1) / images
-    return means
-
-
-def summarise(
-    scores: Mapping[str, NDArray[np.float64]], photographs: Sequence[str], resamples: int, seed: int
-) -> dict[str, dict[str, float]]:
-    """Mean, population standard deviation and extremes over the images, and the 95 % interval of the mean.
-
-    Args:
-        scores: for each metric (N,) values.
-        photographs: the photograph of each image, N names, which the bootstrap resamples.
-    """
-    names = list(scores)
-    table = np.stack([scores[name] for name in names], axis=1)  # (N, K)
-    low, high = np.quantile(bootstrap_means(table, photographs, resamples, seed), (0.025, 0.975), axis=0)
-    return {
-        name: {
-            "mean": float(table[:, k].mean()),
-            "std": float(table[:, k].std()),
-            "min": float(table[:, k].min()),
-            "max": float(table[:, k].max()),
-            "low": float(low[k]),
-            "high": float(high[k]),
-        }
-        for k, name in enumerate(names)
-    }
-
-
-def _clusters(photographs: Sequence[str]) -> NDArray[np.int64]:
-    """For each image, the number of its photograph, (N,), in the order in which photographs first appear."""
-    numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(name, len(numbers)) for name in photographs], np.int64)

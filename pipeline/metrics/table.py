@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from pipeline.metrics.similarity import Lpips
 
 
+PSNR_CAP = 100.0  # dB; the PSNR of identical images in means, tables and files
+
+
 @dataclass(frozen=True)
 class Pair:
     """A batch of reconstructions with their targets, both (B, 3, H, W), and terms that several metrics share."""
@@ -74,6 +77,16 @@ def all_metrics() -> dict[str, Metric]:
     """Every metric by its name, in the order of tables and files."""
     entries = {name: METRICS.get(name) for name in METRICS.names()}
     return dict(sorted(entries.items(), key=lambda entry: entry[1].place))
+
+
+def peak_ratio(squared: Tensor) -> Tensor:
+    """PSNR in dB of mean squared errors (any shape); inf for 0."""
+    return -10 * squared.log10()
+
+
+def decibels(squared: Tensor) -> Tensor:
+    """`peak_ratio`, at most `PSNR_CAP`."""
+    return peak_ratio(squared).clamp(max=PSNR_CAP)
 
 
 def mean_of_each(values: Tensor) -> Tensor:

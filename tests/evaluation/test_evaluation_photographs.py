@@ -10,8 +10,8 @@ import pytest
 from small_experiment import CPU, Experiment, experiment
 
 from pipeline.core.params import EvaluateParams, Params
+from pipeline.evaluation.bootstrap import summarise
 from pipeline.evaluation.run import evaluate
-from pipeline.metrics.scores import summarise
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from matplotlib import colormaps
 
-from pipeline.evaluation.pictures import EDGE, _font, _wrapped, comparison_tiles, enlarged, sheet, with_scale
+from pipeline.evaluation.pictures import EDGE, _font, _wrapped, enlarged, sheet, with_scale
+from pipeline.evaluation.tiles import comparison_tiles
 
 
 @pytest.mark.parametrize(("edge", "factor"), [(32, 7), (64, 3), (112, 2), (113, 1), (224, 1), (300, 1)])

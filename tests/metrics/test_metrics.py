@@ -10,9 +10,10 @@ from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structu
 
 from pipeline.backbones.normalization import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.core.errors import ShapeError
+from pipeline.evaluation.bootstrap import summarise
 from pipeline.metrics import scores as metrics
 from pipeline.metrics import similarity
-from pipeline.metrics.scores import PSNR_CAP, check_eight_bit, check_images, score, summarise
+from pipeline.metrics.scores import PSNR_CAP, check_eight_bit, check_images, score
 from pipeline.metrics.similarity import Lpips
 
 

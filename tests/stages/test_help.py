@@ -63,6 +63,19 @@ finally:
     assert "torchvision" in subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True).stdout  # it can tell
 
 
+@pytest.mark.parametrize("command", ["summary", "compare"])
+def test_a_command_that_reads_scores_loads_no_torch(command: str) -> None:
+    """The table of metrics, and what writes pictures, need torch only where they compute."""
+    program = f"""
+import sys
+import stages.{command}
+assert "pandas" in sys.modules  # the measure works
+print("loaded:", *sorted({{"torch", "torchvision", "timm", "dvc"}} & {{*sys.modules}}))
+"""
+    found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert found.stdout.splitlines() == ["loaded:"], found.stderr
+
+
 def test_the_readme_names_every_command() -> None:
     readme = (ROOT / "README.md").read_text()
     assert [name for name in COMMANDS if f"`{name}`" not in readme] == []

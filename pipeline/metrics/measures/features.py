@@ -1,8 +1,13 @@
 """Distance in layers of a frozen network (Johnson et al. 2016); absent if params.yaml names no network."""
 
-from torch import Tensor
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from pipeline.metrics.table import METRICS, Metric, Pair
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def distance(pair: Pair) -> Tensor | None:

@@ -1,8 +1,13 @@
 """Learned perceptual distance (Zhang et al. 2018); null without AlexNet's weights."""
 
-from torch import Tensor
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from pipeline.metrics.table import METRICS, Metric, Pair
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def distance(pair: Pair) -> Tensor | None:

@@ -1,7 +1,6 @@
 """Peak signal-to-noise ratio."""
 
-from pipeline.metrics.scores import PSNR_CAP, decibels
-from pipeline.metrics.table import METRICS, Metric
+from pipeline.metrics.table import METRICS, PSNR_CAP, Metric, decibels
 
 METRICS.register("psnr")(
     Metric(

@@ -8,7 +8,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from pipeline.metrics.scores import bootstrap_means, summarise
+from pipeline.evaluation.bootstrap import bootstrap_means, summarise
 
 
 def own(count: int) -> list[str]:
