@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,13 +100,21 @@ def test_without_a_prior_the_page_names_the_command(tmp_path, photo: str) -> Non
 def test_the_line_that_makes_a_model(laboratory: Laboratory, photo: str, name: str) -> None:
     line = shlex.split(results.reconstruct(laboratory, photo, name).command)
     assert line[:3] == ["dvc", "exp", "run"]
-    made = load_params(small_checkout() / "params.yaml", [each.removeprefix("++") for each in line[4::2]])
-    added = [each for each in line[4::2] if each.startswith("++")]  # keys that params.yaml lacks, as DVC wants them
-    assert added == (["++backbones.efficientnet_lite0.seed=0"] if name == "shallow-random" else [])
+    made = load_params(small_checkout() / "params.yaml", line[4::2])
     wanted = laboratory.loaded(name).params
     assert (made.backbone, made.layer, made.decoder) == (wanted.backbone, wanted.layer, "linear")
     assert made.backbone_params(made.backbone).weights == wanted.backbone_params(wanted.backbone).weights
     assert made.train == wanted.train
+
+
+def test_the_line_adds_a_key_that_params_lack(tmp_path: Path, photo: str) -> None:
+    params = tmp_path / "params.yaml"
+    entry = "  efficientnet_lite0:\n    weights: package\n"
+    text = (small_checkout() / "params.yaml").read_text()
+    assert f"{entry}    seed: 0" in text
+    params.write_text(re.sub(f"({entry})    seed: .*\n", r"\1", text))
+    line = results.reconstruct(Laboratory(small_checkout(), params), photo, "shallow-random").command
+    assert "-S ++backbones.efficientnet_lite0.seed=0" in line  # as DVC wants it
 
 
 def test_a_name_is_text(laboratory: Laboratory) -> None:
