@@ -93,6 +93,8 @@ def choose(laboratory: Laboratory) -> Chosen:
     def added(event: gr.EventData, before: list[tuple[str, str]]) -> tuple[Any, list[tuple[str, str]]]:
         new = [(each["name"], each["key"]) for each in event.new]
         choices = [*before, *new]
+        if len(new) > MOST:
+            gr.Info(f"{MOST} of these {len(new)} photographs are shown; the others are in the list")
         listed: list[Any] = [*laboratory.photographs(), *choices]
         return gr.Dropdown(choices=listed, value=[key for _, key in new][:MOST]), choices
 

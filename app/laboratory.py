@@ -11,10 +11,12 @@ import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 from weakref import WeakValueDictionary
+
+from pydantic import BaseModel, Field, ValidationError
 
 from app.uploads import INLINE, PREFIX, Uploads, inline, shown
 from pipeline.core.errors import CheckpointError, DataError
@@ -29,9 +31,33 @@ if TYPE_CHECKING:
     from pipeline.refinement.networks import Networks
     from pipeline.stores.prepared import PreparedData
 
+
 WORKSPACE = "workspace"
 MEMORY = 2 * 2**30  # bytes that loaded models may take together
 FIRST = "make repro"  # makes the first model
+
+
+class _Blueprint(BaseModel):
+    sources: Annotated[list[str], Field(min_length=1)]
+    shapes: list[tuple[int, int, int]]
+    decoder: str
+    fusion: str
+
+
+class _Weights(BaseModel):
+    kind: str
+    detail: str
+
+
+class _Network(BaseModel):
+    weights: _Weights
+
+
+class _Description(BaseModel):
+    """What the pages read of a model.json; there is more."""
+
+    blueprint: _Blueprint
+    backbones: dict[str, _Network]
 
 
 @dataclass(frozen=True)
@@ -107,11 +133,15 @@ class Laboratory:
             description = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be read ({error}); train again: python -m stages train") from None
-        blueprint = description.get("blueprint") if isinstance(description, dict) else None
-        described = isinstance(blueprint, dict) and bool(blueprint.get("sources"))
-        if not (described and isinstance(description.get("backbones"), dict)):
-            raise CheckpointError(f"{path} describes no model; train again: python -m stages train")
-        return description
+        try:
+            _Description.model_validate(description)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise CheckpointError(
+                f"{path} describes no model ({where}: {first['msg']}); train again: python -m stages train"
+            ) from None
+        return cast(dict[str, Any], description)
 
     def loaded(self, name: str) -> Loaded:
         """A model, loaded now or before; beyond the memory that models may take, the least used are forgotten.
@@ -130,7 +160,7 @@ class Laboratory:
                     self._loaded[key] = found
                     while len(self._loaded) > 1 and sum(each.bytes for each in self._loaded.values()) > self._memory:
                         self._loaded.popitem(last=False)
-        return found
+        return found if found.name == name else replace(found, name=name)  # one folder may have several
 
     def data(self) -> PreparedData:
         """The photographs of the cache. Raises DataError: none are prepared."""
@@ -169,21 +199,32 @@ class Laboratory:
             raise DataError(f"{upload.name} {error}; choose another photograph{remedy}") from None
         return Photograph(upload.name, image, f"{width}×{height} pixels, {_cut(rules)}")
 
+    def check(self, key: str) -> None:
+        """Raises DataError: there is no such photograph, or by the rules of params.yaml it cannot be used."""
+        if key.startswith((PREFIX, INLINE)):
+            self.photograph(key, self.params().prepare)
+        else:
+            self._row(key)
+
+    def _row(self, name: str) -> int:
+        data = self.data()
+        rows = {data.image_ids[data.image[row]]: int(row) for row in data.rows("test")}
+        if name not in rows:
+            raise DataError(f"there is no test photograph '{shown(name)}' in {data.root}; choose one of the list")
+        return rows[name]
+
     def _test_photograph(self, name: str, rules: PrepareParams) -> Photograph:
         import torch
 
         from pipeline.stores.encoding import rgb
 
-        data = self.data()
-        rows = {data.image_ids[data.image[row]]: row for row in data.rows("test")}
-        if name not in rows:
-            raise DataError(f"there is no test photograph '{shown(name)}' in {data.root}; choose one of the list")
+        data, row = self.data(), self._row(name)
         if (data.size, data.crop) != (rules.size, rules.crop):
             raise DataError(
                 f"the photographs in {data.root} are {data.crop} of {data.size} pixels wide, this model takes "
                 f"{rules.crop} of {rules.size}; upload the photograph itself"
             )
-        pixels = torch.from_numpy(data.crops(data.rows("test")[data.rows("test") == rows[name]]))
+        pixels = torch.from_numpy(data.crops(data.rows("test")[data.rows("test") == row]))
         return Photograph(name, rgb(pixels), f"a test photograph of the cache, {_cut(rules)}")
 
     def _place(self, name: str) -> tuple[Path, Path]:
@@ -216,8 +257,9 @@ class Laboratory:
         device = choose_device(self._device)
         if not self._lpips and lpips_available() is None:
             self._lpips.append(load_lpips().to(device))
+        description = self.description(name)
         encoder = load_encoder(folder, params, device, next(iter(self._lpips), None), self._shared)
-        return Loaded(name, folder, params, self.description(name), encoder, encoder.bytes)
+        return Loaded(name, folder, params, description, encoder, encoder.bytes)
 
     def _shared(self, params: Params, sources: Any, precisions: Any, device: Any) -> Networks:
         """The networks of these sources, one for all models that have the same."""

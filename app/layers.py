@@ -47,9 +47,11 @@ def series(descriptions: Mapping[str, Mapping[str, Any]], depths: Mapping[str, S
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
     for name, description in descriptions.items():
         sources = description["blueprint"]["sources"]
-        if len(sources) > 1 or description["blueprint"]["two_stage"]:
+        if len(sources) > 1 or description["blueprint"].get("two_stage"):
             continue
         source = Source.parse(sources[0])
+        if source.backbone not in description["backbones"]:
+            continue
         weights = "{kind} weights ({detail})".format(**description["backbones"][source.backbone]["weights"])
         found.setdefault((source.backbone, weights), {}).setdefault(source.layer, []).append(name)
     ordered = []
@@ -111,6 +113,7 @@ def depth(laboratory: Laboratory, key: str, network: str) -> Depth:
     own = [each for each in found if each.network == network]
     if not own:
         raise DataError(f"no model of a layer of '{shown(network)}' is here; {FIRST} makes the first model")
+    laboratory.check(key)
     photograph: Photograph | None = None
     seen: list[tuple[Series, list[Seen]]] = []
     for each in own:

@@ -275,7 +275,13 @@ def bound_page(step: Bound) -> tuple[str, tuple[str, str]]:
     """Where a refinement stands as HTML; and original and image, as text."""
     before, now = step.curve.iloc[0], step.curve.iloc[-1]
     shown = all_metrics()["psnr"].shown
-    html = render("bound.html", evaluation=int(now["evaluation"]), before=shown(before["psnr"]), now=shown(now["psnr"]))
+    html = render(
+        "bound.html",
+        evaluation=int(now["evaluation"]),
+        before=shown(before["psnr"]),
+        now=shown(now["psnr"]),
+        best=shown(step.curve["psnr"].max()),
+    )
     return html, (data_uri(to_picture(step.original)), data_uri(to_picture(step.image)))
 
 

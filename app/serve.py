@@ -15,15 +15,17 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 import gradio as gr
 from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from app.chooser import choose, first_choices
 from app.laboratory import FIRST, MEMORY, Laboratory
 from app.pages import bound, depth, experiments, reconstruct, tamper
 from app.theme import STYLE, theme
 from app.uploads import LIMIT
-from pipeline.core.errors import PipelineError
+from pipeline.core.errors import DataError, PipelineError
 
 HOST, PORT = "127.0.0.1", 7860
+LOCAL_NAMES = ("127.0.0.1", "localhost")
 TITLE = "Feature inversion: the laboratory"
 BODY = 2 * LIMIT  # bytes of a request: a photograph as text, and what stands around it
 PAGES = {  # name, as in the address → title
@@ -118,10 +120,30 @@ def serve(
 
     Only on this machine unless `host` is another of its addresses; from elsewhere, models are those below `root`.
     """
-    local = host in ("127.0.0.1", "localhost", "::1")
+    local = host in (*LOCAL_NAMES, "::1")
     laboratory = Laboratory(root, params, overrides, device, memory_bytes, anywhere=local)
     app = blocks(laboratory)
     app.queue(default_concurrency_limit=8)
+    try:
+        address = _launched(app, host, port)
+    except OSError as error:
+        raise DataError(
+            f"no server can listen at {host}:{port} ({error.args[-1]}); choose another --port, or with --host "
+            "an address of this machine"
+        ) from None
+    threading.Thread(target=warm, args=(laboratory,), daemon=True).start()
+    if block:
+        for name in (signal.SIGINT, signal.SIGTERM):  # a shell's background job inherits them ignored
+            signal.signal(name, signal.default_int_handler)  # so that what was fetched goes with the server
+        print(f"the laboratory of {root.resolve()}: {address}", flush=True)
+        app.block_thread()
+    return app, address
+
+
+def _launched(app: gr.Blocks, host: str, port: int) -> str:
+    middleware = [Middleware(Guard)]
+    if host in LOCAL_NAMES:  # a page of another name that resolves to this machine may not ask
+        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL_NAMES]))
     _, address, _ = app.launch(
         server_name=host,
         server_port=port,
@@ -137,13 +159,8 @@ def serve(
         mcp_server=False,
         enable_monitoring=False,
         max_file_size=1,
-        app_kwargs={"middleware": [Middleware(Guard)]},
+        app_kwargs={"middleware": middleware},
         theme=theme(),
         css_paths=STYLE,
     )
-    threading.Thread(target=warm, args=(laboratory,), daemon=True).start()
-    if block:
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # what was fetched goes with the server
-        print(f"the laboratory of {root.resolve()}: {address}", flush=True)
-        app.block_thread()
-    return app, address
+    return str(address)

@@ -310,8 +310,8 @@ def laboratory(
     host: Annotated[
         str, typer.Option(help="The address to listen at. Default: this machine alone can reach it.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port to listen at.")] = 7860,
-    memory: Annotated[float, typer.Option(help="GB that loaded models may take together.")] = 2.0,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen at.")] = 7860,
+    memory: Annotated[float, typer.Option(min=0, help="GB that loaded models may take together.")] = 2.0,
     device: Device = "auto",
     params: Annotated[
         Path | None, typer.Option("--params", help="The parameters file. Default: params.yaml below --root.")

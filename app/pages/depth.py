@@ -8,7 +8,7 @@ import gradio as gr
 
 from app.chooser import Chosen
 from app.html import TEMPLATES, render
-from app.laboratory import Laboratory
+from app.laboratory import FIRST, Laboratory
 from app.show import endpoint
 from pipeline.core.errors import PipelineError
 
@@ -33,9 +33,13 @@ def build(laboratory: Laboratory, chosen: Chosen) -> None:
 
         if page != NAME:
             return [gr.skip()] * 3
-        series, notes = all_series(laboratory)
+        try:
+            series, notes = all_series(laboratory)
+        except PipelineError as error:
+            series, notes = [], [str(error)]
         networks = list(dict.fromkeys(each.network for each in series))
         if not networks:
+            notes = [f"No model is here yet; this makes the first one: {FIRST}"] if not laboratory.models() else notes
             return [gr.Dropdown(choices=[]), render("notes.html", notes=notes), None]
         wanted = known if known in networks else networks[0]
         return [gr.Dropdown(choices=networks, value=wanted), *show(page, wanted, photos, layer)]

@@ -48,7 +48,8 @@ element.addEventListener("click", async (event) => {
     const video = find("video"), canvas = document.createElement("canvas");
     [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
     canvas.getContext("2d").drawImage(video, 0, 0);
-    canvas.toBlob((blob) => send([new File([blob], `camera ${new Date().toLocaleTimeString()}.png`)]), "image/png");
+    const name = `camera ${new Date().toLocaleTimeString()}.jpg`; // a PNG of a canvas has an alpha channel
+    canvas.toBlob((blob) => send([new File([blob], name)]), "image/jpeg", 1);
     off();
   }
 });

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 from torch import Tensor
 
 JPEG_QUALITIES = (1, 100)
+MOST_BYTES = 12  # of a pixel at most: three coefficients, each a code of 16 and a value of 11 bits
 
 
 def mean_colour(crops: Iterable[NDArray[np.uint8]]) -> Tensor:
@@ -75,6 +76,8 @@ def _largest_jpeg(crop: NDArray[np.uint8], budget: int) -> bytes:
 
 
 def _encode(image: Image.Image, quality: int) -> bytes:
+    # optimised tables need room for the whole file, and Pillow leaves 2 bytes a pixel: noise takes more
+    ImageFile.MAXBLOCK = max(ImageFile.MAXBLOCK, MOST_BYTES * image.width * image.height)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality, subsampling=0, optimize=True)
     return buffer.getvalue()

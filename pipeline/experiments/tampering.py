@@ -15,6 +15,7 @@ from pipeline.models.common.inverter import Standardise
 from pipeline.stores.layout import Layout
 
 BITS = 8  # at most: int8
+MOST_NOISE = 1e6  # standard deviations; float32 has no place for the features beside more
 SCALE_BITS = 2 * 32  # of a channel in a coarse code: its step and its smallest value
 
 
@@ -41,7 +42,7 @@ class Tampering:
         rules = (
             ("top", self.top, self.top >= 0, "0 or more channels"),
             ("alone", self.alone, self.alone >= -1, "the number of a channel, or -1 for all"),
-            ("noise", self.noise, 0 <= self.noise < float("inf"), "0 or more standard deviations"),
+            ("noise", self.noise, 0 <= self.noise <= MOST_NOISE, f"0 to {MOST_NOISE:g} standard deviations"),
             ("bits", self.bits, 0 <= self.bits <= BITS, f"0 to {BITS}, where 0 leaves them as they are stored"),
             ("blank", self.blank, all(0 <= edge <= 1 for edge in self.blank), "four shares of the grid from 0 to 1"),
         )

@@ -142,6 +142,7 @@ def test_a_photograph_from_the_camera(page: Page) -> None:
     page.wait_for_function("document.querySelector('#drop video').videoWidth > 0")
     page.locator("#drop .still").click()
     expect(page.locator("#photos")).to_contain_text("camera")
+    expect(page.locator("#results h4")).to_contain_text("camera")
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])

@@ -97,6 +97,13 @@ def test_an_experiment_of_before_a_key_takes_it_from_the_checkout(laboratory: La
     assert laboratory.loaded(str(folder)).params == laboratory.loaded("workspace").params
 
 
+def test_a_folder_is_called_as_it_was_asked_for(laboratory: Laboratory) -> None:
+    models = str(small_checkout() / "models")
+    first, second = laboratory.loaded("workspace"), laboratory.loaded(models)
+    assert (first.name, second.name) == ("workspace", models)
+    assert first.encoder is second.encoder
+
+
 def test_sessions_that_fetch_one_experiment_at_once() -> None:
     laboratory = Laboratory(small_checkout())
     with ThreadPoolExecutor(4) as pool:
@@ -104,7 +111,16 @@ def test_sessions_that_fetch_one_experiment_at_once() -> None:
     assert all(each == found[0] for each in found)
 
 
-@pytest.mark.parametrize("content", ["{}", '{"blueprint": 3}', '{"blueprint": {"sources": []}, "backbones": {}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{}",
+        '{"blueprint": 3}',
+        '{"blueprint": {"sources": []}, "backbones": {}}',
+        '{"blueprint": {"sources": 5, "shapes": [], "decoder": "linear", "fusion": "none"}, "backbones": {}}',
+        '{"blueprint": {"sources": ["vgg16.block1"], "decoder": "linear", "fusion": "none"}, "backbones": {}}',
+    ],
+)
 def test_what_describes_no_model(laboratory: Laboratory, tmp_path: Path, content: str) -> None:
     folder = copied(tmp_path)
     (folder / "model.json").write_text(content)

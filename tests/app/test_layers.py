@@ -55,6 +55,12 @@ def test_what_is_of_no_single_layer_is_left_out(other: dict[str, Any]) -> None:
     assert series({"other": other}, DEPTHS) == []
 
 
+def test_a_model_of_an_older_version_has_no_word_of_two_stages() -> None:
+    older = model("vgg16.block1")
+    del older["blueprint"]["two_stage"]
+    assert [list(each.models) for each in series({"older": older}, DEPTHS)] == [["block1"]]
+
+
 def test_a_layer_that_params_no_longer_name_stands_last() -> None:
     (found,) = series({"old": model("vgg16.block0"), "deep": model("vgg16.block10")}, DEPTHS)
     assert list(found.models) == ["block10", "block0"]

@@ -3,11 +3,13 @@
 import base64
 import io
 import os
+import signal
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from skimage import data
 from small_checkout import EXPERIMENTS, small_checkout
 
 from app.serve import BODY, serve
+from pipeline.core.errors import DataError
 
 pytestmark = pytest.mark.slow
 
@@ -101,7 +104,9 @@ def test_depth_and_experiments_answer_as_the_pages_do(client: Client) -> None:
         ("tamper", ["photo", "workspace", "many"], "top = 'many'"),
         ("tamper", ["photo", "workspace", 0, -1, 0.0, 0, [0.0, 0.0]], "blank"),
         ("tamper", ["photo", "workspace", 0, -1, 0.0, 99], "bits = 99"),
+        ("tamper", ["photo", "workspace", 0, -1, 1e300], "noise = 1e+300"),
         ("depth", ["photo", None], "network = None"),
+        ("depth", ["nobody.png", "efficientnet_lite0"], "no test photograph 'nobody.png'"),
         ("bound", ["photo", "workspace", "map", 0], "evaluations = 0"),
         ("bound", ["photo", "workspace", "nothing", 1], "nothing"),
     ],
@@ -164,6 +169,18 @@ def test_a_request_has_a_limit(address: str) -> None:
     assert error.value.code == 413
 
 
+def test_another_name_for_this_machine_is_refused(address: str) -> None:
+    request = urllib.request.Request(address, headers={"Host": "evil.example"})
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(request)
+    assert error.value.code == 400
+
+
+def test_an_address_that_is_taken_says_which_option(address: str) -> None:
+    with pytest.raises(DataError, match="--port"):
+        serve(small_checkout(), port=int(address.rstrip("/").rpartition(":")[2]), block=False)
+
+
 def test_it_listens_on_this_machine_alone(address: str) -> None:
     assert address.startswith("http://127.0.0.1:")
 
@@ -171,7 +188,8 @@ def test_it_listens_on_this_machine_alone(address: str) -> None:
 def test_what_was_fetched_goes_with_a_server_that_is_ended(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "stages", "app", "--root", str(small_checkout()), "--port", str(free_port())]
     environment = {**os.environ, "TMPDIR": str(tmp_path), "GRADIO_TEMP_DIR": str(tmp_path)}
-    server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    ignored = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)  # as a shell's background job inherits it
+    server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=ignored)
     assert server.stdout is not None
     with server.stdout as lines:
         assert "http://127.0.0.1:" in next(lines)

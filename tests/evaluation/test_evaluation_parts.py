@@ -157,6 +157,13 @@ def test_a_thumbnail_of_the_full_grid_is_the_image() -> None:
     torch.testing.assert_close(baselines.thumbnail(targets, (EDGE, EDGE)), targets)
 
 
+def test_jpeg_of_noise_has_room() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1, 96, 128, 3), dtype=np.uint8)
+    decoded, sizes = baselines.jpeg(noise, budget=10**6, workers=1)
+    assert sizes[0] > 2 * 96 * 128  # more than Pillow leaves for optimised tables
+    assert np.abs(decoded.astype(int) - noise).mean() < 1
+
+
 @pytest.mark.parametrize("budget", [100, 900, 1500, 2500, 10**6])
 def test_jpeg_is_the_best_that_fits(budget: int) -> None:
     pixels = crops(3)
