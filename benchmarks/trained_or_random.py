@@ -1,7 +1,8 @@
 """`python -m benchmarks.trained_or_random`: what training does to invertibility, from the experiments of its study.
 
-Run the study first. This reads its experiments, for each stage of the decoder with the higher validation PSNR, and
-writes the tables and the figure of docs/trained_or_random. Differences are paired by photograph.
+Run the study first. This reads its experiments, for each stage of the decoder with the higher validation PSNR of those
+that have run on all four networks, prints the tables of docs/trained_or_random, and writes its figure and
+differences.csv. Differences are paired by photograph.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pipeline.evaluation.bootstrap import bootstrap_means
 from pipeline.evaluation.plots import STYLE
 from pipeline.experiments.comparison import RESAMPLES, SEED
 from pipeline.experiments.found import Experiment, opened
+from pipeline.experiments.study.experiments import existing
 
 OUTPUT = Path("docs/trained_or_random")
 STAGES, SEEDS = ("stage1", "stage2", "stage3", "stage4", "stage5"), ("0", "1", "2")
@@ -34,13 +36,11 @@ DECIBELS = "{:.2f}"
 def main() -> None:
     names = [f"{PREFIX}.{stage}-{decoder}{seed}" for stage in STAGES for decoder in DECODERS for seed in _endings()]
     stored = [f"{PREFIX}.{stage}-{dtype}" for stage in STAGES for dtype in DTYPES]
-    with opened([*names, *stored]) as read:
+    with opened(sorted(existing([*names, *stored]))) as read:
         found = {each.name.removeprefix(f"{PREFIX}."): each for each in read}
     table = differences(found)
     with (OUTPUT / "differences.csv").open("w") as file:
         table.to_csv(file, index=False, float_format="%.5g", lineterminator="\n")
-    write_whole(OUTPUT / "differences.md", f"{as_markdown(table)}\n".encode())
-    write_whole(OUTPUT / "stored.md", f"{stored_types(found)}\n".encode())
     write_whole(OUTPUT / "trained_or_random.svg", figure(table).encode())
     print(as_markdown(table), stored_types(found), sep="\n\n")
 
@@ -124,9 +124,12 @@ def _better(found: Mapping[str, Experiment], stage: str) -> str:
     """The decoder with the higher validation PSNR, over all four networks."""
     validation = {}
     for decoder in DECODERS:
-        curves = [found[f"{stage}-{decoder}{ending}"].curves for ending in _endings()]
-        validation[decoder] = np.mean([each["validation_psnr"].max() for each in curves if each is not None])
-    return max(DECODERS, key=validation.__getitem__)
+        names = [f"{stage}-{decoder}{ending}" for ending in _endings()]
+        curves = [found[name].curves for name in names if name in found]
+        best = [each["validation_psnr"].max() for each in curves if each is not None]
+        if len(best) == len(names):
+            validation[decoder] = np.mean(best)
+    return max(validation, key=validation.__getitem__)
 
 
 if __name__ == "__main__":
