@@ -21,7 +21,7 @@ from stages.choices import check_experiment
 
 ROOT = Path(__file__).parents[2]
 PARAMS = ROOT / "params.yaml"
-OWN = ("what_layers_hold", "depth")  # every other one is a published system's protocol
+OWN = ("what_layers_hold", "depth", "trained_or_random")  # every other one is a published system's protocol
 COUNTS = {
     "cross_architecture": 44,
     "depth": 5,
@@ -29,6 +29,7 @@ COUNTS = {
     "layers_resnet50": 8,
     "losses": 8,
     "small_decoder": 1,
+    "trained_or_random": 55,
     "what_layers_hold": 100,
 }
 
