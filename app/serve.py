@@ -94,7 +94,8 @@ def blocks(laboratory: Laboratory) -> gr.Blocks:
             tabs = gr.Tabs(selected=page) if page else gr.skip()
             return [gr.Markdown(sentence, visible=nothing), tabs, *kept.values()]
 
-        app.load(opened, None, [welcome, chosen.tabs, *chosen.kept.values()], api_visibility="private")
+        parts = [welcome, chosen.tabs, *chosen.kept.values()]
+        app.load(opened, None, parts, show_progress="hidden", api_visibility="private")
     return app
 
 

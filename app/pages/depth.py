@@ -65,7 +65,8 @@ def build(laboratory: Laboratory, chosen: Chosen) -> None:
         return layers.records(layers.depth(laboratory, photograph, network))
 
     inputs = [chosen.page, network, chosen.photos, layer]
-    chosen.page.change(opened, inputs, [network, scrubber, plot], api_visibility="private")
+    outputs = [network, scrubber, plot]
+    chosen.page.change(opened, inputs, outputs, show_progress_on=[scrubber, plot], api_visibility="private")
     gr.on([network.input, chosen.photos.change], show, inputs, [scrubber, plot], api_visibility="private")
     scrubber.select(choose, None, layer, api_visibility="private")
     endpoint(depth)

@@ -83,8 +83,9 @@ def build(laboratory: Laboratory, chosen: Chosen) -> None:
         return records(laboratory)
 
     outputs = [listed, compared, was_read]
-    chosen.page.change(opened, [chosen.page, was_read, compared], outputs, api_visibility="private")
-    again.click(read, compared, outputs, api_visibility="private")
+    only: dict[str, Any] = {"show_progress_on": listed, "api_visibility": "private"}  # what is chosen stays in reach
+    chosen.page.change(opened, [chosen.page, was_read, compared], outputs, **only)
+    again.click(read, compared, outputs, **only)
     compared.change(compare, compared, [*plots, differences, strips], api_visibility="private")
     listed.select(choose, None, chosen.models, api_visibility="private")
     endpoint(experiments)
