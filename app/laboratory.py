@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 from weakref import WeakValueDictionary
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from app.uploads import INLINE, PREFIX, Uploads, inline, shown
 from pipeline.core.errors import CheckpointError, DataError
 from pipeline.core.params import Params, PrepareParams, load_params
 from pipeline.core.paths import Paths
+from pipeline.core.sources import Source
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from pipeline.metrics.similarity import Lpips
     from pipeline.refinement.networks import Networks
     from pipeline.stores.prepared import PreparedData
-
 
 WORKSPACE = "workspace"
 MEMORY = 2 * 2**30  # bytes that loaded models may take together
@@ -58,6 +58,13 @@ class _Description(BaseModel):
 
     blueprint: _Blueprint
     backbones: dict[str, _Network]
+
+    @model_validator(mode="after")
+    def _every_source_has_its_network(self) -> _Description:
+        for source in self.blueprint.sources:
+            if Source.parse(source).backbone not in self.backbones:
+                raise ValueError(f"the network of {source} is not described")
+        return self
 
 
 @dataclass(frozen=True)

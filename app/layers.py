@@ -50,8 +50,6 @@ def series(descriptions: Mapping[str, Mapping[str, Any]], depths: Mapping[str, S
         if len(sources) > 1 or description["blueprint"].get("two_stage"):
             continue
         source = Source.parse(sources[0])
-        if source.backbone not in description["backbones"]:
-            continue
         weights = "{kind} weights ({detail})".format(**description["backbones"][source.backbone]["weights"])
         found.setdefault((source.backbone, weights), {}).setdefault(source.layer, []).append(name)
     ordered = []

@@ -82,9 +82,11 @@ def _told() -> Iterator[None]:
     except ValidationError as error:
         wrong = [(".".join(map(str, each["loc"])), shown(repr(each["input"])), each["msg"]) for each in error.errors()]
         sentence = "; ".join(f"{name} = {value}: {rule}" for name, value, rule in wrong)
-        raise gr.Error(html.escape(sentence, quote=False), print_exception=False) from None
     except PipelineError as error:
-        raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from None
+        sentence = str(error)
+    else:
+        return
+    raise gr.Error(html.escape(sentence, quote=False), print_exception=False)
 
 
 def first(names: Any) -> str:

@@ -7,7 +7,6 @@ differences.csv. Differences are paired by photograph.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from pipeline.evaluation.plots import STYLE
 from pipeline.experiments.comparison import RESAMPLES, SEED
 from pipeline.experiments.found import Experiment, opened
 from pipeline.experiments.study.experiments import existing
+from pipeline.experiments.study.figures import svg
 
 OUTPUT = Path("docs/trained_or_random")
 STAGES, SEEDS = ("stage1", "stage2", "stage3", "stage4", "stage5"), ("0", "1", "2")
@@ -63,7 +63,7 @@ def differences(found: Mapping[str, Experiment]) -> pd.DataFrame:
             rows.append(
                 {
                     "stage": stage,
-                    "way": way if way == "linear" else f"{way}, {decoder}" if way == "decoder" else way,
+                    "way": f"{way}, {decoder}" if way == "decoder" else way,
                     "bicubic": trained["bicubic_psnr"].mean(),
                     "trained": trained[column].mean(),
                     "random": seeds.mean(),
@@ -110,9 +110,7 @@ def figure(table: pd.DataFrame) -> str:
         axes[0].set_ylabel("PSNR, dB")
         axes[-1].legend(frameon=False)
         drawn.suptitle("efficientnet_lite0 · package or random weights · 100 photographs", fontsize="medium")
-        text = io.StringIO()
-        drawn.savefig(text, format="svg", metadata={"Date": None})
-        return text.getvalue()
+        return svg(drawn)
 
 
 def _endings() -> tuple[str, ...]:

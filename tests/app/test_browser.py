@@ -217,5 +217,7 @@ def test_an_empty_checkout_says_what_makes_the_first_model(browser: Browser, tmp
             expect(page.locator("#welcome")).to_contain_text("make repro")
             open_page(page, "experiments")
             expect(page.locator("#experiments")).to_contain_text("nothing to compare yet")
+            open_page(page, "depth")
+            expect(page.locator("#depth")).to_contain_text("make repro")
     finally:
         blocks.close(verbose=False)

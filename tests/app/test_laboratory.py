@@ -119,6 +119,8 @@ def test_sessions_that_fetch_one_experiment_at_once() -> None:
         '{"blueprint": {"sources": []}, "backbones": {}}',
         '{"blueprint": {"sources": 5, "shapes": [], "decoder": "linear", "fusion": "none"}, "backbones": {}}',
         '{"blueprint": {"sources": ["vgg16.block1"], "decoder": "linear", "fusion": "none"}, "backbones": {}}',
+        '{"blueprint": {"sources": ["vgg16.block1"], "shapes": [[64, 8, 8]], "decoder": "linear", "fusion": "none"}, '
+        '"backbones": {}}',
     ],
 )
 def test_what_describes_no_model(laboratory: Laboratory, tmp_path: Path, content: str) -> None:

@@ -39,7 +39,7 @@ def heat_map(table: pd.DataFrame, unit: str, title: str) -> str:
                 )
         figure.colorbar(drawn, ax=place, label=unit)
         figure.suptitle(title, fontsize="medium")
-        return _svg(figure)
+        return svg(figure)
 
 
 def depth_curves(table: pd.DataFrame, depths: Mapping[str, Sequence[str]], unit: str, title: str) -> str | None:
@@ -57,7 +57,7 @@ def depth_curves(table: pd.DataFrame, depths: Mapping[str, Sequence[str]], unit:
         axes[0].set_ylabel(unit)
         figure.suptitle(title, fontsize="medium")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
-        return _svg(figure)
+        return svg(figure)
 
 
 def by_network(columns: Sequence[str], depths: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
@@ -77,7 +77,8 @@ def by_network(columns: Sequence[str], depths: Mapping[str, Sequence[str]]) -> d
     }
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
+    """A figure as SVG text, without the date and the program that drew it."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
