@@ -44,6 +44,9 @@ Backbones = Annotated[
     ),
 ]
 Metric = Annotated[str, typer.Option(help="Sort by this metric: psnr, ssim or another one.")]
+Jobs = Annotated[int | None, typer.Option(help="Experiments at a time. Default: one for each GPU, or one.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list the experiments, with estimated disk and time.")]
+StudyOut = Annotated[Path | None, typer.Option("--out", help="Folder of the results. Default: metrics/studies/NAME.")]
 
 
 @app.command()
@@ -183,20 +186,30 @@ def compare(
 @app.command()
 def study(
     file: Annotated[Path, typer.Argument(metavar="STUDY", help="A file of studies/.")],
-    jobs: Annotated[int | None, typer.Option(help="Experiments at a time. Default: one for each GPU, or one.")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only list the experiments, with estimated disk and time.")
-    ] = False,
+    jobs: Jobs = None,
+    dry_run: DryRun = False,
     overrides: Overrides = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder of the results. Default: metrics/studies/NAME.")
-    ] = None,
+    out: StudyOut = None,
     metric: Metric = "psnr",
 ) -> None:
     """Run the experiments of STUDY that have no result yet, then write a leaderboard, a table and figures."""
     from stages.study import study
 
     study(file, jobs, dry_run, overrides or [], out, metric)
+
+
+@app.command()
+def layers(
+    jobs: Jobs = None,
+    dry_run: DryRun = False,
+    overrides: Overrides = None,
+    out: StudyOut = None,
+    metric: Metric = "psnr",
+) -> None:
+    """Measure what each layer of `layer` adds: alone, added to the shallower ones, left out; its weight."""
+    from stages.layers import layers
+
+    layers(jobs, dry_run, overrides or [], out, metric)
 
 
 @app.command()

@@ -30,9 +30,7 @@ def study(file: Path, jobs: int | None, dry_run: bool, overrides: Sequence[str],
     if dry_run:
         show(loaded, wanted, done, Paths.below(Path()).data)
         return
-    waiting = [each for each in loaded.configurations if each.name not in done]
-    typer.echo(f"{loaded.name}: {len(done)} of {counted(len(wanted), 'experiment')} finished")
-    failures = run(loaded, waiting, jobs) if waiting else []
+    failures = run_missing(loaded, done, jobs)
     output = out or METRICS / "studies" / loaded.name
     lost = {failure.name for failure in failures}
     present = [each for each in loaded.configurations if each.name not in lost]
@@ -40,6 +38,19 @@ def study(file: Path, jobs: int | None, dry_run: bool, overrides: Sequence[str],
     if present:
         typer.echo(write_results(present, wanted[present[0].name], output, metric, notes))
         typer.echo(f"figures: {output}")
+    require_success(loaded, failures)
+
+
+def run_missing(loaded: Study, done: set[str], jobs: int | None) -> list[Failure]:
+    """Compute the configurations that are not in `done`; return the failures."""
+    waiting = [each for each in loaded.configurations if each.name not in done]
+    total = counted(len(loaded.configurations), "experiment")
+    typer.echo(f"{loaded.name}: {len(loaded.configurations) - len(waiting)} of {total} finished")
+    return run(loaded, waiting, jobs) if waiting else []
+
+
+def require_success(loaded: Study, failures: Sequence[Failure]) -> None:
+    """Raise DataError that lists `failures`, if there are any."""
     if failures:
         logs = WORK / "studies" / loaded.name  # of the workers, with the reason why an experiment was not started
         lines = "\n".join(f"  {each.name}: {each.reason} ({each.log or logs})" for each in failures)

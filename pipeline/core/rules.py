@@ -9,45 +9,28 @@ from collections.abc import Iterator
 
 from pipeline.core.schema import Params
 from pipeline.core.section import LINEAR, NONE, unknown_name
-from pipeline.core.sources import Source
 
 
 def problems(params: Params) -> Iterator[str]:
     """A sentence for every broken rule."""
-    slots = {
-        f"ensemble.{name}.": Source(slot.backbone, slot.layer)
-        for name, slot in vars(params.ensemble).items()  # second, third, fourth
-    }
     yield from _unknown_names(params)
-    yield from _unknown_source(params, "", Source(params.backbone, params.layer))
-    for prefix, source in slots.items():
-        if source.backbone != NONE:
-            yield from _unknown_source(params, prefix, source)
+    unknown = [*_unknown_sources(params)]
+    yield from unknown or _numbers_of_sources(params)
     for name, distance in vars(params.perceptual).items():  # loss, metric
         if distance.backbone not in (NONE, *params.backbones):
             yield unknown_name(f"perceptual.{name}.backbone", distance.backbone, [*params.backbones, NONE])
         elif distance.backbone != NONE and not distance.layers:
             yield f"params.yaml: perceptual.{name}.layers is empty; list layers of {distance.backbone}"
     yield from _crops(params)
-    if params.fusion != NONE and len(params.sources) < 2:
-        yield (
-            f"params.yaml: fusion = {params.fusion!r} needs a second source; set ensemble.second.backbone "
-            "and ensemble.second.layer, or fusion: none"
-        )
-    for key, chosen in (("two_stage", params.two_stage), ("evaluate", params.evaluate)):
-        if chosen.refine != NONE and len(params.sources) > 1:
-            yield (
-                f"params.yaml: {key}.refine = {chosen.refine!r} matches the features of one source, and fusion "
-                f"= {params.fusion!r} has {len(params.sources)}; set {key}.refine: none, or fusion: none"
-            )
     if LINEAR not in params.decoders:
         yield (
             "params.yaml: the section decoders.linear is missing; warm starts and floors need it: "
             "add linear: {kernel: null}"
         )
-    for prefix, source in slots.items():
-        if source.backbone == NONE and source.layer != NONE:
-            yield f"params.yaml: {prefix}layer = {source.layer!r} has no network; set {prefix}backbone, or layer: none"
+    for name, slot in vars(params.ensemble).items():  # second, third, fourth
+        if slot.backbone == NONE and slot.layer != NONE:
+            key = f"ensemble.{name}"
+            yield f"params.yaml: {key}.layer = {slot.layer!r} has no network; set {key}.backbone, or layer: none"
     for name, terms in params.losses.items():
         if not any(terms.values()):
             yield f"params.yaml: losses.{name} = {terms} has no term above 0; give at least one term a weight"
@@ -59,8 +42,6 @@ def problems(params: Params) -> Iterator[str]:
                 f"params.yaml: protocols.{name}.warmup = {protocol.warmup} has no meaning with schedule: plateau; "
                 "set it to 0.0"
             )
-    if len(set(params.sources)) < len(params.sources):
-        yield f"params.yaml: the ensemble names a source twice ({', '.join(map(str, params.sources))})"
 
 
 def _unknown_names(params: Params) -> Iterator[str]:
@@ -78,14 +59,48 @@ def _unknown_names(params: Params) -> Iterator[str]:
             yield unknown_name(key, value, legal)
 
 
-def _unknown_source(params: Params, prefix: str, source: Source) -> Iterator[str]:
-    """`prefix` is that of the source's keys: empty for the first source, whose backbone may not be `none`."""
+def _unknown_sources(params: Params) -> Iterator[str]:
+    yield from _unknown_slot(params, "", params.backbone, params.layer)
+    for name, slot in vars(params.ensemble).items():
+        if slot.backbone != NONE:
+            yield from _unknown_slot(params, f"ensemble.{name}.", slot.backbone, slot.layer)
+
+
+def _unknown_slot(params: Params, prefix: str, backbone: str, layers: str) -> Iterator[str]:
+    """`prefix` is that of the slot's keys: empty for the first slot, whose backbone may not be `none`."""
     networks = list(params.backbones)
-    if source.backbone not in networks:
-        yield unknown_name(f"{prefix}backbone", source.backbone, [*networks, NONE] if prefix else networks)
-    elif source.layer not in (legal := params.backbone_params(source.backbone).layers):
-        unknown = unknown_name(f"{prefix}layer", source.layer, legal)
-        yield f"{unknown} (or add it to backbones.{source.backbone}.layers)"
+    if backbone not in networks:
+        yield unknown_name(f"{prefix}backbone", backbone, [*networks, NONE] if prefix else networks)
+        return
+    entry = params.backbone_params(backbone)
+    for part in layers.split("+"):
+        try:
+            entry.chosen(part)
+        except KeyError:
+            unknown = unknown_name(f"{prefix}layer", part, entry.layers)
+            yield f"{unknown} (or add it to backbones.{backbone}.layers)"
+
+
+def _numbers_of_sources(params: Params) -> Iterator[str]:
+    sources = params.sources
+    if len(set(sources)) < len(sources):
+        yield f"params.yaml: layer, or the ensemble, names a source twice ({', '.join(map(str, sources))})"
+    if params.fusion != NONE and len(sources) < 2:
+        yield (
+            f"params.yaml: fusion = {params.fusion!r} needs a second source; name several layers (layer: all), or set "
+            "ensemble.second.backbone and ensemble.second.layer, or fusion: none"
+        )
+    if params.fusion == NONE and len(sources) > 1 and params.decoder != LINEAR:
+        yield (
+            f"params.yaml: layer = {params.layer!r} names {len(sources)} layers, and decoder = {params.decoder!r} "
+            "takes one feature map; set fusion: residual, or another one, or decoder: linear"
+        )
+    for key, chosen in (("two_stage", params.two_stage), ("evaluate", params.evaluate)):
+        if chosen.refine != NONE and len(sources) > 1:
+            yield (
+                f"params.yaml: {key}.refine = {chosen.refine!r} matches the features of one source, and there are "
+                f"{len(sources)}; set {key}.refine: none, or one layer and fusion: none"
+            )
 
 
 def _crops(params: Params) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -10,9 +11,11 @@ from pydantic_core import PydanticKnownError
 from pipeline.core.section import LINEAR, NONE, Count, Fraction, Names, Section
 from pipeline.core.sources import Source
 
+ALL, LAST = "all", re.compile(r"last([1-9]\d*)")  # in `layer`: every layer of a backbone's list, or its last ones
+
 
 class SlotParams(Section):
-    """A further source of an ensemble; both fields are `none` if the slot is unused."""
+    """Further sources of an ensemble, written as the first ones; both fields are `none` if the slot is unused."""
 
     backbone: str
     layer: str
@@ -66,6 +69,23 @@ class BackboneParams(Section):
     def kind(self) -> Literal["random", "imagenet", "package", "path"]:
         """The kind of `weights`."""
         return self.weights if self.weights in ("random", "imagenet", "package") else "path"  # type: ignore[return-value]
+
+    def chosen(self, layer: str) -> tuple[str, ...]:
+        """The layers that `layer` names: one, `all`, `last4` (of the list), or several of these joined by `+`.
+
+        Raises:
+            KeyError: a part names no layer of the list, or more than it has.
+        """
+        return tuple(name for part in layer.split("+") for name in self._named(part))
+
+    def _named(self, part: str) -> tuple[str, ...]:
+        if part in self.layers:
+            return (part,)
+        last = LAST.fullmatch(part)
+        count = len(self.layers) if part == ALL else int(last[1]) if last else 0
+        if not 1 <= count <= len(self.layers):
+            raise KeyError(part)
+        return self.layers[-count:]
 
 
 class ExtractParams(Section):
@@ -178,12 +198,14 @@ class Params(Section):
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """The inverted layers: one, or two to four with a fusion."""
-        first = Source(self.backbone, self.layer)
-        if self.fusion == NONE:
-            return (first,)
-        slots = (self.ensemble.second, self.ensemble.third, self.ensemble.fourth)
-        return (first, *(Source(s.backbone, s.layer) for s in slots if s.backbone != NONE))
+        """The inverted layers: those of `layer` and, with a fusion, those of the ensemble's slots."""
+        slots = [(self.backbone, self.layer)]
+        if self.fusion != NONE:
+            further = (self.ensemble.second, self.ensemble.third, self.ensemble.fourth)
+            slots += [(slot.backbone, slot.layer) for slot in further if slot.backbone != NONE]
+        return tuple(
+            Source(backbone, layer) for backbone, layers in slots for layer in self.backbones[backbone].chosen(layers)
+        )
 
     @property
     def recipe(self) -> ProtocolParams:

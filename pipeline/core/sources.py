@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -16,9 +17,9 @@ T = TypeVar("T")
 S = TypeVar("S")
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Source:
-    """One layer of one backbone, written `vgg16.block1`."""
+    """One layer of one backbone, written `vgg16.block1`. Sorted by backbone, then layer: `block2` before `block10`."""
 
     backbone: str
     layer: str
@@ -33,6 +34,22 @@ class Source:
 
     def __str__(self) -> str:
         return f"{self.backbone}.{self.layer}"
+
+    @classmethod
+    def slots(cls, sources: Iterable[Source]) -> list[tuple[str, str]]:
+        """Backbone and layers of each slot of params.yaml: `("vgg16", "block1+block3")`, in order of first mention."""
+        found: dict[str, list[str]] = {}
+        for source in sources:
+            found.setdefault(source.backbone, []).append(source.layer)
+        return [(backbone, "+".join(layers)) for backbone, layers in found.items()]
+
+    def __lt__(self, other: Source) -> bool:
+        return self._place < other._place
+
+    @property
+    def _place(self) -> tuple[str, list[str | int]]:
+        """Texts and numbers alternate, so that two places always compare."""
+        return self.backbone, [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", self.layer)]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from pipeline.evaluation.pictures import (
     ERROR_GAIN,
     Picture,
     channel_pictures,
+    coloured,
     enlarged,
     save_png,
     sheet,
@@ -57,7 +58,7 @@ def write_gallery(
     scores: NDArray[np.float64],
     output: Path,
 ) -> list[str]:
-    """Write plots/images/{best,median,worst,channels}.png and reconstructions/.
+    """Write plots/images/{best,median,worst,channels}.png, routing.png for a fusion with maps, and reconstructions/.
 
     Args:
         rows, scores: the test rows and their PSNR in dB.
@@ -73,6 +74,8 @@ def write_gallery(
     for name, indices in chosen.items():
         save_png(_strips([shown[index] for index in indices]), output / "plots" / "images" / f"{name}.png")
     save_png(_channels(subject.inverter, shown[samples[0]]), output / "plots" / "images" / "channels.png")
+    if routed := [row for index in samples[: settings.strips] if (row := _routing(subject.inverter, shown[index]))]:
+        save_png(sheet(*zip(*routed, strict=True)), output / "plots" / "images" / "routing.png")
     for number, index in enumerate(samples):
         save_png(to_picture(shown[index].target), output / "reconstructions" / f"{number:02}_original.png")
         save_png(to_picture(shown[index].prediction), output / "reconstructions" / f"{number:02}_reconstruction.png")
@@ -136,3 +139,19 @@ def _channels(inverter: Inverter, shown: Shown) -> Picture:
             rows.append(pictures[start : start + CHANNEL_COLUMNS])
             captions.append([f"{source} {number}" for number in chosen[start : start + CHANNEL_COLUMNS]])
     return sheet(rows, captions)
+
+
+@torch.inference_mode()
+def _routing(inverter: Inverter, shown: Shown) -> tuple[list[Picture], list[str]] | None:
+    """The photograph, and the weight of each source at each position, from 0 (dark) to the largest of all (yellow).
+
+    None if the fusion weighs sources alike at all positions.
+    """
+    inputs = shown.inputs.map(lambda each: each[None].to(inverter.device))
+    maps = None if inverter.fusion is None else inverter.fusion.weight_maps(inverter.standardised(inputs))
+    if maps is None:
+        return None
+    weights = maps[0].float().cpu().numpy()  # (sources, h, w)
+    tiles = [enlarged(coloured(each / weights.max()), CHANNEL_EDGE) for each in weights]
+    captions = [f"{source} {each.mean():.0%}" for source, each in zip(inverter.sources, weights, strict=True)]
+    return [enlarged(to_picture(shown.target), CHANNEL_EDGE), *tiles], [shown.name, *captions]

@@ -37,6 +37,7 @@ STRIPS = (
     ("worst", "Worst reconstructions"),
     ("channels", "The channels that vary most over one photograph"),
 )
+ROUTING = ("routing", "The weight of each source by position, from 0 (dark) to the largest")  # if the fusion has maps
 PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -174,7 +175,8 @@ def write_report(metrics: Path) -> None:
     sections.append(("What survives of each octave", plots.octaves(pd.read_csv(plotted / "octaves.csv")), ""))
     if (metrics / "training.csv").is_file() and len(curves := pd.read_csv(metrics / "training.csv")) > 1:
         sections.append(("Training", plots.training(curves), ""))
-    sections += [(heading, "", _base64(images / f"{strip}.png")) for strip, heading in STRIPS]
+    strips = [*STRIPS, *[ROUTING] * (images / f"{ROUTING[0]}.png").is_file()]
+    sections += [(heading, "", _base64(images / f"{strip}.png")) for strip, heading in strips]
     environment = Environment(autoescape=True, trim_blocks=True, undefined=StrictUndefined, keep_trailing_newline=True)
     page = environment.from_string(PAGE).render(
         title=title(protocol),

@@ -117,15 +117,20 @@ def settings(protocol: Mapping[str, Any]) -> dict[str, str]:
 
 def leaderboard(experiments: Sequence[Experiment], metric: str) -> pd.DataFrame:
     """One row for each experiment, best first. Raises DataError: one has no `metric`."""
-    without = [each.name for each in experiments if "mean" not in (each.metrics.get(metric) or {})]
-    if without:
-        raise DataError(f"no {metric} in {', '.join(without)}; compare by a metric that all have (--metric psnr)")
+    require_metric(experiments, metric)
     sign = -1 if METRICS.get(metric).higher_is_better else 1
     order = sorted(experiments, key=lambda each: sign * each.metrics[metric]["mean"])
     return pd.DataFrame(
         _row(place + 1, each, order[place + 1] if place + 1 < len(order) else None, metric)
         for place, each in enumerate(order)
     )
+
+
+def require_metric(experiments: Sequence[Experiment], metric: str) -> None:
+    """Raise DataError if an experiment has no `metric`."""
+    without = [each.name for each in experiments if "mean" not in (each.metrics.get(metric) or {})]
+    if without:
+        raise DataError(f"no {metric} in {', '.join(without)}; compare by a metric that all have (--metric psnr)")
 
 
 def lead(first: Experiment, second: Experiment, metric: str) -> Lead | None:

@@ -76,10 +76,10 @@ def command(description: Mapping[str, Any], made_with: Params, now: Params) -> s
     `description` is its model.json, `made_with` the parameters beside it: of them only sections that it used count.
     """
     blueprint = description["blueprint"]
-    sources = [Source.parse(each) for each in blueprint["sources"]]
-    settings: dict[str, Any] = {"backbone": sources[0].backbone, "layer": sources[0].layer}
-    for slot, source in zip(("second", "third", "fourth"), sources[1:], strict=False):
-        settings |= {f"ensemble.{slot}.backbone": source.backbone, f"ensemble.{slot}.layer": source.layer}
+    (backbone, layers), *further = Source.slots(map(Source.parse, blueprint["sources"]))
+    settings: dict[str, Any] = {"backbone": backbone, "layer": layers}
+    for slot, (other, its_layers) in zip(("second", "third", "fourth"), further, strict=False):
+        settings |= {f"ensemble.{slot}.backbone": other, f"ensemble.{slot}.layer": its_layers}
     settings |= {"decoder": blueprint["decoder"], "fusion": blueprint["fusion"]}
     if isinstance(description.get("loss"), Mapping) and len(description["loss"]) == 1:
         settings["loss"] = next(iter(description["loss"]))
@@ -88,7 +88,7 @@ def command(description: Mapping[str, Any], made_with: Params, now: Params) -> s
         settings["seed"] = description["seed"]
     protocol = description.get("train", {}).get("protocol")
     used = ["prepare", "store", "two_stage", "dataset", f"decoders.{blueprint['decoder']}", f"protocols.{protocol}"]
-    used += [f"backbones.{source.backbone}.{key}" for source in sources for key in ("weights", "seed")]
+    used += [f"backbones.{name}.{key}" for name in (backbone, *dict(further)) for key in ("weights", "seed")]
     here = _flat(now.model_dump(mode="json"))
     settings |= {
         key: value

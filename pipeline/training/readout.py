@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from pipeline.core.errors import DeviceError
 from pipeline.core.progress import progress
-from pipeline.loading.loader import CachedFeatures
+from pipeline.loading.loader import CachedFeatures, free_memory
 from pipeline.loading.sampler import READ_BATCH, batched
 from pipeline.metrics.scores import decibels
 from pipeline.models.common.inverter import Inverter, joined
 from pipeline.models.common.linear import Linear
-from pipeline.models.common.ridge import NormalEquations, RidgeSolution, solve
+from pipeline.models.common.ridge import NormalEquations, RidgeSolution, solve, solving_bytes
 from pipeline.stores.prepared import PreparedData, Split
 
 SPLITS: tuple[Split, ...] = ("train", "validation")
@@ -36,11 +38,15 @@ def solve_readout(inverter: Inverter, data: PreparedData, cached: CachedFeatures
     On the largest grid, a coarse feature contributes alike to all pixels under it. If the sources of a coarser grid
     alone, with separate weights for each pixel, are more accurate on the validation rows, they are solved first, and
     all sources fit the residual in a second pass over the rows. So no source alone is better than the whole set.
+
+    Raises:
+        DeviceError: the normal equations do not fit the free memory.
     """
     linear = inverter.linear
     assert linear is not None
     coarser = inverter.coarser() if inverter.blueprint.kernels else []  # an older model has one kernel for all sources
     readings: list[Reading] = [(None, linear), *coarser]
+    _require_memory(inverter, readings)
     sums = [_accumulate(inverter, data, cached, readings, split) for split in SPLITS]
     (first, *own_sums) = zip(*sums, strict=True)
     tried_apart = [place for places, _ in coarser for place in places]
@@ -59,6 +65,23 @@ def solve_readout(inverter: Inverter, data: PreparedData, cached: CachedFeatures
     if rest.error >= own.error:
         rest = replace(rest, weight=torch.zeros_like(rest.weight), error=own.error)
     return ReadoutSolution(rest, places, own)
+
+
+def _require_memory(inverter: Inverter, readings: Sequence[Reading]) -> None:
+    """Print the size of the normal equations of several sources. Raises DeviceError: more than the free memory."""
+    linear = readings[0][1]
+    columns = sum(width * kernel**2 for width, kernel in linear.parts) + 1
+    sums = sum(NormalEquations.bytes(each.parts, each.ratio) for _, each in readings)
+    needed = len(SPLITS) * sums + max(solving_bytes(each.parts, each.ratio) for _, each in readings)
+    free = free_memory(inverter.device)
+    size = f"{len(inverter.sources)} sources, {columns:,} columns: {needed / 1e9:.1f} GB of memory"
+    if needed > free:
+        raise DeviceError(
+            f"the read-out has {size}, and {inverter.device} has {free / 1e9:.1f} GB free; name fewer layers, or set "
+            "decoders.linear.kernel: 1"
+        )
+    if len(inverter.sources) > 1:
+        print(f"read-out: {size}", file=sys.stderr)
 
 
 def load_readout(inverter: Inverter, state: Mapping[str, Any]) -> None:

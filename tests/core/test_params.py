@@ -51,8 +51,14 @@ MISTAKES = {
     "prepare.resize=stretch": "params.yaml: prepare.resize = 'stretch' is unknown; choose one of: squash, short_side",
     "prepare.crop=300": "params.yaml: prepare.crop = 300 is larger than prepare.size = 256; "
     "a crop must fit into the stored image",
-    "fusion=concat": "params.yaml: fusion = 'concat' needs a second source; set ensemble.second.backbone and "
-    "ensemble.second.layer, or fusion: none",
+    "fusion=concat": "params.yaml: fusion = 'concat' needs a second source; name several layers (layer: all), or set "
+    "ensemble.second.backbone and ensemble.second.layer, or fusion: none",
+    "layer=all": "params.yaml: layer = 'all' names 5 layers, and decoder = 'residual' takes one feature map; "
+    "set fusion: residual, or another one, or decoder: linear",
+    "layer=stage1+stage9": "params.yaml: layer = 'stage9' is unknown (did you mean 'stage5'?); choose one of: "
+    "stage1, stage2, stage3, stage4, stage5 (or add it to backbones.efficientnet_lite0.layers)",
+    "layer=last6": "params.yaml: layer = 'last6' is unknown; choose one of: "
+    "stage1, stage2, stage3, stage4, stage5 (or add it to backbones.efficientnet_lite0.layers)",
     "losses.mse.mse=0.0": "params.yaml: losses.mse = {'mse': 0.0} has no term above 0; give at least one term a weight",
     "losses.mse.mse=.inf": "params.yaml: losses.mse.mse = inf: must be finite",
     "ensemble.second.layer=block3": "params.yaml: ensemble.second.layer = 'block3' has no network; "
@@ -246,6 +252,45 @@ def test_an_ensemble_has_its_sources_in_slot_order() -> None:
     slots = ["ensemble.second={backbone: resnet34, layer: layer1}", "fusion=weighted"]
     params = load_params(ROOT / "params.yaml", slots)
     assert params.sources == (Source("efficientnet_lite0", "stage1"), Source("resnet34", "layer1"))
+
+
+@pytest.mark.parametrize(
+    ("layer", "stages"),
+    [
+        ("all", (1, 2, 3, 4, 5)),
+        ("last2", (4, 5)),
+        ("stage5+stage1", (5, 1)),
+        ("stage2+last2", (2, 4, 5)),
+        ("last1", (5,)),
+    ],
+)
+def test_a_layer_may_be_several(layer: str, stages: tuple[int, ...]) -> None:
+    params = load_params(ROOT / "params.yaml", [f"layer={layer}", "decoder=linear"])
+    assert params.sources == tuple(Source("efficientnet_lite0", f"stage{number}") for number in stages)
+
+
+def test_slots_of_an_ensemble_have_several_layers_too() -> None:
+    slots = ["ensemble.second={backbone: vit_small, layer: last2}", "fusion=routed", "layer=stage1+stage2"]
+    names = "efficientnet_lite0.stage1 efficientnet_lite0.stage2 vit_small.block10 vit_small.block11"
+    assert [str(each) for each in load_params(ROOT / "params.yaml", slots).sources] == names.split()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["layer=stage1+all", "decoder=linear"], "names a source twice"),
+        (["layer=all", "decoder=linear", "evaluate.refine=map"], "one source, and there are 5"),
+        (["layer=last1", "fusion=sum"], "fusion = 'sum' needs a second source"),
+    ],
+)
+def test_layers_that_exclude_something_are_refused(overrides: list[str], words: str) -> None:
+    with pytest.raises(ParamsError, match=words):
+        load_params(ROOT / "params.yaml", overrides)
+
+
+def test_sources_are_sorted_by_number_not_by_letter() -> None:
+    names = ["a.block2", "a.block10", "b.features.3.conv.1", "b.features.10", "b.norm"]
+    assert [str(each) for each in sorted(map(Source.parse, reversed(names)))] == names
 
 
 @pytest.mark.parametrize(

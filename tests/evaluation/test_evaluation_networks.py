@@ -1,12 +1,15 @@
 """The networks that see the reconstructions: those of the stores, in their precision, of every source."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from messages import says
+from PIL import Image
 from small_evaluation import no_lpips_weights, scored  # noqa: F401  (autouse)
 from small_experiment import CPU, Experiment, experiment
 
@@ -14,7 +17,11 @@ from pipeline.backbones.backbone import Backbone, load_backbone
 from pipeline.core.errors import StoreError, WeightsError
 from pipeline.core.params import BackboneParams
 from pipeline.core.sources import Source
+from pipeline.evaluation.report import write_report
+from pipeline.evaluation.run import evaluate
+from pipeline.models.common.checkpoint import WEIGHTS
 from pipeline.refinement.networks import Networks
+from pipeline.training.run import train
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +77,30 @@ def test_the_network_runs_in_the_precision_of_the_store_and_without_tf32(made: E
     finally:
         torch.backends.cudnn.allow_tf32 = before
     assert seen == [(torch.float32, False, False), (torch.bfloat16, False, False)]
+
+
+@pytest.mark.slow
+def test_layers_of_one_network_report_their_weights_and_where_they_weigh(tmp_path: Path) -> None:
+    layers = "backbones.vgg16.layers=[block1, block2, block3]"
+    made = experiment("residual", "fusion=routed", "layer=block1+block3", layers, "train.warm_start=none")
+    result = scored(made, tmp_path)
+    assert set(result["fusion"]) == {"vgg16.block1", "vgg16.block3"}
+    assert sum(result["fusion"].values()) == pytest.approx(1, abs=1e-5)
+    picture = np.asarray(Image.open(tmp_path / "plots/images/routing.png"))
+    assert picture.std() > 0
+    write_report(tmp_path)
+    assert "The weight of each source by position" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_layers_that_are_not_used_are_not_read(tmp_path: Path) -> None:
+    layers = "backbones.vgg16.layers=[block1, block2, block3]"
+    made = experiment("linear", "layer=block3+block1", layers)
+    shutil.copytree(made.features, tmp_path / "features", ignore=shutil.ignore_patterns("block2"))
+    paths = made.paths(features=tmp_path / "features", models=tmp_path / "models", metrics=tmp_path, work=tmp_path)
+    train(made.params, made.data(), paths, CPU)
+    assert (tmp_path / "models" / WEIGHTS).read_bytes() == (made.models / WEIGHTS).read_bytes()
+    evaluate(made.params, made.data(), paths, CPU)
 
 
 @pytest.mark.slow

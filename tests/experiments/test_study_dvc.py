@@ -102,6 +102,24 @@ def test_a_study_from_its_plan_to_its_figures(project: Project) -> None:
     assert project.run("git", "status", "--porcelain", "--", "params.yaml", "dvc.lock").output == ""
 
 
+def test_the_contribution_of_each_layer_from_experiments_of_its_subsets(project: Project) -> None:
+    chosen = ["--set", "layer=block1+block2", "--set", "decoder=linear", "--set", "prepare.views=1"]
+    layers = project.run("python", "-m", "stages", "layers", "--jobs", "2", *chosen).output
+    assert "layers_vgg16_linear: 0 of 3 experiments finished" in layers  # both, and each alone
+    results = project.root / "metrics/studies/layers_vgg16_linear"
+    assert {path.name for path in results.iterdir()} == {"layers.md", "layers.csv", "layers.svg"}
+    table = pd.read_csv(results / "layers.csv", index_col="source")
+    assert list(table.index) == ["vgg16.block1", "vgg16.block2"]
+    assert table.loc["vgg16.block1", "without"] == table.loc["vgg16.block2", "alone"]
+    assert table.loc["vgg16.block1", "left_out"] > 0
+    assert (results / "layers.md").read_text() in layers
+    again = project.run("python", "-m", "stages", "layers", *chosen).output
+    assert "3 of 3 experiments finished" in again
+    one = project.run("python", "-m", "stages", "layers", "--set", "layer=block1", check=False)
+    assert one.code == 1
+    assert "layer = 'block1' is one layer" in one.output
+
+
 def test_a_typo_stops_the_study_before_any_work(project: Project) -> None:
     refused = study(project, "--set", "decoders.linear.kernell=3", check=False)
     assert refused.code == 1

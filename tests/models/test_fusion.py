@@ -1,6 +1,7 @@
 """The contract of every fusion, and what each one computes."""
 
 from collections.abc import Sequence
+from itertools import cycle, islice
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,11 @@ from torch import Tensor, nn
 
 from pipeline.core.errors import ParamsError, ShapeError
 from pipeline.core.sources import FeatureShape
-from pipeline.models.common.fusion import FUSIONS, AlignedFusion, Fusion
+from pipeline.models.common.fusion import FUSIONS, AlignedFusion, Fusion, resampled
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 NAMES = tuple(name for name in FUSIONS.names() if name != "none")
+ALIGNED = tuple(name for name in NAMES if issubclass(FUSIONS.get(name), AlignedFusion))
 SHAPES = (FeatureShape(6, 5, 7), FeatureShape(4, 10, 14), FeatureShape(9, 2, 3), FeatureShape(5, 10, 14))
 OPTIONS = {"channels": 16}
 
@@ -25,6 +27,11 @@ OPTIONS = {"channels": 16}
 def _fusion(name: str, shapes: Sequence[FeatureShape] = SHAPES, seed: int = 0, **options: object) -> Fusion:
     torch.manual_seed(seed)
     return build_fusion(name, OPTIONS | options, shapes)
+
+
+def _many(count: int) -> tuple[FeatureShape, ...]:
+    """`count` sources: those of SHAPES again and again."""
+    return tuple(islice(cycle(SHAPES), count))
 
 
 def _features(shapes: Sequence[FeatureShape] = SHAPES, batch: int = 3) -> tuple[Tensor, ...]:
@@ -37,34 +44,42 @@ def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.mark.parametrize("count", [2, 3, 4])
-def test_two_to_four_sources_come_to_the_largest_grid(name: str, count: int) -> None:
-    fusion = _fusion(name, SHAPES[:count])
-    assert fusion.shape == FeatureShape(16, 10, 14)
-    assert fusion(_features(SHAPES[:count])).shape == (3, 16, 10, 14)
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 12])
+def test_any_number_of_sources_comes_to_the_largest_grid(name: str, count: int) -> None:
+    fusion = _fusion(name, _many(count))
+    channels = 16 if name in ALIGNED else 4  # those of the shallowest source
+    assert fusion.shape == FeatureShape(channels, 10, 14)
+    fused = fusion(_features(_many(count)))
+    assert fused.shape == (3, channels, 10, 14)
+    assert fused.isfinite().all()
 
 
+@pytest.mark.parametrize("name", ALIGNED)
 def test_the_smallest_grid_can_be_chosen(name: str) -> None:
     fusion = _fusion(name, grid="smallest")
     assert fusion.shape == FeatureShape(16, 2, 3)
     assert fusion(_features()).shape == (3, 16, 2, 3)
 
 
+@pytest.mark.parametrize("name", ALIGNED)
 def test_the_default_is_256_channels(name: str) -> None:
     assert build_fusion(name, {}, SHAPES[:2]).shape == FeatureShape(256, 10, 14)
 
 
 def test_every_parameter_gets_a_gradient(name: str) -> None:
     fusion = _fusion(name).eval()
+    _scramble(fusion)
     (fusion(_features()) - 1).square().sum().backward()
     for parameter_name, parameter in fusion.named_parameters():
         assert parameter.grad is not None, parameter_name
         assert parameter.grad.abs().max() > 0, parameter_name
 
 
-@pytest.mark.parametrize("grid", ["largest", "smallest"])
-def test_autocast_stays_close_to_float32(name: str, grid: str) -> None:
-    fusion = _fusion(name, grid=grid).eval()
+@pytest.mark.parametrize(
+    ("name", "options"), [*((name, {}) for name in NAMES), *((name, {"grid": "smallest"}) for name in ALIGNED)]
+)
+def test_autocast_stays_close_to_float32(name: str, options: dict[str, str]) -> None:
+    fusion = _fusion(name, **options).eval()
     exact = fusion(_features())
     with torch.autocast("cpu", torch.bfloat16):
         mixed = fusion(_features())
@@ -113,9 +128,9 @@ def _permuted(fusion: Fusion, order: Sequence[int]) -> dict[str, Tensor]:
     state = {}
     for key, value in fusion.state_dict().items():
         part, _, rest = key.partition(".")
-        if part == "project":
+        if part in ("project", "correct"):
             place, _, rest = rest.partition(".")
-            state[f"project.{order.index(int(place))}.{rest}"] = value
+            state[f"{part}.{order.index(int(place))}.{rest}"] = value
         elif part == "scores":
             state[key] = value[list(order)]
         elif key == "mix.0.weight":  # concat: input channels come in blocks, one for each source
@@ -163,8 +178,47 @@ def test_attention_weighs_each_image_by_its_global_means() -> None:
     torch.testing.assert_close(fusion.source_weights(_features()), shares.mean(0).detach(), rtol=1e-4, atol=1e-6)
 
 
-def test_concat_has_no_source_weights() -> None:
-    assert _fusion("concat").source_weights(_features()) is None
+@pytest.mark.parametrize("name", ["concat", "residual", "sum"])
+def test_some_have_no_source_weights(name: str) -> None:
+    assert _fusion(name).source_weights(_features()) is None
+    assert _fusion(name).weight_maps(_features()) is None
+
+
+def test_sum_is_one_convolution_of_all_channels() -> None:
+    fusion, features = _fusion("sum"), _features()
+    assert isinstance(fusion, AlignedFusion)
+    assert {name.split(".")[-1] for name, _ in fusion.named_parameters()} == {"weight"}
+    grown = [F.interpolate(x, (10, 14), mode="bilinear") for x in features]
+    weight = torch.cat([project.weight for project in fusion.project], dim=1)
+    torch.testing.assert_close(fusion(features), F.conv2d(torch.cat(grown, dim=1), weight), rtol=1e-4, atol=1e-5)
+
+
+def test_routed_weighs_each_position_by_the_features_there() -> None:
+    fusion = _fusion("routed").eval()
+    assert torch.equal(fusion.weight_maps(_features()), torch.full((3, 4, 10, 14), 0.25))  # equal at the start
+    _scramble(fusion)
+    aligned = [_by_hand(project, x) for project, x in zip(fusion.project, _features(), strict=True)]
+    first, _, last = fusion.score
+    hidden = [torch.einsum("hc,bcyx->bhyx", first.weight[:, :, 0, 0], x) + first.bias[:, None, None] for x in aligned]
+    scores = [torch.einsum("h,bhyx->byx", last.weight[0, :, 0, 0], torch.relu(each)) for each in hidden]
+    shares = torch.softmax(torch.stack(scores, 1), dim=1)  # (B, sources, H, W)
+    expected = torch.einsum("bsyx,sbcyx->bcyx", shares, torch.stack(aligned))
+    torch.testing.assert_close(fusion(_features()), expected, rtol=1e-4, atol=1e-5)
+    maps = fusion.weight_maps(_features())
+    torch.testing.assert_close(maps, shares.detach(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(fusion.source_weights(_features()), maps.mean((0, 2, 3)))
+    assert maps.std((2, 3)).min() > 1e-4  # positions differ
+
+
+@pytest.mark.parametrize("count", [2, 5, 12])
+def test_residual_starts_as_the_shallowest_source_and_then_hears_all(count: int) -> None:
+    fusion, features = _fusion("residual", _many(count)), _features(_many(count))
+    assert torch.equal(fusion(features), features[1])  # 4×10×14: the largest grid, the fewest channels
+    _scramble(fusion)
+    fusion.eval()
+    for place in range(count):
+        changed = [x + (place == number) for number, x in enumerate(features)]
+        assert (fusion(changed) - fusion(features)).abs().max() > 1e-4
 
 
 def test_asking_for_weights_changes_nothing(name: str) -> None:
@@ -175,18 +229,16 @@ def test_asking_for_weights_changes_nothing(name: str) -> None:
 
 
 def test_shrinking_averages_instead_of_skipping() -> None:
-    fusion = _fusion("weighted", grid="smallest")
-    assert isinstance(fusion, AlignedFusion)
     stripes = torch.zeros(1, 16, 2, 300)
     stripes[..., ::2] = 1
-    torch.testing.assert_close(fusion._resize(stripes), torch.full((1, 16, 2, 3), 0.5), rtol=0, atol=0.02)
+    torch.testing.assert_close(resampled(stripes, (2, 3)), torch.full((1, 16, 2, 3), 0.5), rtol=0, atol=0.02)
+    torch.testing.assert_close(resampled(stripes, (9, 3)), torch.full((1, 16, 9, 3), 0.5), rtol=0, atol=0.02)
 
 
-@pytest.mark.parametrize("count", [1, 5])
-def test_too_few_or_too_many_sources_are_refused(name: str, count: int) -> None:
+def test_one_source_is_refused(name: str) -> None:
     with pytest.raises(ShapeError) as caught:
-        _fusion(name, [SHAPES[0]] * count)
-    says(caught.value, "2 to 4 sources", f"got {count}", "ensemble.second", "fusion: none")
+        _fusion(name, [SHAPES[0]])
+    says(caught.value, "two or more sources", "got 1", "ensemble.second", "fusion: none")
 
 
 def test_none_is_the_identity_of_one_source() -> None:
@@ -205,6 +257,7 @@ def test_params_yaml_shows_every_option(each: str) -> None:
     assert set(section) == set(FUSIONS.get(each).Options.model_fields)
 
 
+@pytest.mark.parametrize("name", ALIGNED)
 def test_wrong_options_are_refused(name: str) -> None:
     with pytest.raises(ParamsError, match=rf"fusions.{name}.grid = 'middle' is unknown; choose one of: largest"):
         _fusion(name, grid="middle")

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from messages import says
 from numpy.typing import NDArray
 from small_experiment import CPU, PARAMS
 from torch import Tensor
 
 from benchmarks import readout_sets
+from pipeline.core.errors import DeviceError
 from pipeline.core.params import load_params
 from pipeline.core.sources import FeatureShape, ImageSize, Inputs, Source
 from pipeline.loading.loader import Batch
@@ -62,11 +64,18 @@ def sources() -> dict[str, Tensor]:
     }
 
 
+@cache
+def further() -> dict[str, Tensor]:
+    """More layers, of which an inverter takes many at once."""
+    ratios = (2, 2, 4, 4, 8)
+    return {f"many.block{place}": _mixed(ratio, 5 + place, 20 + place) for place, ratio in enumerate(ratios)}
+
+
 class Rows:
     """`PreparedData` and `CachedFeatures` of features held in memory."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        self.features = [sources()[name] for name in names]
+        self.features = [(sources() | further())[name] for name in names]
 
     def rows(self, split: str) -> NDArray[np.int64]:
         return {"train": np.arange(TRAIN), "validation": np.arange(TRAIN, TRAIN + VALIDATION)}[split]
@@ -80,7 +89,7 @@ class Rows:
 def solved(*names: str) -> Inverter:
     """`decoder: linear` as `train` fits it; `names` in order."""
     data = Rows(names)
-    shapes = {Source.parse(name): FeatureShape(*sources()[name].shape[1:]) for name in names}
+    shapes = {Source.parse(name): FeatureShape(*(sources() | further())[name].shape[1:]) for name in names}
     params = load_params(PARAMS, ("decoder=linear",))
     inverter = Inverter(Blueprint.of(params, shapes, ImageSize(EDGE, EDGE)))
     train = [each[:TRAIN].double() for each in data.features]
@@ -127,6 +136,31 @@ TWICE = [("good.narrow", "good.twice"), ("good.narrow", "good.twice", "poor.fine
 def test_a_set_is_as_good_as_its_best_member(names: tuple[str, ...]) -> None:
     members = {name: decibels(name) for name in names if _solvable((name,))}
     assert decibels(*names) >= max(members.values()) - NOISE, members
+
+
+MANY = (*further(), *sorted(sources().keys() - {"good.twice", "poor.fine", "odd.grid"}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [5, len(MANY)])
+def test_many_layers_are_as_good_as_the_best_and_better_than_few(count: int) -> None:
+    names = MANY[:count]
+    assert decibels(*names) >= max(decibels(name) for name in names) - NOISE
+    assert decibels(*names) >= decibels(*names[:2]) - NOISE
+
+
+def test_a_set_that_does_not_fit_the_memory_is_refused_with_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.training.readout.free_memory", lambda device: 1e4)
+    solved.cache_clear()
+    with pytest.raises(DeviceError) as caught:
+        solved("good.narrow", "good.wide")
+    says(caught.value, "2 sources, 313 columns", "GB free", "fewer layers", "decoders.linear.kernel: 1")
+
+
+def test_the_size_of_a_set_is_stated_before_the_work(capsys: pytest.CaptureFixture[str]) -> None:
+    solved.cache_clear()
+    solved("good.narrow", "good.wide")
+    assert capsys.readouterr().err.startswith("read-out: 2 sources, 313 columns: 0.0 GB of memory\n")
 
 
 @pytest.mark.slow

@@ -23,6 +23,8 @@ from pipeline.experiments.study.grid import Configuration, slots
 EXPERIMENT = re.compile(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/(.+)")
 PARAMS_FILE = "params.yaml"
 FEATURE_SLOTS = 4  # backbones in the matrix of the stage `extract`
+# choices that go with any sources, for an experiment of which only the features are computed
+FEATURES_ALONE = ("fusion=none", "decoder=linear", "two_stage.refine=none", "evaluate.refine=none")
 
 
 @dataclass(frozen=True)
@@ -146,5 +148,5 @@ def feature_settings(configurations: Iterable[Configuration]) -> list[tuple[str,
         names = sorted(layers)
         for start in range(0, len(names), FEATURE_SLOTS):
             chosen = tuple(Source(name, layers[name]) for name in names[start : start + FEATURE_SLOTS])
-            found.append((*settings, "fusion=none", *(f"{key}={value}" for key, value in slots(chosen).items())))
+            found.append((*settings, *FEATURES_ALONE, *(f"{key}={value}" for key, value in slots(chosen).items())))
     return found

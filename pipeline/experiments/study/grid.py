@@ -2,11 +2,12 @@
 
 set:                         # parameters of every configuration, by dotted key, as in `dvc exp run -S`
   train.protocol: published
-ensembles:                   # names for sets of two to four sources
+ensembles:                   # names for sets of sources, of up to four networks
   early: [resnet34.layer1, vgg16.block1]
 grids:                       # the configurations of a grid: the product of its lists
   fusions:
-    source: early            # a layer or an ensemble; one value is fixed, a list is varied (a fixed list: [[1, 2]])
+    source: early            # layers (vgg16.block1, vgg16.block1+block3, vgg16.all) or an ensemble; one value is fixed,
+                             # a list is varied (a fixed list: [[1, 2]])
     fusion: [attention, concat]
     decoder: [wavelet, residual]
 """
@@ -28,6 +29,7 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline.core.errors import ParamsError
 from pipeline.core.params import NONE, parse_override
+from pipeline.core.progress import counted
 from pipeline.core.section import Names, Section, did_you_mean, parse_section
 from pipeline.core.sources import Source
 
@@ -138,9 +140,12 @@ def _problems(file: StudyFile, known: frozenset[str]) -> Iterator[str]:
     for key in file.set:
         yield from _key_problems(f"set.{key}", key, known)
     for name, members in file.ensembles.items():
-        if not 2 <= len(members) <= 1 + len(SLOTS):
-            yield f"ensembles.{name} has {len(members)} sources; an ensemble takes 2 to {1 + len(SLOTS)}"
         yield from _source_problems(f"ensembles.{name}", members)
+        if len(members) < 2:
+            yield f"ensembles.{name} has {counted(len(members), 'source')}; an ensemble takes two or more"
+        networks = {member.partition(".")[0] for member in members}
+        if len(networks) > 1 + len(SLOTS):
+            yield f"ensembles.{name} has {len(networks)} networks; an ensemble takes up to {1 + len(SLOTS)}"
     for grid, axes in file.grids.items():
         where = f"grids.{grid}"
         if SOURCE not in axes:
@@ -193,11 +198,10 @@ def _expand(study: str, file: StudyFile, axes: Mapping[str, Any]) -> Iterator[Co
 
 def slots(members: Iterable[Source]) -> dict[str, str]:
     """The parameters that choose `members`; slots that are not needed are emptied."""
-    first, *rest = members
-    values = {"backbone": first.backbone, "layer": first.layer}
-    for name, member in itertools.zip_longest(SLOTS, rest):
-        values[f"ensemble.{name}.backbone"] = member.backbone if member else NONE
-        values[f"ensemble.{name}.layer"] = member.layer if member else NONE
+    (backbone, layers), *rest = Source.slots(members)
+    values = {"backbone": backbone, "layer": layers}
+    for name, (backbone, layers) in itertools.zip_longest(SLOTS, rest, fillvalue=(NONE, NONE)):
+        values |= {f"ensemble.{name}.backbone": backbone, f"ensemble.{name}.layer": layers}
     return values
 
 

@@ -15,8 +15,6 @@ from pipeline.core.registry import Registry
 from pipeline.core.section import Count, Section, parse_section
 from pipeline.core.sources import FeatureShape
 
-MOST_SOURCES = 4
-
 
 class Fusion(nn.Module, ABC):
     """Maps the features of all sources to one feature map of shape `shape`. Parameters are ordered as the sources."""
@@ -34,45 +32,62 @@ class Fusion(nn.Module, ABC):
     def forward(self, features: Sequence[Tensor]) -> Float[Tensor, "b c h w"]:
         """Sources (B, Cᵢ, Hᵢ, Wᵢ), in the order of the shapes, to (B, C, H, W) of `shape`."""
 
-    @abstractmethod
     def source_weights(self, features: Sequence[Tensor]) -> Float[Tensor, " sources"] | None:
         """The learned weight of each source, (sources,) with sum 1, averaged over the batch; None if there are none."""
+        maps = self.weight_maps(features)
+        return None if maps is None else maps.mean(dim=(0, 2, 3))
+
+    def weight_maps(self, features: Sequence[Tensor]) -> Float[Tensor, "b sources h w"] | None:
+        """The weight of each source at each position, with sum 1 over the sources; None if it does not depend on it."""
+        return None
 
 
 class AlignedFusion(Fusion):
-    """A fusion that first brings two to four sources to the same channels and the same grid."""
+    """A fusion that first brings all sources to the same channels and the same grid."""
 
     class Options(Section):
         channels: Count
         grid: Literal["largest", "smallest"]
 
     def __init__(self, shapes: Sequence[FeatureShape], options: Options) -> None:
-        """Raises ShapeError unless there are two to four sources."""
-        if not 2 <= len(shapes) <= MOST_SOURCES:
-            raise ShapeError(
-                f"a fusion combines 2 to {MOST_SOURCES} sources and got {len(shapes)}; "
-                "set ensemble.second … fourth in params.yaml, or fusion: none"
-            )
+        """Raises ShapeError: fewer than two sources."""
+        require_several(shapes)
         super().__init__(shapes, options)
         choose = max if options.grid == "largest" else min
         self.shape = FeatureShape(options.channels, *choose((shape.height, shape.width) for shape in shapes))
-        width = options.channels
-        self.project = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(shape.channels, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
-            for shape in shapes
-        )
+        self.project = nn.ModuleList(self.projection(shape.channels, options.channels) for shape in shapes)
+
+    def projection(self, channels: int, width: int) -> nn.Module:
+        """The module that brings one source to `width` channels."""
+        return projected(channels, width)
 
     def align(self, features: Sequence[Tensor]) -> list[Float[Tensor, "b c h w"]]:
-        """Each (B, Cᵢ, Hᵢ, Wᵢ) through its 1×1 + BatchNorm + ReLU to the common grid: (B, C, H, W)."""
-        return [self._resize(project(x)) for project, x in zip(self.project, features, strict=True)]
+        """Each (B, Cᵢ, Hᵢ, Wᵢ) through its projection to the common grid: (B, C, H, W)."""
+        grid = (self.shape.height, self.shape.width)
+        return [resampled(project(x), grid) for project, x in zip(self.project, features, strict=True)]
 
-    def _resize(self, x: Tensor) -> Tensor:
-        size = (self.shape.height, self.shape.width)
-        if x.shape[-2:] == size:
-            return x
-        if x.shape[-2] > size[0]:  # bilinear alone would skip pixels; antialias does not support bfloat16
-            return F.interpolate(x.float(), size=size, mode="bilinear", antialias=True)
-        return F.interpolate(x, size=size, mode="bilinear")
+
+def require_several(shapes: Sequence[FeatureShape]) -> None:
+    """Raise ShapeError if there is nothing to fuse."""
+    if len(shapes) < 2:
+        raise ShapeError(
+            f"a fusion combines two or more sources and got {len(shapes)}; name several layers in params.yaml (layer: "
+            "all), or set ensemble.second, or fusion: none"
+        )
+
+
+def projected(channels: int, width: int) -> nn.Sequential:
+    """1×1 convolution + BatchNorm + ReLU."""
+    return nn.Sequential(nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+
+
+def resampled(x: Float[Tensor, "b c h w"], grid: tuple[int, int]) -> Tensor:
+    """`x` on `grid` (height, width): bilinear, antialiased if an edge shrinks (bilinear alone would skip pixels)."""
+    if x.shape[-2:] == grid:
+        return x
+    if any(own > new for own, new in zip(x.shape[-2:], grid, strict=True)):  # antialias does not support bfloat16
+        return F.interpolate(x.float(), grid, mode="bilinear", antialias=True)
+    return F.interpolate(x, grid, mode="bilinear")
 
 
 FUSIONS: Registry[type[Fusion]] = Registry("fusion", "pipeline.models.fusion")

@@ -21,7 +21,7 @@ from pipeline.core.section import parse_section
 from pipeline.core.sources import FeatureShape, ImageSize, Inputs, Source
 from pipeline.models.common.checkpoint import load_model
 from pipeline.models.common.decoder import Decoder, build_decoder
-from pipeline.models.common.fusion import Fusion, build_fusion
+from pipeline.models.common.fusion import Fusion, build_fusion, resampled
 from pipeline.models.common.linear import Linear, kernel_alone
 from pipeline.stores.manifest import varying
 
@@ -245,7 +245,7 @@ class Inverter(nn.Module):
 
     def stack(self, standardised: Sequence[Tensor]) -> Float[Tensor, "b c h w"]:
         """The input of the read-out: all sources resampled to the largest grid (bilinear), channels concatenated."""
-        on_grid = [x if x.shape[-2:] == self.grid else _resized(x, self.grid) for x in standardised]
+        on_grid = [resampled(x, self.grid) for x in standardised]
         return on_grid[0] if len(on_grid) == 1 else torch.cat(on_grid, dim=1)
 
     def forward(self, inputs: Inputs[Tensor]) -> Float[Tensor, "b 3 y x"]:
@@ -276,12 +276,6 @@ class Inverter(nn.Module):
 def joined(standardised: Sequence[Tensor], places: Sequence[int]) -> Float[Tensor, "b c h w"]:
     """The channels of the sources at `places`, which have one grid, concatenated."""
     return torch.cat([standardised[place] for place in places], dim=1)
-
-
-def _resized(x: Tensor, grid: tuple[int, int]) -> Tensor:
-    # one edge may shrink if no grid is the largest in both edges; bilinear alone would skip features
-    shrinks = any(own > new for own, new in zip(x.shape[-2:], grid, strict=True))
-    return F.interpolate(x, grid, mode="bilinear", align_corners=False, antialias=shrinks)
 
 
 def _channels_last(features: Sequence[Tensor]) -> list[Tensor]:

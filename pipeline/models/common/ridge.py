@@ -19,6 +19,7 @@ from pipeline.core.errors import ShapeError, TrainingError
 from pipeline.models.common.patches import Part, by_kernel, patch_cross, patch_gram, patches
 
 CHUNK_ELEMENTS = 2**20  # features summed at once, 8 MB in float64, which fits a processor's cache
+CHUNK_SHARE = 1 / 4  # of the Gram matrix: where that is more, each pass over the matrix sums as many features
 STRENGTHS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # λ over the Gram matrix's mean diagonal
 DROPPED = 1e9  # the strength of a part that is left out
 PART_STRENGTHS = (1e-6, 1e-4, 1e-2, 1.0, DROPPED)  # tried for one part of several, with the others fixed
@@ -40,6 +41,13 @@ class NormalEquations:
         self.energy = torch.zeros((), dtype=torch.float64, device=device)
         self.count = 0  # positions × outputs, the number of predicted values
 
+    @staticmethod
+    def bytes(parts: Sequence[Part], ratio: int) -> int:
+        """Bytes of the sums, and of what is added to them at a time."""
+        columns = sum(width * kernel**2 for width, kernel in parts) + 1
+        chunk = 0 if all(kernel == 1 for _, kernel in parts) else columns**2
+        return 8 * (columns * (columns + 3 * ratio**2) + chunk + int(CHUNK_SHARE * columns**2))
+
     def update(self, features: Float[Tensor, "b c h w"], images: Float[Tensor, "b 3 y x"]) -> None:
         """Add a batch of standardised features and their RGB images, or residuals of these.
 
@@ -50,7 +58,7 @@ class NormalEquations:
         if images.shape[-2:] != (height * self.ratio, width * self.ratio):
             block = f"{self.ratio}×{self.ratio}"
             raise ShapeError(f"images of {tuple(images.shape[-2:])} are no {height}×{width} grid of {block} blocks")
-        step = max(1, CHUNK_ELEMENTS // features[0].numel())
+        step = max(1, max(CHUNK_ELEMENTS, int(CHUNK_SHARE * self.gram.numel())) // features[0].numel())
         for start in range(0, len(features), step):
             self._add(features[start : start + step], images[start : start + step])
 
@@ -60,7 +68,10 @@ class NormalEquations:
         one = torch.ones_like(x[:1])
         groups = self._groups(x)
         for number, (kernel, here, own) in enumerate(groups):
-            self.gram[here, here] += patch_gram(own, kernel)
+            if kernel == 1:  # in place: no copy of the matrix
+                self.gram[here, here].addmm_(own.flatten(1), own.flatten(1).T)
+            else:
+                self.gram[here, here] += patch_gram(own, kernel)
             sums = patch_cross(own, one, kernel)
             self.gram[here, -1:] += sums
             self.gram[-1:, here] += sums.T
@@ -125,39 +136,41 @@ def solve(
     strengths: Sequence[float] = STRENGTHS,
     elsewhere: Sequence[int] = (),
 ) -> RidgeSolution:
-    """Fit on `train` with the strength of the lowest error on `judge`; one factorisation serves all strengths.
+    """Fit on `train` with the strength of the lowest error on `judge`.
 
     Each of several parts has its own strength. The search starts from the best of: one strength for all parts, and each
     part alone; then it tries other strengths for one part after the other. So no part raises the error on `judge`. The
-    cost is one factorisation for all parts and one for each part, and one Cholesky decomposition of the whole for each
-    part and strength of `PART_STRENGTHS`.
+    cost is one Cholesky decomposition of the whole for each common strength, and for each part one of all others and
+    one eigendecomposition of its own block. `solving_bytes` is the memory.
 
     Args:
         strengths: relative to the mean diagonal of the Gram matrix.
         elsewhere: positions of parts that the caller tries alone itself.
     """
-    together = _with_one_strength(train, judge, strengths)
-    if len(train.parts) == 1:
-        return together
-    system = _centred(train)
-    scales = [_scale(system, train.gram, part) for part in train.columns()]
+    system, columns = _centred(train), train.columns()
     whole = _scale(system, train.gram)
-    chosen = tuple(together.strength * whole / scale if scale else DROPPED for scale in scales)
-    best = replace(together, strengths=chosen)
+    if len(columns) == 1 or not whole:
+        return _with_one_strength(train, judge, strengths)
+    scales = [_scale(system, train.gram, part) for part in columns]
+    best = _with_common_strength(system, judge, strengths, whole, scales, columns)
     for place in sorted({*range(len(train.parts))} - {*elsewhere}):
         alone = _with_one_strength(train.alone(place), judge.alone(place), strengths)
         if alone.error < best.error:
             weight = torch.zeros_like(train.cross)
-            weight[train.columns()[place]], weight[-1] = alone.weight[:-1], alone.weight[-1]
-            chosen = tuple(alone.strength if part == place else DROPPED for part in range(len(train.parts)))
+            weight[columns[place]], weight[-1] = alone.weight[:-1], alone.weight[-1]
+            chosen = tuple(alone.strength if part == place else DROPPED for part in range(len(columns)))
             best = replace(best, weight=weight, strengths=chosen, error=alone.error)
     for place, scale in enumerate(scales):
-        for strength in PART_STRENGTHS if scale else ():
-            chosen = (*best.strengths[:place], strength, *best.strengths[place + 1 :])
-            tried = _with_strengths(system, chosen, scales, train.columns())
-            if tried is not None and (error := judge.mean_squared_error(tried)) < best.error:
-                best = replace(best, weight=tried, strengths=chosen, error=error)
+        if scale:
+            best = _with_own_strength(system, judge, best, scales, columns, place)
     return best
+
+
+def solving_bytes(parts: Sequence[Part], ratio: int) -> int:
+    """Bytes that `solve` needs beside its two arguments: three square matrices, and a few as wide as the outputs."""
+    columns, outputs = sum(width * kernel**2 for width, kernel in parts) + 1, 3 * ratio**2
+    widest = max(width * kernel**2 for width, kernel in parts)
+    return 8 * columns * (3 * columns + 4 * (outputs + widest))
 
 
 @dataclass(frozen=True)
@@ -209,12 +222,67 @@ def _with_one_strength(train: NormalEquations, judge: NormalEquations, strengths
     return RidgeSolution(weights(best), best, errors, (best,), errors[best])
 
 
-def _with_strengths(
-    system: _Centred, strengths: Sequence[float], scales: Sequence[float], columns: Sequence[slice]
-) -> Tensor | None:
-    """The weights for one strength per part; None if the matrix is not positive definite because of rounding."""
-    penalised = system.gram.clone()
-    for strength, scale, part in zip(strengths, scales, columns, strict=True):
-        penalised.diagonal()[part] += strength * (scale or max(scales))
+def _with_common_strength(
+    system: _Centred,
+    judge: NormalEquations,
+    strengths: Sequence[float],
+    whole: float,
+    scales: Sequence[float],
+    columns: Sequence[slice],
+) -> RidgeSolution:
+    """The best of one strength for all parts, over the mean diagonal `whole`; by Cholesky, which needs less memory."""
+    best: RidgeSolution | None = None
+    errors = {}
+    for strength in strengths:
+        penalised = system.gram.clone()
+        penalised.diagonal().add_(strength * whole)
+        weight = system.weight(torch.cholesky_solve(system.cross, torch.linalg.cholesky(penalised)))
+        errors[strength] = judge.mean_squared_error(weight)
+        if best is None or errors[strength] < best.error:
+            own = tuple(strength * whole / scale if scale else DROPPED for scale in scales)
+            best = RidgeSolution(weight, strength, errors, own, errors[strength])
+    assert best is not None
+    return best
+
+
+def _with_own_strength(
+    system: _Centred,
+    judge: NormalEquations,
+    best: RidgeSolution,
+    scales: Sequence[float],
+    columns: Sequence[slice],
+    place: int,
+) -> RidgeSolution:
+    """The better of `best` and of other strengths for the part at `place`, those of the other parts fixed.
+
+    With the other parts eliminated (Schur complement), the weights are W₀ + U·w, in which only the part's own weights w
+    depend on its strength. So one factorisation serves all strengths, and each costs as much as the part alone.
+    """
+    rows = torch.arange(len(system.gram), device=system.gram.device)
+    own, others = rows[columns[place]], torch.cat([rows[: columns[place].start], rows[columns[place].stop :]])
+    penalty = torch.zeros_like(system.mean_x)
+    for strength, scale, part in zip(best.strengths, scales, columns, strict=True):
+        penalty[part] = strength * (scale or max(scales))
+    penalised = system.gram[others][:, others]
+    penalised.diagonal().add_(penalty[others])
     factor, failed = torch.linalg.cholesky_ex(penalised)
-    return None if failed else system.weight(torch.cholesky_solve(system.cross, factor))
+    if failed:  # not positive definite because of rounding
+        return best
+    border = system.gram[others][:, own]
+    solved = torch.cholesky_solve(torch.cat([border, system.cross[others]], dim=1), factor)
+    values, vectors = torch.linalg.eigh(system.gram[own][:, own] - border.T @ solved[:, : len(own)])
+    projected = vectors.T @ (system.cross[own] - border.T @ solved[:, len(own) :])
+    base, further = torch.zeros_like(system.cross), system.gram.new_zeros(len(rows), len(own))
+    base[others], further[others] = solved[:, len(own) :], -solved[:, : len(own)]
+    further[own] = torch.eye(len(own)).to(further)
+    base, further = system.weight(base), torch.cat([further, -(system.mean_x @ further)[None]])
+    quadratic = further.T @ (judge.gram @ further)
+    linear = further.T @ (judge.gram @ base - judge.cross)
+    start = judge.mean_squared_error(base)
+    for strength in PART_STRENGTHS:
+        weight = vectors @ (projected / (values.clamp_min(0) + strength * scales[place])[:, None])
+        error = start + float(((weight * (quadratic @ weight)).sum() + 2 * (weight * linear).sum()) / judge.count)
+        if error < best.error:
+            strengths = (*best.strengths[:place], strength, *best.strengths[place + 1 :])
+            best = replace(best, weight=base + further @ weight, strengths=strengths, error=error)
+    return best

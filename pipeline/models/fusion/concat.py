@@ -23,9 +23,6 @@ class Concat(AlignedFusion):
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         return self.mix(torch.cat(self.align(features), dim=1))
 
-    def source_weights(self, features: Sequence[Tensor]) -> None:
-        return None
-
 
 def _conv(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
     return (

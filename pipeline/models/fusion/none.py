@@ -25,6 +25,3 @@ class NoFusion(Fusion):
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         return features[0]
-
-    def source_weights(self, features: Sequence[Tensor]) -> None:
-        return None

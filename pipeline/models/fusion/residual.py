@@ -1,0 +1,57 @@
+"""The shallowest source, corrected by the deeper ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from pipeline.core.section import Count, Section
+from pipeline.core.sources import FeatureShape
+from pipeline.models.common.fusion import FUSIONS, Fusion, projected, require_several, resampled
+
+
+@FUSIONS.register("residual")
+class Residual(Fusion):
+    """x₀ + Σᵢ Cᵢ(xᵢ): the features of the shallowest source, and a correction from each other one that starts at zero.
+
+    So training starts as with the shallowest source alone, whatever is added. The shallowest source has the largest
+    grid and, of several such, the fewest channels; then the order of the sources decides.
+    """
+
+    class Options(Section):
+        channels: Count  # of the hidden layer of a correction
+
+    def __init__(self, shapes: Sequence[FeatureShape], options: Options) -> None:
+        """Raises ShapeError: fewer than two sources."""
+        require_several(shapes)
+        super().__init__(shapes, options)
+        self.first = min(range(len(shapes)), key=lambda place: _depth(shapes[place]))
+        self.shape = shapes[self.first]
+        self.correct = nn.ModuleList(
+            nn.Identity() if place == self.first else _correction(shape.channels, options.channels, self.shape.channels)
+            for place, shape in enumerate(shapes)
+        )
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        grid = (self.shape.height, self.shape.width)
+        return (
+            sum(
+                resampled(correct(x), grid)
+                for place, (correct, x) in enumerate(zip(self.correct, features, strict=True))
+                if place != self.first
+            )
+            + features[self.first]
+        )
+
+
+def _depth(shape: FeatureShape) -> tuple[int, int]:
+    return -shape.height * shape.width, shape.channels
+
+
+def _correction(channels: int, hidden: int, width: int) -> nn.Sequential:
+    last = nn.Conv2d(hidden, width, 1)
+    nn.init.zeros_(last.weight)
+    assert last.bias is not None
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(projected(channels, hidden), last)
