@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.models.common.decoder import Decoder
+from pipeline.models.common.fusion import Fusion
 
 ADAM_SHARE = 0.1  # Adam's rate on the parameters that Muon does not update, as a fraction of the peak rate
 READOUT_SHARE = 0.05  # rate of a warm-started read-out, which starts at its optimum, as a fraction of Adam's
@@ -48,6 +49,8 @@ class Muon(Optimizer):
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
     """The nearest semi-orthogonal matrix (U Vᵀ of the SVD), approximately, by a quintic Newton-Schulz iteration."""
     a, b, c = 3.4445, -4.7750, 2.0315  # Jordan et al.: steepest at zero, singular values end in [0.7, 1.2]
+    # by a power of two, exactly: squares of tiny gradients, which reach layers before a zero-started one, underflow
+    matrix = torch.ldexp(matrix, -torch.frexp(matrix.abs().amax()).exponent.clamp_min(-126))
     x = matrix / matrix.norm().clamp_min(torch.finfo(matrix.dtype).tiny)  # zero stays zero
     transposed = x.shape[0] > x.shape[1]
     x = x.T if transposed else x
@@ -61,9 +64,10 @@ def build_optimizers(name: str, rate: float, body: nn.Module, readout: nn.Module
     """The optimisers of a decoder (`body`) and of the read-out from which it was warm-started.
 
     `body` may contain the parameters of both; those of `readout` train at READOUT_SHARE of the rate. Muon takes the
-    matrices, except a decoder's last layer with fewer outputs than inputs. After a warm start that layer starts at
-    zero, and Muon's steps, equally long from the first one on, would lose the start again. (Jordan et al. 2024 leave
-    every last layer to Adam; a wide one, the patches of patch_transformer, trains better with Muon.)
+    matrices, except the last layer of a decoder, or of a fusion's corrections, with fewer outputs than inputs. After a
+    warm start that layer starts at zero, and Muon's steps, equally long from the first one on, would lose the start
+    again. (Jordan et al. 2024 leave every last layer to Adam; a wide one, the patches of patch_transformer, trains
+    better with Muon.)
     """
     slow = {id(p) for p in readout.parameters()} if readout is not None else set()
     fast = [p for p in body.parameters() if id(p) not in slow and p.requires_grad]
@@ -71,6 +75,7 @@ def build_optimizers(name: str, rate: float, body: nn.Module, readout: nn.Module
     optimizers: list[Optimizer] = []
     if name == "muon":
         last = [m.output.weight for m in body.modules() if isinstance(m, Decoder)]
+        last += [weight for m in body.modules() if isinstance(m, Fusion) for weight in m.zero_started()]
         narrow = {id(weight) for weight in last if len(weight) < weight[0].numel()}
         matrices = [p for p in fast if p.ndim >= 2 and id(p) not in narrow]
         optimizers += [Muon(matrices, lr=rate)] if matrices else []

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from pipeline.core.errors import DeviceError
-from pipeline.core.progress import progress
+from pipeline.core.progress import counted, progress
 from pipeline.loading.loader import CachedFeatures, free_memory
 from pipeline.loading.sampler import READ_BATCH, batched
 from pipeline.metrics.scores import decibels
 from pipeline.models.common.inverter import Inverter, joined
 from pipeline.models.common.linear import Linear
-from pipeline.models.common.ridge import NormalEquations, RidgeSolution, solve, solving_bytes
+from pipeline.models.common.ridge import NormalEquations, RidgeSolution, columns_of, solve, solving_bytes
 from pipeline.stores.prepared import PreparedData, Split
 
 SPLITS: tuple[Split, ...] = ("train", "validation")
@@ -39,11 +39,15 @@ def solve_readout(inverter: Inverter, data: PreparedData, cached: CachedFeatures
     alone, with separate weights for each pixel, are more accurate on the validation rows, they are solved first, and
     all sources fit the residual in a second pass over the rows. So no source alone is better than the whole set.
 
+    If the fusion has a leader, that source is read alone, and the weights of the others are zero.
+
     Raises:
         DeviceError: the normal equations do not fit the free memory.
     """
     linear = inverter.linear
     assert linear is not None
+    if inverter.fusion is not None and inverter.fusion.leader is not None:
+        return _solve_leader(inverter, linear, data, cached, inverter.fusion.leader)
     coarser = inverter.coarser() if inverter.blueprint.kernels else []  # an older model has one kernel for all sources
     readings: list[Reading] = [(None, linear), *coarser]
     _require_memory(inverter, readings)
@@ -67,14 +71,27 @@ def solve_readout(inverter: Inverter, data: PreparedData, cached: CachedFeatures
     return ReadoutSolution(rest, places, own)
 
 
+def _solve_leader(
+    inverter: Inverter, linear: Linear, data: PreparedData, cached: CachedFeatures, leader: int
+) -> ReadoutSolution:
+    """The read-out of the source at `leader`, which has the largest grid, as weights of the read-out of all sources."""
+    readings: list[Reading] = [((leader,), inverter.reading((leader,)))]
+    (train,), (judge,) = (_accumulate(inverter, data, cached, readings, split) for split in SPLITS)
+    alone, places = solve(train, judge), columns_of(linear.parts)
+    weight = alone.weight.new_zeros(max(place.stop for place in places) + 1, alone.weight.shape[1])
+    weight[places[leader]], weight[-1] = alone.weight[:-1], alone.weight[-1]
+    return ReadoutSolution(replace(alone, weight=weight))
+
+
 def _require_memory(inverter: Inverter, readings: Sequence[Reading]) -> None:
     """Print the size of the normal equations of several sources. Raises DeviceError: more than the free memory."""
     linear = readings[0][1]
-    columns = sum(width * kernel**2 for width, kernel in linear.parts) + 1
+    unknowns = max(place.stop for place in columns_of(linear.parts))
     sums = sum(NormalEquations.bytes(each.parts, each.ratio) for _, each in readings)
     needed = len(SPLITS) * sums + max(solving_bytes(each.parts, each.ratio) for _, each in readings)
     free = free_memory(inverter.device)
-    size = f"{len(inverter.sources)} sources, {columns:,} columns: {needed / 1e9:.1f} GB of memory"
+    sources = counted(len(inverter.sources), "source")
+    size = f"{sources}, {unknowns:,} unknowns for each value: {needed / 1e9:.1f} GB of memory"
     if needed > free:
         raise DeviceError(
             f"the read-out has {size}, and {inverter.device} has {free / 1e9:.1f} GB free; name fewer layers, or set "

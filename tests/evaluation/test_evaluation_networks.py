@@ -93,6 +93,18 @@ def test_layers_of_one_network_report_their_weights_and_where_they_weigh(tmp_pat
 
 
 @pytest.mark.slow
+def test_with_a_residual_fusion_training_starts_as_with_the_shallowest_layer_alone(tmp_path: Path) -> None:
+    layers = "backbones.vgg16.layers=[block1, block2, block3]"
+    alone, several = (
+        experiment("residual", layers, *chosen, "protocols.fast.learning_rate=1e-12")  # so it stays at its start
+        for chosen in (["layer=block1"], ["layer=block1+block3", "fusion=residual"])
+    )
+    first, second = scored(alone, tmp_path / "alone"), scored(several, tmp_path / "several")
+    assert second["floors"]["linear"] == pytest.approx(first["floors"]["linear"], rel=1e-4)
+    assert second["psnr"]["mean"] == pytest.approx(first["psnr"]["mean"], rel=1e-4)
+
+
+@pytest.mark.slow
 def test_layers_that_are_not_used_are_not_read(tmp_path: Path) -> None:
     layers = "backbones.vgg16.layers=[block1, block2, block3]"
     made = experiment("linear", "layer=block3+block1", layers)

@@ -100,7 +100,9 @@ WRONG = {
     "grids: {a: {decoder: linear}}": "grids.a has no source; add one, for example source: vgg16.block1",
     "grids: {a: {source: vgg16.block1, layer: block2}}": "grids.a.layer: sources are given as source",
     "grids: {a: {source: vgg16.block1, decoder: []}}": "grids.a.decoder is an empty list; give it a value",
-    "ensembles: {one: [vgg16.block1]}\ngrids: {a: {source: one}}": "ensembles.one has 1 source; an ensemble takes two or more",
+    "ensembles: {one: [vgg16.block1]}\ngrids: {a: {source: one}}": (
+        "ensembles.one has 1 source; an ensemble takes two or more"
+    ),
     "grids: {a: {source: vgg16.block1}, b: {source: vgg16.block1, seed: 1}}": (
         "two configurations are called mine-vgg16.block1-default; write the keys that differ as lists"
     ),

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from shipped import build_decoder
+from shipped import build_decoder, build_fusion
 from torch import nn
 
 from pipeline.core.sources import FeatureShape, ImageSize
@@ -55,6 +55,27 @@ def test_each_parameter_has_one_optimizer_and_the_linear_part_is_slow() -> None:
     slow = optimizers[1].param_groups[-1]
     assert slow["lr"] < 1e-2 * READOUT_SHARE
     assert {id(p) for p in slow["params"]} == {id(p) for p in model["linear"].parameters()}
+
+
+@pytest.mark.parametrize("scale", [1e-42, 1e-38, 1e-25, 1e-10, 1e10, 1e30])
+def test_the_direction_of_a_step_does_not_depend_on_the_size_of_the_gradient(scale: float) -> None:
+    """Layers before one that starts at zero get tiny gradients, whose squares underflow."""
+    matrix = torch.randn(16, 64, generator=torch.Generator().manual_seed(0))
+    tolerance = 0.01 if scale < 1e-37 else 1e-4  # of subnormal numbers
+    torch.testing.assert_close(orthogonalise(matrix * scale), orthogonalise(matrix), rtol=0, atol=tolerance)
+    assert not orthogonalise(matrix * 0).any()
+
+
+@pytest.mark.parametrize("hidden", [16, 256])
+def test_the_last_layers_of_corrections_are_left_to_adam(hidden: int) -> None:
+    shapes = [FeatureShape(8, 8, 8), FeatureShape(64, 4, 4), FeatureShape(9, 2, 2)]
+    fusion = build_fusion("residual", {"channels": hidden}, shapes)
+    muon, *others = build_optimizers("muon", 1e-2, fusion, None)
+    by_muon = {id(p) for g in muon.param_groups for p in g["params"]}
+    assert not by_muon & {id(weight) for weight in fusion.zero_started()}
+    assert len(fusion.zero_started()) == 2
+    seen = [id(p) for o in (muon, *others) for g in o.param_groups for p in g["params"]]
+    assert sorted(seen) == sorted(map(id, fusion.parameters()))
 
 
 @pytest.mark.parametrize(

@@ -154,13 +154,13 @@ def test_a_set_that_does_not_fit_the_memory_is_refused_with_its_size(monkeypatch
     solved.cache_clear()
     with pytest.raises(DeviceError) as caught:
         solved("good.narrow", "good.wide")
-    says(caught.value, "2 sources, 313 columns", "GB free", "fewer layers", "decoders.linear.kernel: 1")
+    says(caught.value, "2 sources, 312 unknowns", "GB free", "fewer layers", "decoders.linear.kernel: 1")
 
 
 def test_the_size_of_a_set_is_stated_before_the_work(capsys: pytest.CaptureFixture[str]) -> None:
     solved.cache_clear()
     solved("good.narrow", "good.wide")
-    assert capsys.readouterr().err.startswith("read-out: 2 sources, 313 columns: 0.0 GB of memory\n")
+    assert capsys.readouterr().err.startswith("read-out: 2 sources, 312 unknowns for each value: 0.0 GB of memory\n")
 
 
 @pytest.mark.slow

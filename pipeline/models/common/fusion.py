@@ -23,6 +23,9 @@ class Fusion(nn.Module, ABC):
         """The fusion's section of params.yaml."""
 
     shape: FeatureShape
+    leader: int | None = (
+        None  # position of the source from whose read-out alone training starts; None: from that of all
+    )
 
     def __init__(self, shapes: Sequence[FeatureShape], options: Section) -> None:
         """A subclass takes its own `Options` and sets `shape`."""
@@ -36,6 +39,10 @@ class Fusion(nn.Module, ABC):
         """The learned weight of each source, (sources,) with sum 1, averaged over the batch; None if there are none."""
         maps = self.weight_maps(features)
         return None if maps is None else maps.mean(dim=(0, 2, 3))
+
+    def zero_started(self) -> list[Tensor]:
+        """Weights of last layers that start at zero, which optimisers treat as a decoder's last layer."""
+        return []
 
     def weight_maps(self, features: Sequence[Tensor]) -> Float[Tensor, "b sources h w"] | None:
         """The weight of each source at each position, with sum 1 over the sources; None if it does not depend on it."""

@@ -177,7 +177,7 @@ class Inverter(nn.Module):
             section = f"decoders.{LINEAR}"
             chosen = parse_section(Linear.Options, recorded(section, options), section)
             self.linear = Linear(stacked, image, chosen, parts)
-        self.apart = nn.ModuleList([self._reading(blueprint.apart)] if blueprint.apart else [])
+        self.apart = nn.ModuleList([self.reading(blueprint.apart)] if blueprint.apart else [])
         self.fusion: Fusion | None = None
         self.decoder: Decoder | None = None
         if blueprint.decoder != LINEAR:
@@ -186,7 +186,7 @@ class Inverter(nn.Module):
             if self.linear is not None:
                 self.decoder.zero_output()
 
-    def _reading(self, places: Sequence[int]) -> Linear:
+    def reading(self, places: Sequence[int]) -> Linear:
         """A read-out of sources with one common grid. Raises ShapeError: the grid does not divide the image."""
         shapes = [FeatureShape(*self.blueprint.shapes[place]) for place in places]
         shape = FeatureShape(sum(each.channels for each in shapes), shapes[0].height, shapes[0].width)
@@ -203,7 +203,7 @@ class Inverter(nn.Module):
         found = []
         for places in (tuple(each) for grid, each in grids.items() if grid != self.grid):
             with suppress(ShapeError):  # these sources alone have no read-out
-                found.append((places, self._reading(places).to(self.device)))
+                found.append((places, self.reading(places).to(self.device)))
         return found
 
     def read_apart(self, places: Sequence[int], reading: Linear) -> None:

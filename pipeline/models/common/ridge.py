@@ -26,6 +26,16 @@ PART_STRENGTHS = (1e-6, 1e-4, 1e-2, 1.0, DROPPED)  # tried for one part of sever
 ROUNDING = 1e-12  # a variance below this fraction of the sum of squares is rounding
 
 
+def columns_of(parts: Sequence[Part]) -> list[slice]:
+    """The columns that belong to each part, among the entries of all patches in the order of `by_kernel`."""
+    found, start = [slice(0)] * len(parts), 0
+    for kernel, places in by_kernel(parts).items():
+        for place in places:
+            found[place] = slice(start, start + parts[place][0] * kernel**2)
+            start = found[place].stop
+    return found
+
+
 class NormalEquations:
     """The sums XᵀX, XᵀY and ‖Y‖² over everything seen so far.
 
@@ -96,12 +106,7 @@ class NormalEquations:
 
     def columns(self) -> list[slice]:
         """The columns of X that belong to each part."""
-        found, start = [slice(0)] * len(self.parts), 0
-        for kernel, places in by_kernel(self.parts).items():
-            for place in places:
-                found[place] = slice(start, start + self.parts[place][0] * kernel**2)
-                start = found[place].stop
-        return found
+        return columns_of(self.parts)
 
     def alone(self, place: int) -> NormalEquations:
         """The normal equations of one part."""

@@ -15,8 +15,9 @@ from pipeline.models.common.fusion import FUSIONS, Fusion, projected, require_se
 class Residual(Fusion):
     """x₀ + Σᵢ Cᵢ(xᵢ): the features of the shallowest source, and a correction from each other one that starts at zero.
 
-    So training starts as with the shallowest source alone, whatever is added. The shallowest source has the largest
-    grid and, of several such, the fewest channels; then the order of the sources decides.
+    So training starts as with the shallowest source alone, whatever is added, and from the read-out of that source
+    alone: that of all sources would bring along what it learned by heart from deep ones. The shallowest source has the
+    largest grid and, of several such, the fewest channels; then the order of the sources decides.
     """
 
     class Options(Section):
@@ -26,23 +27,24 @@ class Residual(Fusion):
         """Raises ShapeError: fewer than two sources."""
         require_several(shapes)
         super().__init__(shapes, options)
-        self.first = min(range(len(shapes)), key=lambda place: _depth(shapes[place]))
-        self.shape = shapes[self.first]
+        self.leader = min(range(len(shapes)), key=lambda place: _depth(shapes[place]))
+        self.shape = shapes[self.leader]
         self.correct = nn.ModuleList(
-            nn.Identity() if place == self.first else _correction(shape.channels, options.channels, self.shape.channels)
+            nn.Identity()
+            if place == self.leader
+            else _correction(shape.channels, options.channels, self.shape.channels)
             for place, shape in enumerate(shapes)
         )
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         grid = (self.shape.height, self.shape.width)
-        return (
-            sum(
-                resampled(correct(x), grid)
-                for place, (correct, x) in enumerate(zip(self.correct, features, strict=True))
-                if place != self.first
-            )
-            + features[self.first]
-        )
+        # the leader's own module is the identity
+        first, *others = (resampled(correct(x), grid) for correct, x in zip(self.correct, features, strict=True))
+        return sum(others, first)
+
+    def zero_started(self) -> list[Tensor]:
+        lasts = (each[-1] for each in self.correct if isinstance(each, nn.Sequential))
+        return [last.weight for last in lasts if isinstance(last, nn.Conv2d)]
 
 
 def _depth(shape: FeatureShape) -> tuple[int, int]:
