@@ -73,12 +73,13 @@ def _unknown_slot(params: Params, prefix: str, backbone: str, layers: str) -> It
         yield unknown_name(f"{prefix}backbone", backbone, [*networks, NONE] if prefix else networks)
         return
     entry = params.backbone_params(backbone)
-    for part in layers.split("+"):
+    for part in dict.fromkeys(layers.split("+")):
         try:
             entry.chosen(part)
         except KeyError:
             unknown = unknown_name(f"{prefix}layer", part, entry.layers)
-            yield f"{unknown} (or add it to backbones.{backbone}.layers)"
+            several = "" if part == layers else "; several are joined by +, and last2 or all are names too"
+            yield f"{unknown} (or add it to backbones.{backbone}.layers){several}"
 
 
 def _numbers_of_sources(params: Params) -> Iterator[str]:

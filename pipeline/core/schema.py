@@ -73,10 +73,13 @@ class BackboneParams(Section):
     def chosen(self, layer: str) -> tuple[str, ...]:
         """The layers that `layer` names: one, `all`, `last4` (of the list), or several of these joined by `+`.
 
+        Returns: names in the order of the list, whatever their order in `layer`.
+
         Raises:
             KeyError: a part names no layer of the list, or more than it has.
         """
-        return tuple(name for part in layer.split("+") for name in self._named(part))
+        named = (name for part in layer.split("+") for name in self._named(part))
+        return tuple(sorted(named, key=self.layers.index))
 
     def _named(self, part: str) -> tuple[str, ...]:
         if part in self.layers:
@@ -199,13 +202,24 @@ class Params(Section):
     @property
     def sources(self) -> tuple[Source, ...]:
         """The inverted layers: those of `layer` and, with a fusion, those of the ensemble's slots."""
+        return tuple(
+            Source(backbone, layer)
+            for backbone, layers in self.slots
+            for layer in self.backbones[backbone].chosen(layers)
+        )
+
+    @property
+    def slots(self) -> list[tuple[str, str]]:
+        """Backbone and `layer` of each slot in use: the first one and, with a fusion, those of the ensemble."""
         slots = [(self.backbone, self.layer)]
         if self.fusion != NONE:
             further = (self.ensemble.second, self.ensemble.third, self.ensemble.fourth)
             slots += [(slot.backbone, slot.layer) for slot in further if slot.backbone != NONE]
-        return tuple(
-            Source(backbone, layer) for backbone, layers in slots for layer in self.backbones[backbone].chosen(layers)
-        )
+        return slots
+
+    def depth(self, source: Source) -> tuple[str, int]:
+        """A key that sorts sources by backbone, and the layers of each as its list has them: shallow to deep."""
+        return source.backbone, self.backbones[source.backbone].layers.index(source.layer)
 
     @property
     def recipe(self) -> ProtocolParams:

@@ -47,9 +47,10 @@ class Source:
         return self._place < other._place
 
     @property
-    def _place(self) -> tuple[str, list[str | int]]:
+    def _place(self) -> tuple[str, list[str | int], str]:
         """Texts and numbers alternate, so that two places always compare."""
-        return self.backbone, [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", self.layer)]
+        parts = re.split(r"(\d+)", self.layer)
+        return self.backbone, [int(part) if part.isdecimal() else part for part in parts], self.layer
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,9 @@ def _routing(inverter: Inverter, shown: Shown) -> tuple[list[Picture], list[str]
     if maps is None:
         return None
     weights = maps[0].float().cpu().numpy()  # (sources, h, w)
-    tiles = [enlarged(coloured(each / weights.max()), CHANNEL_EDGE) for each in weights]
-    captions = [f"{source} {each.mean():.0%}" for source, each in zip(inverter.sources, weights, strict=True)]
-    return [enlarged(to_picture(shown.target), CHANNEL_EDGE), *tiles], [shown.name, *captions]
+    photograph = enlarged(to_picture(shown.target), CHANNEL_EDGE)
+    tiles = [enlarged(coloured(each / weights.max()), max(photograph.shape)) for each in weights]
+    one = len({source.backbone for source in inverter.sources}) == 1
+    names = [source.layer if one else str(source) for source in inverter.sources]
+    captions = [f"{name} {each.mean():.0%}" for name, each in zip(names, weights, strict=True)]
+    return [photograph, *tiles], [shown.name, *captions]

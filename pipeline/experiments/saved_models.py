@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import DataError
-from pipeline.core.params import Params
+from pipeline.core.params import NONE, Params
 from pipeline.core.sources import Source
 from pipeline.experiments.found import WORKSPACE, copy_whole, dvc_experiments
+from pipeline.experiments.study.grid import slots
 
 MODELS, SETTINGS = "models", "params.yaml"
 DESCRIPTION = "model.json"
@@ -76,10 +77,10 @@ def command(description: Mapping[str, Any], made_with: Params, now: Params) -> s
     `description` is its model.json, `made_with` the parameters beside it: of them only sections that it used count.
     """
     blueprint = description["blueprint"]
-    (backbone, layers), *further = Source.slots(map(Source.parse, blueprint["sources"]))
-    settings: dict[str, Any] = {"backbone": backbone, "layer": layers}
-    for slot, (other, its_layers) in zip(("second", "third", "fourth"), further, strict=False):
-        settings |= {f"ensemble.{slot}.backbone": other, f"ensemble.{slot}.layer": its_layers}
+    sources = [Source.parse(each) for each in blueprint["sources"]]
+    settings: dict[str, Any] = dict(slots(sources))
+    if blueprint["fusion"] == NONE:  # then nothing reads the slots of an ensemble
+        settings = {key: value for key, value in settings.items() if not key.startswith("ensemble.")}
     settings |= {"decoder": blueprint["decoder"], "fusion": blueprint["fusion"]}
     if isinstance(description.get("loss"), Mapping) and len(description["loss"]) == 1:
         settings["loss"] = next(iter(description["loss"]))
@@ -88,7 +89,8 @@ def command(description: Mapping[str, Any], made_with: Params, now: Params) -> s
         settings["seed"] = description["seed"]
     protocol = description.get("train", {}).get("protocol")
     used = ["prepare", "store", "two_stage", "dataset", f"decoders.{blueprint['decoder']}", f"protocols.{protocol}"]
-    used += [f"backbones.{name}.{key}" for name in (backbone, *dict(further)) for key in ("weights", "seed")]
+    used += [f"fusions.{blueprint['fusion']}"]
+    used += [f"backbones.{source.backbone}.{key}" for source in sources for key in ("weights", "seed")]
     here = _flat(now.model_dump(mode="json"))
     settings |= {
         key: value

@@ -61,6 +61,7 @@ def solve_readout(inverter: Inverter, data: PreparedData, cached: CachedFeatures
         return ReadoutSolution(joint)
     places, reading = coarser[best]
     own = others[best]
+    del sums, first, own_sums  # as large as those of the second pass
     reading.load_solution(own.weight[:-1], own.weight[-1])
     (train,), (judge,) = (
         _accumulate(inverter, data, cached, [(None, linear)], split, (places, reading)) for split in SPLITS
@@ -76,6 +77,7 @@ def _solve_leader(
 ) -> ReadoutSolution:
     """The read-out of the source at `leader`, which has the largest grid, as weights of the read-out of all sources."""
     readings: list[Reading] = [((leader,), inverter.reading((leader,)))]
+    _require_memory(inverter, readings)
     (train,), (judge,) = (_accumulate(inverter, data, cached, readings, split) for split in SPLITS)
     alone, places = solve(train, judge), columns_of(linear.parts)
     weight = alone.weight.new_zeros(max(place.stop for place in places) + 1, alone.weight.shape[1])
@@ -85,19 +87,19 @@ def _solve_leader(
 
 def _require_memory(inverter: Inverter, readings: Sequence[Reading]) -> None:
     """Print the size of the normal equations of several sources. Raises DeviceError: more than the free memory."""
-    linear = readings[0][1]
+    sources, linear = readings[0]
     unknowns = max(place.stop for place in columns_of(linear.parts))
     sums = sum(NormalEquations.bytes(each.parts, each.ratio) for _, each in readings)
     needed = len(SPLITS) * sums + max(solving_bytes(each.parts, each.ratio) for _, each in readings)
     free = free_memory(inverter.device)
-    sources = counted(len(inverter.sources), "source")
-    size = f"{sources}, {unknowns:,} unknowns for each value: {needed / 1e9:.1f} GB of memory"
+    count = len(inverter.sources if sources is None else sources)
+    size = f"{counted(count, 'source')}, {unknowns:,} unknowns for each value: {needed / 1e9:.1f} GB of memory"
     if needed > free:
         raise DeviceError(
             f"the read-out has {size}, and {inverter.device} has {free / 1e9:.1f} GB free; name fewer layers, or set "
             "decoders.linear.kernel: 1"
         )
-    if len(inverter.sources) > 1:
+    if count > 1:
         print(f"read-out: {size}", file=sys.stderr)
 
 

@@ -74,7 +74,7 @@ def train(params: Params, data: PreparedData, paths: Paths, device: torch.device
     """
     seed_everything(params.seed)
     load_prior(paths.prior, data)  # raises if it is of other photographs
-    stores = open_inputs(paths, sorted(params.sources), params, data)
+    stores = open_inputs(paths, sorted(params.sources, key=params.depth), params, data)
     if params.two_stage.refine != NONE:
         require_first_stage(paths.first_stage, first_stage_facts(params, *stores.features))
     inverter = build_inverter(params, data, stores).to(device)

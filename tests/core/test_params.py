@@ -56,7 +56,8 @@ MISTAKES = {
     "layer=all": "params.yaml: layer = 'all' names 5 layers, and decoder = 'residual' takes one feature map; "
     "set fusion: residual, or another one, or decoder: linear",
     "layer=stage1+stage9": "params.yaml: layer = 'stage9' is unknown (did you mean 'stage5'?); choose one of: "
-    "stage1, stage2, stage3, stage4, stage5 (or add it to backbones.efficientnet_lite0.layers)",
+    "stage1, stage2, stage3, stage4, stage5 (or add it to backbones.efficientnet_lite0.layers); several are joined "
+    "by +, and last2 or all are names too",
     "layer=last6": "params.yaml: layer = 'last6' is unknown; choose one of: "
     "stage1, stage2, stage3, stage4, stage5 (or add it to backbones.efficientnet_lite0.layers)",
     "losses.mse.mse=0.0": "params.yaml: losses.mse = {'mse': 0.0} has no term above 0; give at least one term a weight",
@@ -259,7 +260,7 @@ def test_an_ensemble_has_its_sources_in_slot_order() -> None:
     [
         ("all", (1, 2, 3, 4, 5)),
         ("last2", (4, 5)),
-        ("stage5+stage1", (5, 1)),
+        ("stage5+stage1", (1, 5)),
         ("stage2+last2", (2, 4, 5)),
         ("last1", (5,)),
     ],
@@ -360,3 +361,10 @@ def test_networks_that_are_not_chosen_are_checked_too() -> None:
 
 def test_a_crop_that_only_an_unused_network_refuses_is_fine() -> None:
     check_networks(load_checked(ROOT / "params.yaml", ["prepare.crop=208", "backbones.vgg16.layers=[block1]"]))
+
+
+def test_the_order_of_the_list_is_the_depth_of_layers() -> None:
+    listed = "backbones.efficientnet_lite0.layers=[conv_stem, blocks.0, bn2]"
+    params = load_params(ROOT / "params.yaml", [listed, "layer=bn2+conv_stem", "decoder=linear"])
+    assert [each.layer for each in params.sources] == ["conv_stem", "bn2"]
+    assert sorted({*params.sources}, key=params.depth) == list(params.sources)

@@ -34,7 +34,7 @@ def test_each_set_is_trained_once() -> None:
     ]  # fmt: skip
     assert sets.up_to[Source("vgg16", "block3")] == sets.every
     assert sets.up_to[Source("vgg16", "block1")] == sets.alone[Source("vgg16", "block1")]
-    assert sets.study.name == "layers_vgg16_linear"
+    assert sets.study.name == "layers_vgg16.block3+block1+block2_linear"
     for layers, one in trained.items():
         assert loaded(*one.settings).sources == one.sources
         assert {f"layer={layers}", "decoder=linear", "prepare.views=1"} <= set(one.settings)
@@ -46,7 +46,7 @@ def test_a_single_layer_has_no_fusion_and_sets_have_that_of_params() -> None:
     assert [str(each) for each in sets.alone] == [
         "efficientnet_lite0.stage4", "efficientnet_lite0.stage5", "vgg16.block4", "vgg16.block5",
     ]  # fmt: skip
-    assert sets.study.name == "layers_efficientnet_lite0_vgg16_routed_residual"
+    assert sets.study.name == "layers_efficientnet_lite0.last2_vgg16.last2_routed_residual"
     for one in sets.study.configurations:
         assert loaded(*one.settings).sources == one.sources
         assert ("fusion=none" in one.settings) == (len(one.sources) == 1)

@@ -105,8 +105,8 @@ def test_a_study_from_its_plan_to_its_figures(project: Project) -> None:
 def test_the_contribution_of_each_layer_from_experiments_of_its_subsets(project: Project) -> None:
     chosen = ["--set", "layer=block1+block2", "--set", "decoder=linear", "--set", "prepare.views=1"]
     layers = project.run("python", "-m", "stages", "layers", "--jobs", "2", *chosen).output
-    assert "layers_vgg16_linear: 0 of 3 experiments finished" in layers  # both, and each alone
-    results = project.root / "metrics/studies/layers_vgg16_linear"
+    assert "layers_vgg16.block1+block2_linear: 0 of 3 experiments finished" in layers  # both, and each alone
+    results = project.root / "metrics/studies/layers_vgg16.block1+block2_linear"
     assert {path.name for path in results.iterdir()} == {"layers.md", "layers.csv", "layers.svg"}
     table = pd.read_csv(results / "layers.csv", index_col="source")
     assert list(table.index) == ["vgg16.block1", "vgg16.block2"]

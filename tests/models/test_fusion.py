@@ -102,7 +102,7 @@ def test_saved_weights_give_the_same_result(name: str) -> None:
 
 
 def test_the_order_of_sources_only_permutes_the_parameters(name: str) -> None:
-    order = (2, 0, 3, 1)
+    order = (2, 0, 3, 1) if name in ALIGNED else (2, 0, 1, 3)  # of equal grids, the first one leads `residual`
     fusion, other = _fusion(name).eval(), _fusion(name, [SHAPES[i] for i in order], seed=9).eval()
     _scramble(fusion)
     other.load_state_dict(_permuted(fusion, order))
@@ -213,7 +213,7 @@ def test_routed_weighs_each_position_by_the_features_there() -> None:
 @pytest.mark.parametrize("count", [2, 5, 12])
 def test_residual_starts_as_the_shallowest_source_and_then_hears_all(count: int) -> None:
     fusion, features = _fusion("residual", _many(count)), _features(_many(count))
-    assert torch.equal(fusion(features), features[1])  # 4×10×14: the largest grid, the fewest channels
+    assert torch.equal(fusion(features), features[1])  # 4×10×14: the first with the largest grid
     _scramble(fusion)
     fusion.eval()
     for place in range(count):

@@ -46,14 +46,14 @@ class LayerSets:
         Raises:
             ParamsError: there is one source.
         """
-        sources = tuple(sorted(params.sources))  # shallow to deep
+        sources = params.sources  # those of each network shallow to deep
         if len(sources) < 2:
             raise ParamsError(
                 f"params.yaml: layer = {params.layer!r} is one layer; name several, "
                 "for example --set layer=all --set decoder=linear"
             )
         recipe = params.decoder if params.fusion == NONE else f"{params.fusion}_{params.decoder}"
-        prefix = f"layers_{'_'.join(dict(Source.slots(sources)))}_{recipe}"
+        prefix = f"layers_{'_'.join(f'{backbone}.{layers}' for backbone, layers in params.slots)}_{recipe}"
         others = [each for each in overrides if not each.startswith(("backbone=", "layer=", "fusion=", "ensemble."))]
         made: dict[tuple[Source, ...], Configuration] = {}  # one for each set, whatever it is called for
 
@@ -108,7 +108,8 @@ def contributions(sets: LayerSets, experiments: Mapping[str, Experiment], metric
             }
         )
         before = up_to
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table.astype(dict.fromkeys(table.columns.drop(["source", "shape"]), float))
 
 
 def _interval(name: str, found: Lead | None) -> dict[str, float | None]:
@@ -148,7 +149,8 @@ def _scored(sets: LayerSets, everything: Experiment) -> str:
 
 def contributions_figure(table: pd.DataFrame, sets: LayerSets, everything: Experiment, metric: str) -> str:
     """SVG: the metric of each source alone, up to it and without it; and what is lost without it, with its weight."""
-    names = [source.partition(".")[2] for source in table["source"]]
+    layers = [Source.parse(source).layer for source in table["source"]]
+    names = layers if len(set(layers)) == len(layers) else list(table["source"])
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(max(8, 0.9 * len(names)), 3.2), layout="constrained")
         scores, shares = figure.subplots(1, 2)
@@ -156,7 +158,10 @@ def contributions_figure(table: pd.DataFrame, sets: LayerSets, everything: Exper
             scores.plot(names, table[column], marker="o", label=label)
         scores.axhline(everything.metrics[metric]["mean"], color="grey", linestyle=":", label="all")
         scores.set(ylabel=METRICS.get(metric).title)
-        bars = [table["left_out"] - table["left_out_low"], table["left_out_high"] - table["left_out"]]
+        bars = [
+            (table["left_out"] - table["left_out_low"]).clip(0),
+            (table["left_out_high"] - table["left_out"]).clip(0),
+        ]
         shares.bar(names, table["left_out"], yerr=bars, color="#888")
         shares.set(ylabel=f"{METRICS.get(metric).title}: lost when left out")
         if table["weight"].notna().all():

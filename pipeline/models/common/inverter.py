@@ -55,8 +55,8 @@ class Blueprint:
 
     @classmethod
     def of(cls, params: Params, shapes: Mapping[Source, FeatureShape], image: ImageSize) -> Blueprint:
-        """The blueprint for `params`. Sources are sorted, so that their order in params.yaml changes nothing."""
-        sources = sorted(shapes)
+        """The blueprint for `params`. Sources are sorted, so that the order in which it names them changes nothing."""
+        sources = sorted(shapes, key=params.depth)
         warm = params.train.warm_start == LINEAR and params.decoder != LINEAR
         kernel = parse_section(Linear.Options, params.linear_options, f"decoders.{LINEAR}").kernel
         linear = {name: value for name, value in params.linear_options.items() if name != "kernel"}  # see `kernels`

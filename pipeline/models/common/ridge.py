@@ -23,6 +23,7 @@ CHUNK_SHARE = 1 / 4  # of the Gram matrix: where that is more, each pass over th
 STRENGTHS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # λ over the Gram matrix's mean diagonal
 DROPPED = 1e9  # the strength of a part that is left out
 PART_STRENGTHS = (1e-6, 1e-4, 1e-2, 1.0, DROPPED)  # tried for one part of several, with the others fixed
+SQUARES = 4.5  # matrices as large as the Gram matrix that `solve` holds at a time, measured
 ROUNDING = 1e-12  # a variance below this fraction of the sum of squares is rounding
 
 
@@ -144,9 +145,10 @@ def solve(
     """Fit on `train` with the strength of the lowest error on `judge`.
 
     Each of several parts has its own strength. The search starts from the best of: one strength for all parts, and each
-    part alone; then it tries other strengths for one part after the other. So no part raises the error on `judge`. The
-    cost is one Cholesky decomposition of the whole for each common strength, and for each part one of all others and
-    one eigendecomposition of its own block. `solving_bytes` is the memory.
+    part alone; then it tries other strengths for one part after the other, once. So the error on `judge` is at most
+    that of any part alone, and that of one strength for all. The cost is one Cholesky decomposition of the whole for
+    each common strength, and for each part one of all others and one eigendecomposition of its own block.
+    `solving_bytes` is the memory.
 
     Args:
         strengths: relative to the mean diagonal of the Gram matrix.
@@ -172,10 +174,10 @@ def solve(
 
 
 def solving_bytes(parts: Sequence[Part], ratio: int) -> int:
-    """Bytes that `solve` needs beside its two arguments: three square matrices, and a few as wide as the outputs."""
+    """Bytes that `solve` needs at most beside its two arguments: square matrices, and some as wide as the outputs."""
     columns, outputs = sum(width * kernel**2 for width, kernel in parts) + 1, 3 * ratio**2
     widest = max(width * kernel**2 for width, kernel in parts)
-    return 8 * columns * (3 * columns + 4 * (outputs + widest))
+    return int(8 * columns * (SQUARES * columns + 4 * (outputs + widest)))
 
 
 @dataclass(frozen=True)
@@ -268,14 +270,14 @@ def _with_own_strength(
     penalty = torch.zeros_like(system.mean_x)
     for strength, scale, part in zip(best.strengths, scales, columns, strict=True):
         penalty[part] = strength * (scale or max(scales))
-    penalised = system.gram[others][:, others]
+    penalised = system.gram[others[:, None], others]
     penalised.diagonal().add_(penalty[others])
     factor, failed = torch.linalg.cholesky_ex(penalised)
     if failed:  # not positive definite because of rounding
         return best
-    border = system.gram[others][:, own]
+    border = system.gram[others[:, None], own]
     solved = torch.cholesky_solve(torch.cat([border, system.cross[others]], dim=1), factor)
-    values, vectors = torch.linalg.eigh(system.gram[own][:, own] - border.T @ solved[:, : len(own)])
+    values, vectors = torch.linalg.eigh(system.gram[own[:, None], own] - border.T @ solved[:, : len(own)])
     projected = vectors.T @ (system.cross[own] - border.T @ solved[:, len(own) :])
     base, further = torch.zeros_like(system.cross), system.gram.new_zeros(len(rows), len(own))
     base[others], further[others] = solved[:, len(own) :], -solved[:, : len(own)]

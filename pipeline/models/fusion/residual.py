@@ -15,9 +15,8 @@ from pipeline.models.common.fusion import FUSIONS, Fusion, projected, require_se
 class Residual(Fusion):
     """x₀ + Σᵢ Cᵢ(xᵢ): the features of the shallowest source, and a correction from each other one that starts at zero.
 
-    So training starts as with the shallowest source alone, whatever is added, and from the read-out of that source
-    alone: that of all sources would bring along what it learned by heart from deep ones. The shallowest source has the
-    largest grid and, of several such, the fewest channels; then the order of the sources decides.
+    So training starts at the read-out of the shallowest source alone, whatever is added: that of all sources would
+    bring along what it learned by heart from deep ones. The shallowest source is the first one with the largest grid.
     """
 
     class Options(Section):
@@ -27,7 +26,7 @@ class Residual(Fusion):
         """Raises ShapeError: fewer than two sources."""
         require_several(shapes)
         super().__init__(shapes, options)
-        self.leader = min(range(len(shapes)), key=lambda place: _depth(shapes[place]))
+        self.leader = max(range(len(shapes)), key=lambda place: shapes[place].height * shapes[place].width)
         self.shape = shapes[self.leader]
         self.correct = nn.ModuleList(
             nn.Identity()
@@ -45,10 +44,6 @@ class Residual(Fusion):
     def zero_started(self) -> list[Tensor]:
         lasts = (each[-1] for each in self.correct if isinstance(each, nn.Sequential))
         return [last.weight for last in lasts if isinstance(last, nn.Conv2d)]
-
-
-def _depth(shape: FeatureShape) -> tuple[int, int]:
-    return -shape.height * shape.width, shape.channels
 
 
 def _correction(channels: int, hidden: int, width: int) -> nn.Sequential:
