@@ -217,9 +217,13 @@ class Params(Section):
             slots += [(slot.backbone, slot.layer) for slot in further if slot.backbone != NONE]
         return slots
 
-    def depth(self, source: Source) -> tuple[str, int]:
-        """A key that sorts sources by backbone, and the layers of each as its list has them: shallow to deep."""
-        return source.backbone, self.backbones[source.backbone].layers.index(source.layer)
+    def depth(self, source: Source) -> tuple[str, int, Source]:
+        """A key that sorts sources by backbone, and the layers of each as its list has them: shallow to deep.
+
+        Sources that no list has are sorted by name.
+        """
+        layers = self.backbones[source.backbone].layers if source.backbone in self.backbones else ()
+        return source.backbone, layers.index(source.layer) if source.layer in layers else len(layers), source
 
     @property
     def recipe(self) -> ProtocolParams:
