@@ -39,15 +39,16 @@ def solve_readout(inverter: Inverter, data: PreparedData, cached: CachedFeatures
     alone, with separate weights for each pixel, are more accurate on the validation rows, they are solved first, and
     all sources fit the residual in a second pass over the rows. So no source alone is better than the whole set.
 
-    If the fusion has a leader, that source is read alone, and the weights of the others are zero.
+    If the fusion has a leader that is not constant, it is read alone, and the weights of the others are zero.
 
     Raises:
         DeviceError: the normal equations do not fit the free memory.
     """
     linear = inverter.linear
     assert linear is not None
-    if inverter.fusion is not None and inverter.fusion.leader is not None:
-        return _solve_leader(inverter, linear, data, cached, inverter.fusion.leader)
+    leader = None if inverter.fusion is None else inverter.fusion.leader
+    if leader is not None and inverter.varies(leader):
+        return _solve_leader(inverter, linear, data, cached, leader)
     coarser = inverter.coarser() if inverter.blueprint.kernels else []  # an older model has one kernel for all sources
     readings: list[Reading] = [(None, linear), *coarser]
     _require_memory(inverter, readings)

@@ -225,7 +225,7 @@ def test_without_weights_nothing_can_be_refined(made: Experiment, tmp_path: Path
         (["evaluate.refine_images=0"], "evaluate.refine_images = 0: must be at least 1"),
         (
             ["evaluate.refine=map", "fusion=weighted", "ensemble.second={backbone: resnet34, layer: layer1}"],
-            "evaluate.refine = 'map' matches the features of one source, and fusion = 'weighted' has 2; set",
+            "evaluate.refine = 'map' matches the features of one source, and there are 2; set",
         ),
     ],
 )

@@ -44,7 +44,9 @@ def test_a_linear_model_of_another_training_is_no_floor(key: str, made: Experime
 
 
 def test_a_model_of_another_layer_is_refused(made: Experiment, tmp_path: Path) -> None:
-    params = made.params.model_copy(update={"layer": "block2"})
+    entry = made.params.backbone_params("vgg16").model_copy(update={"layers": ("block1", "block2")})
+    backbones = {**made.params.backbones, "vgg16": entry}
+    params = made.params.model_copy(update={"layer": "block2", "backbones": backbones})
     message = r"holds a decoder of vgg16.block1, params.yaml asks for vgg16.block2; run: dvc repro$"
     with pytest.raises(CheckpointError, match=message):
         scored(made, tmp_path, params)

@@ -283,7 +283,9 @@ def test_block_inverse_needs_a_vision_transformer_here_too() -> None:
 
 def test_an_ensemble_has_no_first_stage() -> None:
     second = ["fusion=concat", "ensemble.second.backbone=resnet34", "ensemble.second.layer=layer1"]
-    with pytest.raises(ParamsError, match=r"two_stage.refine = 'map' matches the features of one source, and fusion"):
+    with pytest.raises(
+        ParamsError, match=r"two_stage.refine = 'map' matches the features of one source, and there are 2"
+    ):
         load_params(PARAMS, ["two_stage.refine=map", *second])
 
 

@@ -236,6 +236,12 @@ class Inverter(nn.Module):
             assert isinstance(standardise, Standardise)
             standardise.fit(mean, std)
 
+    def varies(self, place: int) -> bool:
+        """Whether any channel of the input at `place` varies over the training rows."""
+        standardise = self.standardise[place]
+        assert isinstance(standardise, Standardise)
+        return bool(standardise.scale.any())
+
     def standardised(self, inputs: Inputs[Tensor]) -> tuple[Tensor, ...]:
         """Standardised features (B, C, H, W) of each source, joined with the pixels of the refined image if given."""
         found = inputs.map(lambda each, standardise: standardise(each), self.standardise)
