@@ -1,7 +1,8 @@
 """Defaults that options had in earlier versions, before params.yaml had to state them.
 
 Models and refined images saved by those versions may not record such an option. For a key that params.yaml lacks, the
-error message suggests the value from here; no computation uses it.
+error message suggests the value from here; no computation uses it. Options that params.yaml had to state from the
+beginning stand here for that message alone.
 """
 
 from __future__ import annotations
